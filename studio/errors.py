@@ -1,0 +1,41 @@
+"""The one exception that users see."""
+
+from __future__ import annotations
+
+
+class StudioError(Exception):
+    """Something the user can mend: ``what`` went wrong and how to ``fix`` it, each one plain sentence.
+
+    Only the edges (``studio.ui`` and ``studio.cli``) turn it into a message. Our own mistakes are assertions.
+
+    Args:
+        what: what happened, naming the file, line, field or value.
+        fix: what to do about it.
+        field: dotted path of the recipe field at fault (``method.r``), if there is one.
+    """
+
+    def __init__(self, what: str, fix: str, field: str | None = None):
+        super().__init__(f"{what} {fix}".strip())
+        self.what = what
+        self.fix = fix
+        self.field = field
+
+    def __reduce__(self):
+        return (type(self), (self.what, self.fix, self.field))
+
+    def __repr__(self) -> str:
+        return f"StudioError({self.what!r}, {self.fix!r}, field={self.field!r})"
+
+
+class StudioErrors(StudioError):
+    """Several problems reported at once; ``problems`` holds each of them."""
+
+    def __init__(self, problems: list[StudioError]):
+        assert problems, "StudioErrors needs at least one problem"
+        lines = "\n".join(f"- {p.what} {p.fix}".rstrip() for p in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{count} found:\n{lines}", "")
+        self.problems = problems
+
+    def __reduce__(self):
+        return (type(self), (self.problems,))

@@ -1,0 +1,439 @@
+"""The recipe: one typed object behind the form, the file, the command line and the run.
+
+Every knob stands here once, with its help, default, bounds and, where it has one, its unit and source.
+The form, ``--help``, the reference page (``docs/recipe.md``) and the checks before a launch are derived from these
+types. Where transformers, TRL or PEFT has a name for a knob, that is the name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
+
+from studio.errors import StudioError, StudioErrors
+
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text"]
+
+
+def knob(default: Any, help: str, *, unit: str = "", advanced: bool = False, link: str = "", **bounds: Any) -> Any:
+    """A recipe field: its default, one plain sentence of help, pydantic's bounds (``ge``, ``le``, ``gt``, ``lt``)."""
+    extra = {"unit": unit, "advanced": advanced, "link": link}
+    return Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+class Section(BaseModel):
+    """Base of all parts of a recipe: unknown keys are errors, values are checked."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), validate_default=True)
+
+
+class ModelSpec(Section):
+    """Which base model, and how its weights are held in memory."""
+
+    id: str = knob(
+        "builtin/smollm2-135m-instruct",
+        "The base model: builtin/NAME, a Hugging Face Hub id, a folder in transformers' format, or a .gguf file.",
+        min_length=1,
+    )
+    revision: str | None = knob(
+        None, "Branch, tag or commit on the Hub; empty takes the newest and records which it was.", advanced=True
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
+        "auto",
+        "Number format of the base weights; auto takes bfloat16 where the device computes it fast, otherwise float32.",
+        advanced=True,
+    )
+    quantization: Literal["none", "nf4", "int8"] = knob(
+        "none",
+        "Store the frozen base weights in 4 bits (nf4) or 8 bits (int8) to save memory; with LoRA only.",
+        link="https://arxiv.org/abs/2305.14314",
+    )
+    trust_remote_code: bool = knob(
+        False,
+        "Run Python code that comes with this one model. Such code can do anything on this machine; "
+        "leave it off unless the model needs it and you trust its authors.",
+        advanced=True,
+    )
+
+
+class DataSpec(Section):
+    """What is trained on, and how a row becomes tokens and a loss mask."""
+
+    source: str = knob(
+        "builtin/support-triage",
+        "The dataset: builtin/NAME, a Hugging Face Hub id, or a JSON, JSONL, CSV or Parquet file.",
+        min_length=1,
+    )
+    config: str | None = knob(None, "The Hub dataset's configuration (subset), if it has several.", advanced=True)
+    revision: str | None = knob(None, "Branch, tag or commit of the Hub dataset.", advanced=True)
+    format: Format = knob("auto", "The shape of a row; auto looks at the columns and says what it found.")
+    columns: dict[str, str] = knob(
+        {}, "Which column plays which part, for example {prompt: question, completion: answer}; empty means as found."
+    )
+    split: str = knob("train", "The split to train on, where the dataset has several.", min_length=1)
+    eval_split: str = knob(
+        "auto",
+        "The split that `evaluate` scores; auto takes the dataset's test split, or else the held-out rows.",
+        advanced=True,
+    )
+    max_rows: int = knob(0, "Use only the first so many rows; 0 means all.", unit="rows", ge=0, advanced=True)
+    system_prompt: str | None = knob(
+        None, "A system message put before conversations that have none of their own.", advanced=True
+    )
+    chat_template: str = knob(
+        "auto",
+        "auto takes the model's own template (ChatML if it has none); chatml forces ChatML; "
+        "or the path of a .jinja file.",
+        min_length=1,
+    )
+    train_on: Literal["assistant", "last", "all"] = knob(
+        "assistant",
+        "Which tokens carry the loss: every assistant turn, only the last assistant turn, or all tokens.",
+    )
+    max_length: int = knob(512, "Longer rows are cut at their end.", unit="tokens", ge=8, le=1_048_576)
+    holdout: float = knob(
+        0.1, "Share of the rows kept from training to measure the validation loss; 0 turns it off.", ge=0, le=0.5
+    )
+
+
+class FullMethod(Section):
+    """Train every weight: the most capacity, and the most memory (four numbers per weight with AdamW)."""
+
+    kind: Literal["full"] = knob("full", "How the model is tuned.")
+
+
+class LoraMethod(Section):
+    """Train two small matrices beside each frozen linear layer: little memory, and the base stays untouched."""
+
+    kind: Literal["lora"] = knob("lora", "How the model is tuned.", link="https://arxiv.org/abs/2106.09685")
+    r: int = knob(16, "Rank of the added matrices: higher learns more and costs more memory.", ge=1, le=1024)
+    lora_alpha: float = knob(
+        32, "Scale of the added matrices; their output is multiplied by lora_alpha / r.", gt=0, le=4096
+    )
+    lora_dropout: float = knob(
+        0.0, "Share of the adapter's inputs dropped at random while training.", ge=0, lt=1, advanced=True
+    )
+    target_modules: str | list[str] = knob(
+        "all-linear", "Which layers get an adapter: all-linear, or a list of module names.", advanced=True
+    )
+    use_rslora: bool = knob(
+        False,
+        "Divide by the square root of r instead of r, which keeps high ranks stable.",
+        advanced=True,
+        link="https://arxiv.org/abs/2312.03732",
+    )
+
+
+Method = Annotated[FullMethod | LoraMethod, Field(discriminator="kind")]
+METHODS: dict[str, type[Section]] = {
+    get_args(m.model_fields["kind"].annotation)[0]: m for m in get_args(get_args(Method)[0])
+}
+
+
+class TrainSpec(Section):
+    """How the training itself goes."""
+
+    num_train_epochs: float = knob(2, "How often every row is seen.", unit="epochs", gt=0, le=1000)
+    max_steps: int = knob(-1, "Stop after so many optimizer steps; -1 means all epochs.", unit="steps", ge=-1)
+    per_device_train_batch_size: int = knob(
+        8, "Rows that go through the model at once; more is faster and takes more memory.", unit="rows", ge=1, le=4096
+    )
+    per_device_eval_batch_size: int = knob(
+        8, "Rows at once while the validation loss is measured.", unit="rows", ge=1, le=4096, advanced=True
+    )
+    gradient_accumulation_steps: int = knob(
+        1, "Batches added up before one optimizer step: a larger effective batch at no memory.", ge=1, le=4096
+    )
+    learning_rate: float = knob(
+        1.0e-3, "Size of the optimizer's steps: about 1e-3 to 1e-4 for LoRA, 5e-5 to 1e-5 for full tuning.", gt=0, le=1
+    )
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = knob(
+        "cosine", "How the learning rate changes over the run.", advanced=True
+    )
+    warmup_steps: int = knob(5, "Steps over which the learning rate rises from 0.", unit="steps", ge=0, advanced=True)
+    weight_decay: float = knob(0.0, "Pull of the trained weights towards 0 at each step.", ge=0, le=1, advanced=True)
+    max_grad_norm: float = knob(
+        1.0, "Longer gradients are scaled down to this norm; 0 turns it off.", ge=0, advanced=True
+    )
+    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"] = knob(
+        "adamw_torch", "The optimizer.", advanced=True
+    )
+    gradient_checkpointing: bool = knob(
+        False,
+        "Compute activations again in the backward pass instead of keeping them: less memory, about a third slower.",
+        advanced=True,
+    )
+    group_by_length: bool = knob(
+        True, "Put rows of similar length into one batch, so that little is spent on padding.", advanced=True
+    )
+    seed: int = knob(0, "The same seed on the same machine gives the same run.", ge=0, le=2**32 - 1)
+    logging_steps: int = knob(
+        1, "Write a point of the training curve every so many steps.", unit="steps", ge=1, advanced=True
+    )
+    eval_steps: int = knob(
+        10, "Measure the validation loss every so many steps; 0 only at the end.", unit="steps", ge=0
+    )
+    save_steps: int = knob(50, "Write a checkpoint every so many steps; 0 only at the end.", unit="steps", ge=0)
+    save_total_limit: int = knob(2, "Keep only the newest so many checkpoints.", ge=1, le=1000, advanced=True)
+    device: Literal["auto", "cpu", "cuda"] = knob(
+        "auto", "Where to train; auto takes the GPU if there is one.", advanced=True
+    )
+    report_to: Literal["none"] = knob(
+        "none", "Where else to send the metrics; the run folder always has them.", advanced=True
+    )
+
+
+class Resolved(Section):
+    """What a run really used, written by the worker: enough to run it again years later."""
+
+    model_revision: str | None = knob(None, "Commit or file hash of the base model.")
+    data_fingerprint: str | None = knob(None, "sha256 of the canonical conversations that were trained on.")
+    device: str | None = knob(None, "The device that trained.")
+    dtype: str | None = knob(None, "Number format of the base weights.")
+    versions: dict[str, str] = knob({}, "Versions of Python and the libraries.")
+
+
+class Recipe(Section):
+    """A complete fine-tuning job: model, data, method, training. Everything has a default."""
+
+    name: str = knob("", "A short name for the runs of this recipe.", max_length=80)
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    method: Method = LoraMethod()
+    train: TrainSpec = TrainSpec()
+    resolved: Resolved | None = knob(None, "Filled in by the worker; leave it out of recipes you write.")
+
+    _problems: list[StudioError] = PrivateAttr(default_factory=list)
+
+    @classmethod
+    def parse(cls, values: Any, where: str = "The recipe") -> Recipe:
+        """A recipe from plain nested dicts. Never raises for bad fields: see :meth:`problems`.
+
+        A field that is refused keeps its default in the returned object, and the refusal is in ``problems()``, so a
+        recipe that has problems must not be trained; :meth:`check` is the gate that everything goes through.
+        """
+        if not isinstance(values, dict):
+            recipe = cls()
+            recipe._problems = [
+                StudioError(
+                    f"{where} is not a mapping of sections.", "Start from one of the files in recipes/.", field=""
+                )
+            ]
+            return recipe
+        values = {k: v for k, v in values.items() if v is not None}
+        problems: list[StudioError] = []
+        for _ in range(100):  # take the refused values out, keep the rest, and collect every refusal
+            try:
+                recipe = cls.model_validate(values)
+                break
+            except ValidationError as error:
+                for item in error.errors():
+                    problems.append(_refusal(item))
+                    values = _without(values, _location(item))
+        else:
+            raise AssertionError("refused values could not be taken out of the recipe")
+        recipe._problems = problems
+        return recipe
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: list[str] | None = None) -> Recipe:
+        """Read a YAML recipe and apply ``path.to.field=value`` overrides (values are YAML).
+
+        Bad fields do not raise here: they are all in :meth:`problems`, and :meth:`check` refuses them together.
+
+        Raises:
+            StudioError: the file is missing, is not YAML, or an override is not ``path=value``.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            near = f" Recipes in this project: {', '.join(shipped())}." if shipped() else ""
+            raise StudioError(f"There is no recipe at {path}.", f"Check the path.{near}") from error
+        except IsADirectoryError as error:
+            raise StudioError(f"{path} is a folder, not a recipe.", "Name a .yaml file.") from error
+        except UnicodeDecodeError as error:
+            raise StudioError(f"{path} is not a text file.", "A recipe is a YAML file in UTF-8.") from error
+        except OSError as error:
+            raise StudioError(f"{path} cannot be read: {error.strerror}.", "Check the file's permissions.") from error
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f" at line {mark.line + 1}" if mark else ""
+            reason = getattr(error, "problem", None) or "it cannot be parsed"
+            raise StudioError(f"{path} is not valid YAML{line}: {reason}.", "Mend that line.") from error
+        values = {} if values is None else values
+        for override in overrides or []:
+            _override(values, override)
+        recipe = cls.parse(values, where=str(path))
+        if not recipe.name:
+            recipe.name = path.stem
+        return recipe
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe as YAML, every field spelled out, by writing aside and renaming."""
+        path = Path(path)
+        aside = path.with_name(path.name + ".part")
+        aside.write_text(self.to_yaml(), encoding="utf-8")
+        aside.replace(path)
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML text."""
+        values = self.model_dump(mode="json")
+        if values["resolved"] is None:
+            del values["resolved"]
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+    def problems(self) -> list[StudioError]:
+        """Everything that stands in the way of a launch, all at once; empty if the recipe is sound.
+
+        Checks the recipe by itself: fields, bounds and combinations. Whether the model and the data can be had is
+        found out where they are read.
+        """
+        return [*self._problems, *_combinations(self)]
+
+    def check(self) -> Recipe:
+        """The recipe itself, if it is sound.
+
+        Raises:
+            StudioErrors: with every problem.
+        """
+        problems = self.problems()
+        if problems:
+            raise StudioErrors(problems)
+        return self
+
+
+def shipped() -> list[str]:
+    """File names of the recipes that come with the project, sorted."""
+    return sorted(p.name for p in (Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
+
+
+def _combinations(recipe: Recipe) -> list[StudioError]:
+    found = []
+    if recipe.model.quantization != "none" and recipe.method.kind == "full":
+        found.append(
+            StudioError(
+                f"Quantised weights ({recipe.model.quantization}) cannot be trained in full.",
+                "Choose method.kind lora, or model.quantization none.",
+                field="model.quantization",
+            )
+        )
+    if recipe.method.kind == "lora" and not recipe.method.target_modules:
+        found.append(
+            StudioError(
+                "method.target_modules is empty.", "Name modules, or use all-linear.", field="method.target_modules"
+            )
+        )
+    if recipe.train.max_steps == 0:
+        found.append(
+            StudioError("train.max_steps is 0.", "Use -1 for all epochs, or at least 1.", field="train.max_steps")
+        )
+    if recipe.model.dtype == "float16" and recipe.train.device == "cpu":
+        found.append(
+            StudioError(
+                "float16 cannot be trained on a CPU.", "Use dtype auto, bfloat16 or float32.", field="model.dtype"
+            )
+        )
+    return found
+
+
+def _location(item: dict) -> list[str]:
+    """The keys from the top of the recipe to the refused value (pydantic puts the union's tag in between)."""
+    keys = [str(part) for part in item["loc"]]
+    if len(keys) > 1 and keys[0] == "method" and keys[1] in METHODS:
+        del keys[1]
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        keys.append("kind")
+    return keys
+
+
+def _without(values: dict, keys: list[str]) -> dict:
+    """A copy of ``values`` without the innermost of ``keys`` that it has."""
+    head, rest = keys[0], keys[1:]
+    if not isinstance(values, dict) or head not in values:
+        return values
+    inner = values[head]
+    if rest and isinstance(inner, dict) and (rest[0] in inner):
+        return {**values, head: _without(inner, rest)}
+    return {k: v for k, v in values.items() if k != head}
+
+
+def _refusal(item: dict) -> StudioError:
+    keys = _location(item)
+    field = ".".join(keys)
+    given, context = item.get("input"), item.get("ctx") or {}
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(keys[-1], fields_at(keys[:-1], given_kind=item["loc"]), n=1, cutoff=0.6)
+        fix = f"Did you mean {near[0]}?" if near else "Remove it, or look the name up in docs/recipe.md."
+        return StudioError(f"{field} is not a field of the recipe.", fix, field=field)
+    if item["type"] == "union_tag_invalid":
+        tag = context.get("tag", "")
+        return StudioError(f"method.kind {tag!r} is not a method.", f"Use one of: {', '.join(METHODS)}.", field=field)
+    if item["type"] == "union_tag_not_found":
+        return StudioError("method.kind is missing.", f"Use one of: {', '.join(METHODS)}.", field=field)
+    if item["type"] == "literal_error":
+        allowed = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
+        return StudioError(f"{field} is {given!r}.", f"Use one of: {allowed}.", field=field)
+    reason = item["msg"].removeprefix("Input ").rstrip(".")
+    fix = bounds(field_at(keys)) or "Change its value."
+    return StudioError(f"{field} is {given!r}, but it {reason}.", fix, field=field)
+
+
+def bounds(field: FieldInfo | None) -> str:
+    """A field's bounds as one sentence (``Choose a value from 1 to 1024.``), or nothing if it has none."""
+    limits = {}
+    for item in field.metadata if field else []:
+        limits |= {k: getattr(item, k) for k in ("ge", "gt", "le", "lt") if getattr(item, k, None) is not None}
+    low = f"{limits['ge']:,}" if "ge" in limits else f"more than {limits['gt']:,}" if "gt" in limits else ""
+    high = f"{limits['le']:,}" if "le" in limits else f"less than {limits['lt']:,}" if "lt" in limits else ""
+    if low and high:
+        return f"Choose a value from {low} to {high}."
+    return f"Choose {low if 'gt' in limits else 'at least ' + low}." if low else ""
+
+
+def field_at(keys: list[str]) -> FieldInfo | None:
+    """The declaration of the field at ``keys``; a method's field is looked for in every method."""
+    if len(keys) == 1:
+        return Recipe.model_fields.get(keys[0])
+    sections = METHODS.values() if keys[0] == "method" else [SECTIONS[keys[0]]] if keys[0] in SECTIONS else []
+    return next((s.model_fields[keys[1]] for s in sections if keys[1] in s.model_fields), None)
+
+
+def fields_at(keys: list[str], given_kind: tuple = ()) -> list[str]:
+    """Names of the fields of the section at ``keys`` ([] is the recipe itself)."""
+    if not keys:
+        return list(Recipe.model_fields)
+    if keys[0] == "method":
+        kinds = [k for k in map(str, given_kind) if k in METHODS]
+        return list(METHODS[kinds[0]].model_fields) if kinds else []
+    section = SECTIONS.get(keys[0])
+    return list(section.model_fields) if section else []
+
+
+SECTIONS: dict[str, type[Section]] = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
+
+
+def _override(values: Any, override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise StudioError(
+            f"{override!r} is not an override.", "Write path.to.field=value, for example train.max_steps=10."
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StudioError(f"The value in {override!r} is not YAML.", "Put it in quotes.") from error
+    if isinstance(value, str) and path.endswith("learning_rate"):
+        value = text.strip()  # YAML 1.1 reads 1e-3 as text; pydantic turns it into a number
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {}) if isinstance(values, dict) else None
+        if not isinstance(inner, dict):
+            raise StudioError(f"{path!r} does not name a field.", "See docs/recipe.md for the names.")
+        values = inner
+    values[keys[-1]] = value
