@@ -1,0 +1,15 @@
+"""Rows -> conversations -> tokens and labels. What the preview shows and what the trainer gets, from one encoder."""
+
+from studio.data.conversations import load_conversations, load_evaluation, read_conversations, split_conversations
+from studio.data.encode import Encoded, encode_conversation, encode_row, encode_rows
+
+__all__ = [
+    "Encoded",
+    "encode_conversation",
+    "encode_row",
+    "encode_rows",
+    "load_conversations",
+    "load_evaluation",
+    "read_conversations",
+    "split_conversations",
+]

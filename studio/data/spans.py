@@ -1,0 +1,180 @@
+"""Where the assistant's turns stand in a rendered chat template, exactly, or a refusal with the reason.
+
+Two ways, neither of them a guess:
+
+- A template with ``{% generation %}`` markers says itself what the assistant wrote.
+- For any other template each assistant message is replaced by a mark that cannot occur in the text, and the conversation
+  is rendered a second time. The pieces between the marks are what the template adds. Putting the real messages back
+  between the pieces must give the real rendering to the letter; then every place is known. If it does not, the template
+  rewrites what the assistant says, and the studio refuses it.
+
+A turn's span runs from its first character to the end of its end-of-turn token, which is the special token that the
+template puts after the message: a model that is not trained on it does not learn to stop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from studio.errors import StudioError
+
+Span = tuple[int, int]
+_MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as the chat template writes it: the ``text``, and a character span for each assistant turn."""
+
+    text: str
+    spans: list[Span]
+
+
+def has_markers(chat_template: str) -> bool:
+    """Whether a template marks what the assistant wrote with ``{% generation %}``."""
+    return _MARKERS.search(chat_template) is not None
+
+
+def render(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None) -> Rendered:
+    """Render a conversation with the tokenizer's chat template and find the assistant's turns in it.
+
+    Raises:
+        StudioError: the tokenizer has no template, the template refuses the conversation, or it cannot be masked
+            exactly.
+    """
+    template = _template(tokenizer, tools)
+    specials = special_tokens(tokenizer)
+
+    def write(chat: list[dict], marked: bool = False) -> tuple[str, list[Span]]:
+        return _write(template, chat, tools, marked, tokenizer.special_tokens_map)
+
+    assistants = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    if has_markers(template):
+        text, spans = write(messages, marked=True)
+        spans = [_to_end_of_turn(text, span, specials) for span in spans if span[1] > span[0]]
+        if len(spans) >= len(assistants):
+            return Rendered(text, spans)
+        raise StudioError(
+            "The chat template marks fewer turns with {% generation %} than the assistant has.",
+            "Choose another data.chat_template, for example chatml.",
+            field="data.chat_template",
+        )
+    text, _ = write(messages)
+    return Rendered(text, _spans_by_marks(text, messages, assistants, lambda chat: write(chat)[0], specials))
+
+
+def _template(tokenizer: Any, tools: list[dict] | None) -> str:
+    if not tokenizer.chat_template:
+        raise StudioError(
+            "This model has no chat template.", "Set data.chat_template to chatml.", field="data.chat_template"
+        )
+    return tokenizer.get_chat_template(tools=tools)
+
+
+def _write(template: str, chat: list[dict], tools: Any, marked: bool, variables: dict) -> tuple[str, list[Span]]:
+    import jinja2
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    chat = [{k: v for k, v in message.items() if v is not None} for message in chat]
+    try:
+        texts, spans = render_jinja_template(
+            [chat], tools=tools, chat_template=template, return_assistant_tokens_mask=marked, **variables
+        )
+    except jinja2.TemplateSyntaxError as error:
+        raise StudioError(
+            f"The chat template is broken at line {error.lineno}: {error.message}.",
+            "Mend the template, or set data.chat_template to chatml.",
+            field="data.chat_template",
+        ) from error
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+        raise StudioError(
+            f"The chat template refuses this conversation: {error}.",
+            "Mend the row (often the order of the roles), or set data.chat_template to chatml.",
+            field="data.chat_template",
+        ) from error
+    return texts[0], list(spans[0]) if spans and marked else []
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """Every token that ordinary text is never split into: the special and the added ones, longest first."""
+    return sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}, key=len, reverse=True)
+
+
+def _special_at(text: str, position: int, specials: list[str]) -> str | None:
+    return next((token for token in specials if text.startswith(token, position)), None)
+
+
+def _to_end_of_turn(text: str, span: Span, specials: list[str]) -> Span:
+    """A marked span that ends just after its end-of-turn token, whether the markers stopped before or after it."""
+    start, end = span
+    trimmed = len(text[start:end].rstrip()) + start
+    if any(text.endswith(token, start, trimmed) for token in specials):
+        return start, trimmed
+    blank = end + len(text[end:]) - len(text[end:].lstrip())
+    token = _special_at(text, blank, specials)
+    return (start, blank + len(token)) if token else (start, end)
+
+
+def _spans_by_marks(
+    text: str,
+    messages: list[dict],
+    assistants: list[int],
+    write: Callable[[list[dict]], str],
+    specials: list[str],
+) -> list[Span]:
+    if not assistants:
+        return []
+    key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    marks = {i: f"mark{key}x{n}x" for n, i in enumerate(assistants)}
+    marked = write([{**m, "content": marks[i]} if i in marks else m for i, m in enumerate(messages)])
+    pieces, rest = [], marked
+    for mark in marks.values():
+        before, found, rest = rest.partition(mark)
+        if not found or mark in rest:
+            raise _inexact("it leaves out or repeats what the assistant says")
+        pieces.append(before)
+    pieces.append(rest)
+
+    for change in (str, str.strip, str.rstrip, str.lstrip):  # templates often trim their messages
+        contents = [change(messages[i].get("content") or "") for i in assistants]
+        spans = _put_together(text, pieces, contents)
+        if spans is not None:
+            return [_end_of_turn(text, span, specials) for span in spans]
+    raise _inexact("it rewrites what the assistant says")
+
+
+def _put_together(text: str, pieces: list[str], contents: list[str]) -> list[Span] | None:
+    spans, position = [], 0
+    for piece, content in zip(pieces, contents, strict=False):
+        if not text.startswith(piece + content, position):
+            return None
+        start = position + len(piece)
+        position = start + len(content)
+        spans.append((start, position))
+    return spans if text[position:] == pieces[-1] else None
+
+
+def _end_of_turn(text: str, span: Span, specials: list[str]) -> Span:
+    start, end = span
+    blank = end + len(text[end:]) - len(text[end:].lstrip())
+    token = _special_at(text, blank, specials)
+    if token is None:
+        raise StudioError(
+            "The chat template does not close the assistant's turn with a special token, "
+            "so a model tuned on it would not learn to stop.",
+            "Set data.chat_template to chatml.",
+            field="data.chat_template",
+        )
+    return start, blank + len(token)
+
+
+def _inexact(reason: str) -> StudioError:
+    return StudioError(
+        f"The loss mask cannot be placed exactly for this chat template: {reason}.",
+        "Use a template with {% generation %} markers, or set data.chat_template to chatml.",
+        field="data.chat_template",
+    )

@@ -1,0 +1,181 @@
+"""Load a tokenizer and a model from a folder that :func:`studio.models.store.fetch` returned."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+from studio.errors import StudioError
+from studio.models.store import fetch
+from studio.recipe import ModelSpec
+
+
+def load_tokenizer(source: ModelSpec | str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a spec (fetched if need be) or of a folder. Does not load the model's weights.
+
+    Raises:
+        StudioError: the tokenizer cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    if isinstance(source, ModelSpec):
+        folder, trust_remote_code = fetch(source), source.trust_remote_code
+    else:
+        folder = Path(source)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _explain(error, folder, "tokenizer") from error
+
+
+def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None) -> Any:
+    """A base model for training or generation, on ``device``, in evaluation mode, without gradients asked for.
+
+    Args:
+        spec: which model; fetched if it is not on this disk.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None resolves ``spec.dtype``. Quantised weights
+            (``spec.quantization``) compute in this type.
+
+    Raises:
+        StudioError: broken or foreign files, code that may not run, too little memory.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = fetch(spec)
+    needs_code(folder, spec)
+    dtype = dtype or resolve_dtype(spec.dtype, device)
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "local_files_only": True,
+        "trust_remote_code": spec.trust_remote_code,
+        # A .bin file is a pickle: transformers reads it with weights_only=True, which refuses to run code.
+        "use_safetensors": any(folder.glob("*.safetensors")),
+    }
+    if spec.quantization != "none":
+        options |= {"quantization_config": quantization_config(spec.quantization, dtype), "device_map": {"": device}}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        return model if spec.quantization != "none" else model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise StudioError(
+            f"{spec.id} does not fit into the memory of {device}.",
+            "Take a smaller model, model.quantization nf4, or close what else uses the device.",
+            field="model.id",
+        ) from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise _explain(error, folder, "model") from error
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # derives from Exception alone
+            raise _explain(error, folder, "model") from error
+        raise
+
+
+def quantization_config(quantization: str, dtype: str) -> Any:
+    """bitsandbytes' settings for ``nf4`` (double quantisation, https://arxiv.org/abs/2305.14314) or ``int8``."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    assert quantization == "nf4", quantization
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """``auto`` as the number format that this device computes fast; any other value stays.
+
+    CUDA takes bfloat16 where the hardware has it, otherwise float16. A CPU is tried out for a tenth of a second:
+    bfloat16 is four times as fast with AVX512-BF16 or AMX and slower without. Anything else takes float32.
+    """
+    if dtype != "auto":
+        return dtype
+    if device.startswith("cuda"):
+        import torch
+
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return _fast_cpu_dtype() if device == "cpu" else "float32"
+
+
+@functools.cache
+def _fast_cpu_dtype() -> str:
+    import time
+
+    import torch
+
+    def seconds(dtype: torch.dtype) -> float:
+        left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+        left @ right  # the first call sets the kernel up
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            left @ right
+            times.append(time.perf_counter() - start)
+            if sum(times) > 0.05:
+                break
+        return min(times)
+
+    return "bfloat16" if seconds(torch.float32) > 1.3 * seconds(torch.bfloat16) else "float32"
+
+
+def needs_code(folder: Path, spec: ModelSpec) -> None:
+    """Refuse a model that works only with Python code of its own, unless the spec allows that.
+
+    Raises:
+        StudioError: explaining the choice.
+    """
+    from transformers import CONFIG_MAPPING
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StudioError(f"{folder / 'config.json'} is not JSON.", "Copy it again.", field="model.id") from error
+    if spec.trust_remote_code or not config.get("auto_map") or config.get("model_type") in CONFIG_MAPPING:
+        return
+    raise StudioError(
+        f"{spec.id} works only with Python code that comes with it.",
+        "Such code can do anything on this machine. If you trust its authors, set model.trust_remote_code to true; "
+        "otherwise choose another model.",
+        field="model.trust_remote_code",
+    )
+
+
+def _explain(error: Exception, folder: Path, part: str) -> StudioError:
+    text = str(error)
+    first = text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
+    if "trust_remote_code" in text:
+        return StudioError(
+            f"The {part} in {folder} works only with Python code that comes with it.",
+            "If you trust its authors, set model.trust_remote_code to true; otherwise choose another model.",
+            field="model.trust_remote_code",
+        )
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in text or "Weights only" in text:
+        return StudioError(
+            f"A .bin file in {folder} holds more than numbers, and loading it would run code; it was refused.",
+            "Take a model in safetensors format.",
+            field="model.id",
+        )
+    if "does not recognize this architecture" in text or "Unrecognized model" in text:
+        return StudioError(
+            f"The architecture of {folder} is not known to the installed transformers.",
+            "Update transformers, or choose another model.",
+            field="model.id",
+        )
+    if "Unrecognized configuration class" in text:
+        return StudioError(
+            f"{folder} is not a language model that continues text.", "Choose a causal language model.", "model.id"
+        )
+    if isinstance(error, ImportError):
+        return StudioError(f"The {part} in {folder} needs a package: {first}", "Install it and start again.")
+    return StudioError(
+        f"The {part} in {folder} cannot be read: {first}", "Download it again, or choose another.", field="model.id"
+    )

@@ -1,0 +1,8 @@
+"""The run folder: events, status, checkpoints; and the launcher that queues and supervises workers."""
+
+from studio.runs.events import EventLog, read_events
+from studio.runs.launcher import Launcher
+from studio.runs.run import Run, list_runs
+from studio.runs.view import View
+
+__all__ = ["EventLog", "Launcher", "Run", "View", "list_runs", "read_events"]

@@ -1,0 +1,85 @@
+"""``events.jsonl``: append-only, one JSON object a line, written by one process and read by any number."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+TERMINAL = ("finished", "stopped", "failed")
+
+
+class EventLog:
+    """The writer. Each event is one write of one whole line, so a reader never meets two halves of different events."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("ab", buffering=0)
+        if path.stat().st_size and path.read_bytes()[-1:] != b"\n":
+            self._file.write(b"\n")  # an earlier writer was cut off in the middle of a line
+
+    def write(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Append an event of ``kind`` with its ``fields`` (plain JSON values); ``time`` is unix seconds.
+
+        Numbers that are not finite are written as null, since JSON has no word for them.
+        """
+        event = {"time": round(time.time(), 3), "kind": kind, **fields}
+        line = json.dumps(_finite(event), ensure_ascii=False, separators=(",", ":"))
+        self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+        if kind not in ("step", "progress"):
+            os.fsync(self._file.fileno())
+        return event
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value
+
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Events from byte ``offset`` up to the last newline, and the offset to go on from.
+
+    A line that is not whole JSON (a crash in the middle of a write) is passed over.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    end = data.rfind(b"\n") + 1
+    events = [event for line in data[:end].splitlines() if (event := _parse(line)) is not None]
+    return events, offset + end
+
+
+def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 1 << 16) -> list[dict[str, Any]]:
+    """The events in the last ``window`` bytes of the file, oldest first, of the given ``kinds`` if any are named."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = max(0, size - window)
+            file.seek(start)
+            data = file.read()
+    except FileNotFoundError:
+        return []
+    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    events = [e for line in lines[1 if start else 0 :] if (e := _parse(line)) is not None]
+    return [e for e in events if kinds is None or e["kind"] in kinds]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "kind" in event else None

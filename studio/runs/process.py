@@ -1,0 +1,52 @@
+"""Which process works on a run, and whether it still lives: a pid together with its start time, so a reused pid fools
+nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_SAME_START_SECONDS = 2.0  # psutil derives start times from the boot time, which moves a little with the clock
+
+
+def describe(pid: int, command: list[str]) -> dict[str, Any]:
+    """A process as ``process.json`` keeps it. ``start`` is unix seconds; 0 if the process has already gone."""
+    try:
+        start = psutil.Process(pid).create_time()
+    except psutil.Error:
+        start = 0.0
+    return {"pid": pid, "start": start, "host": socket.gethostname(), "command": command}
+
+
+def write(path: Path, description: dict[str, Any]) -> None:
+    """Write ``process.json`` aside and rename it into place."""
+    aside = path.with_suffix(f".{os.getpid()}.part")
+    aside.write_text(json.dumps(description), encoding="utf-8")
+    aside.replace(path)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The description, or None if there is none (or none that can be read)."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return description if isinstance(description, dict) and "pid" in description else None
+
+
+def find(description: dict[str, Any] | None) -> psutil.Process | None:
+    """The very process that is described, if it is alive on this host."""
+    if not description or description.get("host") != socket.gethostname():
+        return None
+    try:
+        process = psutil.Process(int(description["pid"]))
+        same = abs(process.create_time() - float(description["start"])) < _SAME_START_SECONDS
+        alive = process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except (psutil.Error, ValueError):
+        return None
+    return process if same and alive else None

@@ -1,0 +1,187 @@
+"""One run: a folder with everything that was asked, that happened and that came out."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from studio.errors import StudioError
+from studio.recipe import Recipe
+from studio.runs import process
+from studio.runs.events import TERMINAL, last_events, read_events
+from studio.runs.view import View
+from studio.workspace import Workspace, safe_name
+
+STATUSES = ("queued", "running", "paused", "stopped", "finished", "failed", "interrupted")
+_STARTING_SECONDS = 10.0  # between claiming a run and its worker's process being written down
+
+
+class Run:
+    """A run's folder. Holds no state of its own: every property is read from the files."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @classmethod
+    def open(cls, id: str) -> Run:
+        """The run with this id in the current workspace.
+
+        Raises:
+            StudioError: there is none.
+        """
+        folder = Workspace.current().run(id)
+        if not (folder / "recipe.yaml").exists():
+            raise StudioError(f"There is no run {id!r}.", "List the runs with `python app.py runs`.")
+        return cls(folder)
+
+    @classmethod
+    def create(cls, recipe: Recipe) -> Run:
+        """A new queued run of a recipe. The folder appears whole or not at all.
+
+        Raises:
+            StudioErrors: the recipe has problems.
+            StudioError: the folder cannot be written (no space, no permission).
+        """
+        recipe.check()
+        runs = Workspace.current().runs
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        name = safe_name(recipe.name or recipe.method.kind, "run")[:40].lower()
+        id = f"{stamp}-{name}-{secrets.token_hex(2)}"
+        aside = runs / f".{id}.part"
+        try:
+            aside.mkdir()
+            recipe.model_copy(update={"resolved": None}).save(aside / "recipe.yaml")
+            aside.rename(runs / id)
+        except OSError as error:
+            raise StudioError(
+                f"The run's folder cannot be written: {error.strerror}.", "Free some disk space, or set STUDIO_HOME."
+            ) from error
+        return cls(runs / id)
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.load(self.folder / "recipe.yaml")
+
+    @property
+    def events_path(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def model_dir(self) -> Path:
+        """Where the adapter or the full model is, once there is one."""
+        return self.folder / "model"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def events(self, since: int = 0) -> list[dict[str, Any]]:
+        """The events, from the byte offset ``since`` of ``events.jsonl`` on."""
+        return read_events(self.events_path, since)[0]
+
+    def view(self) -> View:
+        """All events folded into one view."""
+        return View().add(self.events())
+
+    @property
+    def process(self) -> Any:
+        """The worker (a ``psutil.Process``) if it is alive on this machine, else None."""
+        return process.find(process.read(self.folder / "process.json"))
+
+    @property
+    def status(self) -> str:
+        """One of ``STATUSES``: the last event, and whether that very worker process is alive."""
+        worker = process.read(self.folder / "process.json")
+        if worker is None:
+            return "queued" if not self.claimed else self._starting()
+        last = last_events(self.events_path)
+        ended = last[-1]["kind"] if last and last[-1]["kind"] in TERMINAL else None
+        if ended:
+            return ended
+        return "running" if process.find(worker) else "interrupted"
+
+    def _starting(self) -> str:
+        age = time.time() - (self.folder / "claim").stat().st_mtime
+        return "queued" if age < _STARTING_SECONDS else "interrupted"
+
+    @property
+    def claimed(self) -> bool:
+        return (self.folder / "claim").exists()
+
+    def claim(self) -> bool:
+        """Take a queued run to start its worker; False if another launcher has taken it."""
+        try:
+            os.close(os.open(self.folder / "claim", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        return True
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a tuned model has been saved."""
+        return (self.model_dir / "adapter_config.json").exists() or (self.model_dir / "config.json").exists()
+
+    def stop(self) -> None:
+        """Ask the worker to stop at the end of its step, with a checkpoint and a usable model.
+
+        A run that is still queued is stopped at once, without a model.
+        """
+        (self.folder / "stop").touch()
+
+    @property
+    def stopping(self) -> bool:
+        return (self.folder / "stop").exists()
+
+    def summary(self) -> dict[str, Any]:
+        """The run as ``python app.py runs --json`` lists it. ``started`` and ``ended`` are unix seconds or None."""
+        tail = last_events(self.events_path)
+        steps = [e for e in tail if e["kind"] == "step"]
+        head = _first_started(self.events_path)
+        status = self.status
+        ended = tail[-1]["time"] if tail and status in (*TERMINAL, "interrupted") else None
+        return {
+            "id": self.id,
+            "status": status,
+            "recipe": self.recipe.name,
+            "step": steps[-1]["step"] if steps else 0,
+            "max_steps": head.get("max_steps", 0),
+            "loss": next((e["loss"] for e in reversed(steps) if e.get("loss") is not None), None),
+            "started": head.get("time"),
+            "ended": ended,
+        }
+
+
+def _first_started(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except FileNotFoundError:
+        return {}
+    import json
+
+    for line in head.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if event.get("kind") == "started":
+            return event
+    return {}
+
+
+def list_runs() -> list[Run]:
+    """All runs of the current workspace, newest first."""
+    folders = [p.parent for p in Workspace.current().runs.glob("*/recipe.yaml") if not p.parent.name.startswith(".")]
+    return [Run(folder) for folder in sorted(folders, key=lambda f: f.name, reverse=True)]

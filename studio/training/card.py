@@ -1,0 +1,49 @@
+"""The model card of a tuned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from studio.runs import Run
+
+
+def write_card(folder: Path, run: Run) -> None:
+    """Write ``README.md`` beside the weights: base, data, method, settings, losses, versions."""
+    recipe, view = run.recipe, run.view()
+    resolved = recipe.resolved
+    front = {
+        "base_model": recipe.model.id,
+        "library_name": "transformers" if recipe.method.kind == "full" else "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["sft", recipe.method.kind],
+    }
+    losses = []
+    if view.loss is not None:
+        losses.append(f"- training loss at the last step: {view.loss:.4f}")
+    if view.eval_loss is not None:
+        losses.append(f"- validation loss: {view.eval_loss:.4f} over the held-out rows")
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False).strip(),
+        "---",
+        f"# {run.id}",
+        "",
+        f"`{recipe.model.id}` fine-tuned with SFT Studio ({recipe.method.kind}) on `{recipe.data.source}`.",
+        "",
+        f"- base revision: {resolved.model_revision or 'not known'}" if resolved else "",
+        f"- data fingerprint (sha256): {resolved.data_fingerprint}" if resolved else "",
+        f"- steps: {view.step} of {view.max_steps}, tokens seen: {view.tokens:,}",
+        *losses,
+        "",
+        "The licence of the base model and the terms of the data hold for this model too.",
+        "",
+        "## Recipe",
+        "",
+        "```yaml",
+        recipe.to_yaml().strip(),
+        "```",
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")

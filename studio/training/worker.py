@@ -1,0 +1,211 @@
+"""One recipe in, one run folder out. Reads top to bottom: recipe, device, model, data, trainer, train, save."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from studio.data import encode_rows, load_conversations, split_conversations
+from studio.data.conversations import fingerprint
+from studio.errors import StudioError
+from studio.recipe import Recipe, Resolved
+from studio.runs import EventLog, Run
+from studio.training import failures
+from studio.training.progress import Progress
+
+
+def train(folder: Path) -> str:
+    """Do the run in ``folder`` (from its last whole checkpoint, if it has one) and return its terminal kind.
+
+    Whatever happens, the last line of ``events.jsonl`` says how it ended, unless the process is killed.
+    """
+    run = Run(Path(folder))
+    log = EventLog(run.events_path)
+    signal.signal(signal.SIGTERM, lambda *_: run.stop())  # a polite end: the run stops with a checkpoint
+    try:
+        return _train(run, log)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the edge: every failure becomes an event
+        problem, details = failures.explain(error, run.recipe)
+        print(details, file=sys.stderr, flush=True)
+        log.write("failed", what=problem.what, fix=problem.fix, traceback=details)
+        return "failed"
+    finally:
+        log.close()
+
+
+def _train(run: Run, log: EventLog) -> str:
+    recipe = run.recipe.check()
+    progress = Progress(log)
+
+    progress("Starting", 0, 0)
+    import datasets
+    import torch
+    import transformers
+
+    from studio.models import load, methods, store
+    from studio.models.chat import prepare_chat
+    from studio.training.checkpoints import last_whole
+    from studio.training.trainer import Stopped, build_trainer
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.set_seed(recipe.train.seed)
+    device = pick_device(recipe.train.device)
+
+    # model files and tokenizer
+    base = store.fetch(recipe.model, progress=progress)
+    tokenizer = load.load_tokenizer(base, trust_remote_code=recipe.model.trust_remote_code)
+    notes = prepare_chat(tokenizer, None, recipe.data.chat_template)
+
+    # data: conversations -> tokens and labels
+    progress("Reading the data", 0, 0)
+    conversations = load_conversations(recipe.data)
+    training_rows, held_out_rows = split_conversations(conversations, recipe.data.holdout, recipe.train.seed)
+    total = len(conversations)
+    examples, dropped = encode_rows(
+        tokenizer, training_rows, recipe.data, lambda done: progress("Encoding the data", done, total)
+    )
+    held_out = None
+    if held_out_rows is not None:
+        offset = len(training_rows)
+        held_out, also_dropped = encode_rows(
+            tokenizer, held_out_rows, recipe.data, lambda done: progress("Encoding the data", offset + done, total)
+        )
+        for reason, rows in also_dropped.items():
+            dropped.setdefault(reason, []).extend(rows)
+    for reason, rows in dropped.items():
+        some = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        log.write("warning", what=f"{len(rows)} rows are left out: {reason} (rows {some}).", fix="See the preview.")
+    cut = sum(1 for example in examples if example.cut)
+    if cut:
+        log.write(
+            "warning",
+            what=f"{cut} of {len(examples)} training rows are longer than {recipe.data.max_length} tokens and are cut.",
+            fix="Raise data.max_length to train on them whole.",
+        )
+
+    # weights and method
+    progress("Loading the model", 0, 0)
+    dtype = methods.training_dtype(recipe, device)
+    model = load.load_model(recipe.model, device=device, dtype=dtype)
+    prepare_chat(tokenizer, model, recipe.data.chat_template)
+    model = methods.apply_method(model, recipe, notes.new_token_ids)
+    trainable, parameters = methods.count_parameters(model)
+
+    _record(
+        run,
+        recipe,
+        Resolved(
+            model_revision=store.revision_of(base),
+            data_fingerprint=fingerprint(conversations),
+            device=device_name(device),
+            dtype=dtype,
+            versions=_versions(),
+        ),
+    )
+
+    # train
+    checkpoint = last_whole(run.checkpoints_dir)
+    trainer = build_trainer(
+        run=run,
+        recipe=recipe,
+        log=log,
+        model=model,
+        tokenizer=tokenizer,
+        examples=examples,
+        held_out=held_out,
+        device=device,
+    )
+    log.write(
+        "started",
+        max_steps=trainer.planned_steps(),
+        rows=len(examples),
+        held_out_rows=len(held_out or []),
+        trained_tokens=sum(sum(1 for label in e.labels if label != -100) for e in examples),
+        tokens=sum(len(e.input_ids) for e in examples),
+        trainable_parameters=trainable,
+        total_parameters=parameters,
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        dtype=dtype,
+        notes=list(notes),
+        resumed_from=checkpoint.name if checkpoint else None,
+    )
+    datasets.disable_progress_bars()
+    stopped = False
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Stopped:
+        stopped = True
+    stopped = stopped or trainer.was_stopped
+
+    # save
+    progress("Saving the model", 0, 0)
+    save_model(run, trainer, tokenizer)
+    step = trainer.state.global_step
+    kind = "stopped" if stopped else "finished"
+    log.write(kind, step=step, peak_memory_bytes=peak_memory_bytes(device), **trainer.final_metrics)
+    return kind
+
+
+def pick_device(wanted: str) -> str:
+    """``cuda`` or ``cpu``; ``auto`` takes the GPU if there is one.
+
+    Raises:
+        StudioError: a GPU is asked for and there is none.
+    """
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise StudioError(
+            "The recipe asks for a CUDA GPU and this machine has none that PyTorch can use.",
+            "Set train.device to auto or cpu.",
+            field="train.device",
+        )
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def device_name(device: str) -> str:
+    """The device as a person calls it."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if device == "cuda" else "CPU"
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Largest memory so far: what the GPU's allocator held, or this process's resident set on a CPU."""
+    import resource
+
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def save_model(run: Run, trainer, tokenizer) -> None:
+    """Write ``model/`` aside and rename it: the adapter or the whole model, the tokenizer with its template, a card."""
+    from studio.training.card import write_card
+
+    aside = run.folder / "model.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    trainer.model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    write_card(aside, run)
+    if run.model_dir.exists():
+        run.model_dir.rename(run.folder / "model.old")
+    aside.rename(run.model_dir)
+    shutil.rmtree(run.folder / "model.old", ignore_errors=True)
+
+
+def _record(run: Run, recipe: Recipe, resolved: Resolved) -> None:
+    """Write what the run really uses into its recipe."""
+    recipe.model_copy(update={"resolved": resolved}).save(run.folder / "recipe.yaml")
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
