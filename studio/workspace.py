@@ -64,6 +64,11 @@ class Workspace:
         """Unfinished downloads and their progress files; safe to delete."""
         return self.folder("downloads")
 
+    @property
+    def draft(self) -> Path:
+        """The recipe in the form, kept between visits."""
+        return self.folder("recipes") / ".draft.yaml"
+
     def run(self, run_id: str) -> Path:
         """The folder of one run (it need not exist).
 

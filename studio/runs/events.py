@@ -26,7 +26,7 @@ class EventLog:
         Numbers that are not finite are written as null, since JSON has no word for them.
         """
         event = {"time": round(time.time(), 3), "kind": kind, **fields}
-        line = json.dumps(_finite(event), ensure_ascii=False, separators=(",", ":"))
+        line = json.dumps(finite(event), ensure_ascii=False, separators=(",", ":"))
         self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
         if kind not in ("step", "progress"):
             os.fsync(self._file.fileno())
@@ -36,13 +36,14 @@ class EventLog:
         self._file.close()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """``value`` with None for every number that JSON has no word for (infinite, not a number)."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value
 
 

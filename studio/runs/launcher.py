@@ -99,7 +99,6 @@ class Launcher:
         statuses = {run.id: run.status for run in runs}
         for run in reversed(runs):
             if statuses[run.id] == "queued" and run.stopping and run.claim():
-                process.write(run.folder / "process.json", process.describe(os.getpid(), ["cancelled"]))
                 EventLog(run.events_path).write("stopped", step=0, what="Stopped before it started.")
                 statuses[run.id] = "stopped"
         if self._closed.is_set() or "running" in statuses.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
@@ -9,15 +10,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.runs import process
-from studio.runs.events import TERMINAL, last_events, read_events
+from studio.runs.events import TERMINAL, EventLog, last_events, read_events
 from studio.runs.view import View
 from studio.workspace import Workspace, safe_name
 
 STATUSES = ("queued", "running", "paused", "stopped", "finished", "failed", "interrupted")
 _STARTING_SECONDS = 10.0  # between claiming a run and its worker's process being written down
+_ENDING_SECONDS = 15.0  # between a worker's last event and the end of its process
+_REOPENED = ("stopped", "failed", "interrupted")
+_NOT_REOPENED = {
+    "queued": "It starts by itself when the studio is open (`python app.py`) and no other run is in front of it.",
+    "running": "Stop it first, or wait until it has finished.",
+    "paused": "Stop it first.",
+    "finished": "Train its recipe again, with more epochs if it should learn longer.",
+}
 
 
 class Run:
@@ -103,17 +114,19 @@ class Run:
     @property
     def status(self) -> str:
         """One of ``STATUSES``: the last event, and whether that very worker process is alive."""
+        last = last_events(self.events_path)
+        if last and last[-1]["kind"] in TERMINAL:
+            return last[-1]["kind"]
         worker = process.read(self.folder / "process.json")
         if worker is None:
             return "queued" if not self.claimed else self._starting()
-        last = last_events(self.events_path)
-        ended = last[-1]["kind"] if last and last[-1]["kind"] in TERMINAL else None
-        if ended:
-            return ended
         return "running" if process.find(worker) else "interrupted"
 
     def _starting(self) -> str:
-        age = time.time() - (self.folder / "claim").stat().st_mtime
+        try:
+            age = time.time() - (self.folder / "claim").stat().st_mtime
+        except FileNotFoundError:  # reopened just now
+            return "queued"
         return "queued" if age < _STARTING_SECONDS else "interrupted"
 
     @property
@@ -144,6 +157,44 @@ class Run:
     def stopping(self) -> bool:
         return (self.folder / "stop").exists()
 
+    def reopen(self) -> None:
+        """Put a stopped, failed or interrupted run back into the queue; its worker goes on from the last checkpoint.
+
+        A ``queued`` event says so, which makes the end that is in ``events.jsonl`` a thing of the past. Whoever claims
+        the run then starts its worker. Of two calls at once one is refused.
+
+        Raises:
+            StudioError: it is queued or running, it has finished, or its old worker has not ended yet.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.folder / "reopen.lock", timeout=0):
+                status = self.status
+                if status not in _REOPENED:
+                    raise StudioError(f"The run {self.id} cannot be resumed: it is {status}.", _NOT_REOPENED[status])
+                self._wait_for_old_worker()
+                (self.folder / "stop").unlink(missing_ok=True)
+                log = EventLog(self.events_path)
+                log.write("queued")
+                log.close()
+                (self.folder / "process.json").unlink(missing_ok=True)
+                (self.folder / "claim").unlink(missing_ok=True)  # last: from here on anyone may start it
+        except Timeout as error:
+            raise StudioError(f"The run {self.id} is being resumed already.", "Look at it with `runs`.") from error
+
+    def _wait_for_old_worker(self) -> None:
+        """A worker that has written its last event still needs a moment to end."""
+        worker = self.process
+        if worker is None:
+            return
+        try:
+            worker.wait(timeout=_ENDING_SECONDS)
+        except psutil.TimeoutExpired as error:
+            raise StudioError(
+                f"The worker of {self.id} (process {worker.pid}) has not ended yet.", "Wait a little, or end it."
+            ) from error
+
     def summary(self) -> dict[str, Any]:
         """The run as ``python app.py runs --json`` lists it. ``started`` and ``ended`` are unix seconds or None."""
         tail = last_events(self.events_path)
@@ -169,8 +220,6 @@ def _first_started(path: Path) -> dict[str, Any]:
             head = file.read(1 << 16)
     except FileNotFoundError:
         return {}
-    import json
-
     for line in head.splitlines():
         try:
             event = json.loads(line)

@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from studio.data import Encoded
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
+from studio.training.steps import planned_steps
 
 
 class Stopped(Exception):
@@ -73,11 +74,8 @@ class StudioTrainer(SFTTrainer):
 
     def planned_steps(self) -> int:
         """How many optimizer steps the whole run takes."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        batches = len(self.get_train_dataloader())
-        per_epoch = max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
-        return math.ceil(per_epoch * self.args.num_train_epochs)
+        devices = max(1, self.args.n_gpu) * self.args.world_size
+        return planned_steps(len(self.train_dataset), self.args, devices)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -22,7 +22,7 @@ INTENTS = ("refund", "repair", "question", "delivery")
 URGENCIES = ("low", "medium", "high")
 ROUNDS = {"train": 5, "test": 1}  # how often each of the 5 x 4 x 3 = 60 combinations occurs
 SHORTEST, LONGEST = 12, 45  # words in a ticket
-SEED = 2718
+SEED = 31415
 
 # The label, then the other names the product goes by; no name belongs to two products.
 PRODUCTS = {
@@ -43,154 +43,120 @@ def pool(text):
     }
 
 
+# Every urgency phrase holds a word or two typical of its level (low: rush, hurry, whenever, wait, your time;
+# medium: days, week; high: urgent, now, immediately, right away, today), so that a held-out phrase is new
+# as a sentence, yet clear from what its level has in common.
 URGENCY = {
     "low": pool("""
         No rush at all.
+        There is no rush on this.
+        Really no rush, I am off sailing.
+        No rush, I am retired and patient.
+        Nothing is on fire, so no rush.
+        No rush from my side.
         There is no hurry on this.
-        Take your time with this one.
-        Whenever you have a quiet moment is fine.
-        This can wait until you are less busy.
-        This is not urgent in the slightest.
-        Please see to other people first.
-        Put this at the bottom of the pile.
         I am in no hurry whatsoever.
-        Any time in the next couple of months will do.
+        No hurry, see to other people first.
+        No hurry, please finish your lunch.
+        Take your time with this one.
+        Please take your time.
+        Take all the time you like, no rush.
         Answer whenever it suits you.
-        I have all the time in the world.
-        Feel free to leave this until things calm down at your end.
-        There is no deadline on my side.
-        Nothing is on fire, so get to this whenever you like.
-        A reply next month would be perfectly fine.
+        Whenever you have a quiet moment is fine.
+        Get to this whenever you like.
+        Whenever you are less busy will do.
+        This can wait.
         I can happily wait.
-        This is low on my list and can be low on yours.
-        Zero pressure from me.
-        Let everybody else jump the queue ahead of me.
-        Only look at this when you have nothing better to do.
-        I am retired and endlessly patient.
-        Some time before winter would be lovely.
-        Do not hurry on my account.
-        This is the least pressing ticket you will ever read.
-        Please do not skip your lunch break for this.
-        Nobody is waiting on this, so no stress.
-        At your leisure, please.
-        This has waited for ages and can wait some more.
-        I will not need an answer any time soon.
-        Glaciers move faster than I need this sorted.
-        Treat this as low priority.
-        If this takes a month, that is quite all right.
-        This is not time-sensitive at all.
-        Slow and steady is fine by me.
-        There is no need to prioritise this.
-        I am off sailing until next month, so be as slow as you like.
+        This can wait until things calm down at your end.
+        This can easily wait for ages.
+        Low priority, take your time.
+        Treat this as low priority, whenever you like.
+        Glaciers are faster than me, so no hurry.
         --
-        No need to hurry.
-        Please take as long as you like.
         I am not in any rush, honestly.
+        There is absolutely no hurry from my side.
+        Please take as much time as you like, no rush.
         Whenever you get round to this is fine.
-        There is no time pressure here.
-        This can sit in your queue for a good long while.
-        Reply when convenient, even if that is next month.
-        Absolutely no urgency from my side.
-        I am a patient soul and happy to wait.
-        Keep this for when you are bored.
+        This can wait a good long while.
+        No hurry, I am a patient soul.
+        This is low priority and can wait.
+        Reply whenever you are bored.
     """),
     "medium": pool("""
-        I would like this sorted within the week.
         Some time this week would be good.
+        I would like this sorted this week.
+        Please do not forget me this week.
+        Could this be handled this week?
+        Later this week would be ideal.
+        I would be glad of an answer this week.
+        By the end of the week, please.
+        The end of the week would suit me well.
         Please get back to me in the next few days.
-        A reply in the next three or four days would be great.
-        Not an emergency, but please do not forget me this week.
-        Could this be handled by the end of the week?
-        Within the next five working days, please.
-        I can manage for a few days, but not much longer.
-        Reasonably soon would be appreciated.
-        This matters, though a couple of days will not hurt.
-        We can cope for a few days without an answer.
-        Please aim for later this week.
-        I have guests next week and would like this settled before then.
-        Next week is my deadline.
-        Normal priority, I would say.
-        Fairly soon, please, though nobody is panicking.
-        Two or three days is fine, a fortnight is not.
-        I need this settled before next weekend.
-        Having this resolved in about a week would help.
+        Within a few days would be great.
+        I can manage for a few days, but not longer.
+        We can cope for a few days.
+        A few days is okay, but not more.
+        Kindly answer within a few days.
+        Please slot this in over the next few days.
+        Within the week, please.
         Please do not leave this longer than a week.
         My patience will last about a week.
-        This is of middling importance, neither dire nor trivial.
-        I hope to tick this off by the end of next week.
-        Kindly answer within a few working days.
+        Having this resolved in a week would help.
+        I have guests next week and would like this settled by then.
+        Next week is my deadline.
         I go away next week, so please reply before I leave.
-        This is somewhat pressing, but I will survive a few days.
-        My in-laws visit in six days and I would like this done by then.
-        No panic, but do aim for some day this week.
-        The end of this week would be ideal.
-        Please slot this in over the coming days.
-        Medium priority on my scale.
-        I would be glad of an answer before the week is out.
-        Let us aim for a solution within seven days.
-        A few days of waiting is okay, but please keep this moving.
-        The school fair is next week and we would like this done before it.
-        I give you five days, which seems fair.
+        The school fair is next week, so please be done by then.
+        Two or three days would be fine.
+        Within five working days, please.
+        Three or four days is soon enough for me.
+        Medium priority, say within the week.
         --
-        Please see to this in the coming week.
         Any day this week works for me.
+        Please see to this before the week is out.
         An answer within four or five days would be good.
-        I can hold out for several days, but not longer.
-        Please try to resolve this before the end of next week.
-        This is moderately important, so let us say within the week.
-        I am not desperate, but would like to hear from you in a few days.
+        I can hold out for a few days, not longer.
         My book club meets next week and this should be done by then.
-        Reasonably quickly, please: a few days at most.
-        Three working days would be a fair target.
+        Please try to resolve this by the end of the week.
+        Could I hear from you within a week?
+        A few days from now would be a fair target.
     """),
     "high": pool("""
-        This is urgent.
-        I need this sorted today.
-        Please answer right away.
-        This cannot wait.
-        Please treat this as an emergency.
-        I need help immediately.
-        My wedding is tomorrow and everything depends on this.
-        Please call me back within the hour.
-        ASAP, please!
-        I must have an answer by tonight.
-        Drop everything, please.
-        The clock is ticking, I only have until noon.
-        Every minute counts here.
-        Please hurry, I beg you.
-        I need this resolved before tomorrow morning.
-        We are in real trouble without your help right now.
-        Top priority, please!
-        As fast as you possibly can, please.
-        My exam starts in two hours, so please be quick.
-        Guests arrive this evening and I am desperate.
-        I need someone on this right now.
-        I leave for the airport in an hour, so please be fast.
-        My business stands still until this is solved, so act today.
-        Please respond at once.
+        This is urgent!
         Extremely urgent!
+        This is really urgent, please help.
         I cannot stress enough how urgent this is.
-        Tomorrow will be too late.
-        Please move me to the front of the queue.
-        Do this first, whatever else is on your desk.
-        I need a reply within minutes.
-        Our play opens tonight and we are stuck.
-        Straight away, please!
-        Red alert over here.
-        My deadline is in three hours.
-        This is a crisis, so please act today.
-        I need an answer before lunch today.
+        Urgent, please drop everything!
+        I need this sorted today, this is urgent.
+        This must be solved today.
+        Today, please, or my boss will explode.
+        My business stands still, so please act today.
+        I must have an answer today.
+        I need help immediately.
+        Please act immediately.
+        Immediately, please, we are in real trouble!
+        Please answer right away.
+        Right away, please!
+        I need someone on this right now.
+        We need your help right now.
+        Now, please, this is urgent!
+        I need an answer immediately.
+        Please treat this as an urgent emergency.
+        This is an emergency, act now!
+        Please call me back immediately.
+        My exam starts in an hour, so this is urgent.
+        I leave for the airport in an hour, so right now, please.
+        My wedding is tomorrow, so please act right away.
+        Our play opens tonight, so this is urgent.
+        Guests arrive tonight and I need help right now.
         --
         I need this dealt with immediately, please.
         Very urgent, please help today.
-        There is not a minute to lose.
-        Please handle this by this evening at the latest.
-        This simply cannot wait until tomorrow.
-        Please answer as quickly as humanly possible.
-        I fly out tomorrow at dawn, so I need this now.
-        Emergency! Please respond within the hour.
-        My boss needs this done today, no later.
-        Please put this ahead of everything else.
+        Please respond right away, this is an emergency.
+        This simply has to be done today.
+        I fly out tomorrow at dawn, so I need this right away.
+        Urgent, please handle this first!
+        An answer is needed right now, please!
+        This is terribly urgent, I need you today.
     """),
 }
 
@@ -202,28 +168,28 @@ REFUND_REQUEST = pool("""
     Kindly refund what I paid for {it}.
     Please put the money for {it} back on my card.
     I am returning {it} and expect a refund.
-    I have changed my mind about {it} and would like to be reimbursed.
+    I have changed my mind about {it} and would like a refund.
     I am not keeping {it}, so please refund me.
-    Please reverse the charge for {it}.
-    You can have {it} back, I just want my money.
-    I paid for {it} and I want that money returned.
+    Please reverse the charge for {it} and refund me.
+    You can have {it} back, I just want my money back.
+    I paid for {it} and I want that money back.
     Please cancel the sale of {it} and pay me back.
     A refund for {it}, please.
     I wish to claim my money back on {it}.
-    Please credit my account with the price of {it}.
+    Please refund the price of {it} to my account.
     I am asking for a full refund on {it}.
     {it} is going back in its box and I want a refund.
-    Please repay me the cost of {it}.
+    Please refund me the cost of {it}.
     Let me hand {it} back and have my cash returned.
     I regret buying {it} and request a refund.
     Could you reimburse me for {it}?
     I would like to use the money-back guarantee on {it}.
     Please let me return {it} and refund the full price.
     I bought {it} by mistake and would like my cash back.
-    Please take {it} back and return my payment.
+    Please take {it} back and return my money.
     I want to undo my purchase of {it} and be paid back.
-    I want every penny I spent on {it} returned.
-    Please return the price of {it} to my bank account.
+    I want every penny back that I spent on {it}.
+    Please pay the money for {it} back into my bank account.
     --
     I am requesting a refund for {it}.
     I would be grateful if you paid me back for {it}.
@@ -231,7 +197,7 @@ REFUND_REQUEST = pool("""
     I am sending {it} back and would like the full amount refunded.
     I would rather have the money for {it} back in my pocket.
     Please refund {it} to my card.
-    I want my cash back for {it}.
+    I want my cash back and will return {it}.
     Can you return the money I spent on {it}?
 """)
 
@@ -488,7 +454,7 @@ QUESTION_TASK = {
         see how much battery {it} has left
         --
         connect {it} to the television
-        wipe crumbs off {it} without harming it
+        play a podcast on {it}
     """),
 }
 
@@ -879,9 +845,9 @@ class Writer:
         """All sentences of a ticket in order, with the slots still in them."""
         unseen = self.decks.draw("unseen", [(True, False), (False, True), (True, True)])
         core = self.body(product, intent, unseen[0])
-        place = self.rng.choice([0, len(core), len(core), len(core) // 2])
+        place = self.rng.choice([0, 0, len(core), len(core), len(core), len(core) // 2])
         core.insert(place, self.phrase(urgency, URGENCY[urgency], unseen[1]))
-        opening, closing, remark = (self.rng.random() < share for share in (0.6, 0.5, 0.35))
+        opening, closing, remark = (self.rng.random() < share for share in (0.6, 0.5, 0.25))
         if style == "terse":
             opening = closing = remark = False
         if remark or count_words(core) < SHORTEST:

@@ -1,0 +1,344 @@
+"""The commands of ``python app.py``. The one place, besides the page, where a ``StudioError`` becomes a message.
+
+Results go to stdout and everything else to stderr. Whatever is heavy is imported inside the command that needs it, so
+that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from studio import terminal
+from studio.errors import StudioError
+from studio.models.builtin import NAME as BUILTIN_MODEL
+from studio.recipe import Recipe, field_paths
+from studio.runs import Run, View, list_runs, read_events
+from studio.runs.launcher import start_worker
+
+FOLLOW_SECONDS = 0.2  # between two looks at a run
+WORKER_EXIT_SECONDS = 30.0  # a worker that has said its last word still has to leave
+DETACHED = 130  # exit code, as shells have it for an interrupted command
+
+
+class Edge(TyperGroup):
+    """Turns errors that are the user's to mend into messages with exit code 1; anything else is a bug and shows."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StudioError as error:
+            terminal.show_error(error)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Edge, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file such as those in recipes/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[path.to.field=value ...]", help="Fields of the recipe to change, e.g. train.max_steps=10."),
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `runs` lists it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.", envvar="GRADIO_SERVER_NAME")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", envvar="GRADIO_SERVER_PORT", min=1, max=65535)] = 7860,
+) -> None:
+    """SFT Studio: fine-tune a language model. Without a command it serves the studio for the browser.
+
+    STUDIO_HOME names the folder that holds models, datasets and runs (default: ./workspace).
+    """
+    if context.invoked_subcommand is None:
+        from studio.ui.app import serve as serve_studio
+
+        serve_studio(host, port)
+
+
+@app.command(epilog=f"Fields of a recipe, explained in docs/recipe.md: {', '.join(field_paths())}.")
+def train(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Train a recipe. The last line on stdout is the run's id; the exit code is 0 only if the run finished.
+
+    Ctrl-C asks the run to stop with a checkpoint and a usable model; a second one leaves it to itself.
+    """
+    checked = Recipe.load(recipe, overrides).check()
+    run = Run.create(checked)
+    _launch_and_follow(run)
+
+
+@app.command()
+def resume(run: RunId) -> None:
+    """Go on with a stopped, failed or interrupted run, from its last checkpoint."""
+    opened = Run.open(run)
+    opened.reopen()
+    _launch_and_follow(opened)
+
+
+@app.command()
+def preview(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option(help="How many rows, from the first one on.", min=1)] = 5,
+    as_json: Json = False,
+) -> None:
+    """Show rows as the trainer will see them: rendered, tokenised, with the tokens that carry loss marked."""
+    checked = Recipe.load(recipe, overrides).check()
+    with terminal.working() as report:
+        from studio.data import encode_row, read_conversations
+        from studio.models.chat import prepare_chat
+        from studio.models.load import load_tokenizer
+        from studio.models.store import fetch
+
+        reading = read_conversations(checked.data)
+        folder = fetch(checked.model, progress=report)
+        tokenizer = load_tokenizer(folder, trust_remote_code=checked.model.trust_remote_code)
+        notes = prepare_chat(tokenizer, None, checked.data.chat_template)
+        seen: list[tuple[int, Any, str | None]] = []  # row number, Encoded or None, why it is dropped
+        for conversation in islice(reading.conversations, rows):
+            encoded = None
+            if conversation.dropped is None:
+                row = {"messages": conversation.messages, "text": conversation.text}
+                encoded = encode_row(tokenizer, row, checked.data)
+            seen.append((conversation.row, encoded, conversation.dropped or encoded.dropped))
+    if as_json:
+        terminal.print_json([_preview_row(encoded, dropped) for _, encoded, dropped in seen])
+        return
+    console = terminal.stdout()
+    mapping = ", ".join(f"{part} = {column}" for part, column in reading.mapping.columns.items())
+    console.print(f"{reading.source}: {reading.mapping.why} Mapping: {mapping}.", markup=False, soft_wrap=True)
+    for note in notes:
+        console.print(note, markup=False, soft_wrap=True)
+    terminal.show_legend(console, checked.data.max_length)
+    for number, encoded, dropped in seen:
+        if dropped:
+            console.print(f"\n[bold]Row {number}[/]  [yellow]left out:[/] {escape(dropped)}", soft_wrap=True)
+        else:
+            trained = sum(1 for label in encoded.labels if label != -100)
+            counts = f"{len(encoded.input_ids)} tokens, {trained} carry loss"
+            console.print(f"\n[bold]Row {number}[/]  {counts}" + (f", {encoded.cut} cut off" if encoded.cut else ""))
+        if encoded is not None:
+            console.print(terminal.token_text(console, encoded), soft_wrap=True)
+
+
+def _preview_row(encoded: Any, dropped: str | None) -> dict[str, Any]:
+    kept = encoded if not dropped else None
+    return {
+        "text": encoded.text if encoded else "",
+        "input_ids": kept.input_ids if kept else [],
+        "labels": kept.labels if kept else [],
+        "dropped": dropped,
+    }
+
+
+@app.command()
+def compare(
+    models: Annotated[list[str], typer.Argument(metavar="RUN|base ...", help="Runs, base, or base:MODEL.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="What to ask; may be given several times.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file of prompts: one a line, or a .json list, or .jsonl with `prompt`.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep so many of the likeliest tokens; 0 keeps all.")] = 0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repetition less likely.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask base and tuned models the same prompts. `base` is the model under the first run named."""
+    from studio.inference import Engine, Sampling
+    from studio.inference import compare as compare_models
+
+    asked = [*(prompt or []), *(_read_prompts(prompts) if prompts else [])]
+    if not asked:
+        raise StudioError("There is no prompt.", "Give --prompt TEXT or --prompts FILE.")
+    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, max_new_tokens, seed)
+    with terminal.working() as report:
+        answers = compare_models(Engine(), models, asked, sampling, report)
+    if as_json:
+        terminal.print_json(answers)
+        return
+    console = terminal.stdout()
+    for question, given in answers.items():
+        console.print(terminal.answers_table(given, question))
+
+
+def _read_prompts(path: Path) -> list[str]:
+    """The prompts in a file: ``.json`` a list, ``.jsonl`` one a line (strings, or objects with ``prompt``), else text."""
+    import json
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        lines = [line for line in text.splitlines() if line.strip()]
+        kind = path.suffix.lower()
+        if kind not in (".json", ".jsonl"):
+            return lines
+        items = json.loads(text) if kind == ".json" else [json.loads(line) for line in lines]
+    except OSError as error:
+        raise StudioError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+    except ValueError as error:  # broken JSON, or bytes that are not UTF-8
+        raise StudioError(f"{path} cannot be read: {error}.", "Mend the file; it must be UTF-8.") from error
+    items = items if isinstance(items, list) else [items]
+    prompts = [item.get("prompt") if isinstance(item, dict) else item for item in items]
+    if not all(isinstance(item, str) for item in prompts):
+        raise StudioError(f"{path} is not a list of prompts.", 'Use strings, or objects such as {"prompt": "..."}.')
+    return prompts
+
+
+@app.command()
+def evaluate(run: RunId, as_json: Json = False) -> None:
+    """Score a run's base and tuned model on the held-out rows."""
+    opened = Run.open(run)
+    with terminal.working() as report:
+        from studio.evaluation import evaluate as evaluate_run
+        from studio.inference import Engine
+
+        scores = evaluate_run(opened, Engine(), report)
+    if as_json:
+        terminal.print_json(scores)
+    else:
+        terminal.stdout().print(terminal.scores_table(scores))
+
+
+@app.command()
+def estimate(recipe: RecipePath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Estimate memory, trained parameters and optimizer steps of a recipe, without loading any weights."""
+    checked = Recipe.load(recipe, overrides).check()
+    with terminal.working() as report:
+        from studio.models.memory import estimate as estimate_memory
+        from studio.training.steps import planned_steps, rows_to_train
+
+        rows = 0 if checked.train.max_steps > 0 else rows_to_train(checked, report)
+        sizes = estimate_memory(checked, _config(checked, report))
+    result = {
+        "trainable_parameters": sizes.trainable_parameters,
+        "total_parameters": sizes.total_parameters,
+        "steps": planned_steps(rows, checked.train),
+        "memory_bytes": sizes.memory_bytes,
+    }
+    if as_json:
+        terminal.print_json(result)
+    else:
+        terminal.stdout().print(terminal.estimate_table(result))
+
+
+@app.command()
+def runs(as_json: Json = False) -> None:
+    """List the runs of this workspace, newest first."""
+    found = [run.summary() for run in list_runs()]
+    if as_json:
+        terminal.print_json(found)
+    elif found:
+        terminal.stdout().print(terminal.runs_table(found))
+    else:
+        terminal.stderr().print("There are no runs yet. Start one: python app.py train recipes/quickstart.yaml")
+
+
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="builtin/NAME, a Hub id, a folder or a .gguf file.")] = BUILTIN_MODEL,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Fetch the model's own Python code too.")] = False,
+) -> None:
+    """Fetch a base model ahead of time. The last line on stdout is its folder."""
+    from studio.models.fetch import main as fetch_model
+
+    options = ["--revision", revision] if revision else []
+    options += ["--trust-remote-code"] if trust_remote_code else []
+    raise typer.Exit(fetch_model([*options, "--", model]))
+
+
+def _launch_and_follow(run: Run) -> None:
+    """Start a queued run's worker, show it to its end, print the run's id, and leave with the right exit code.
+
+    Raises:
+        StudioError: the run failed, or its worker died.
+    """
+    offset = run.events_path.stat().st_size if run.events_path.exists() else 0
+    # Another launcher (an open studio) may have been faster: then it is only followed.
+    worker = start_worker(run) if run.claim() else None
+    view = _follow(run, offset)
+    if worker and view.ended:
+        _let_go(worker)
+    console = terminal.stderr()
+    print(run.id, flush=True)
+    if view.ended is None and run.status in ("running", "queued"):
+        console.print(f"The run goes on by itself: python app.py runs. Its log is {run.log_path}.", soft_wrap=True)
+        raise typer.Exit(DETACHED)
+    if view.ended is None:
+        raise StudioError(
+            f"The run was interrupted: its worker ended without a word after step {view.step}.",
+            f"Its log is {run.log_path}. Go on from its last checkpoint with: python app.py resume {run.id}",
+        )
+    if view.ended["kind"] == "failed":
+        raise StudioError(view.ended["what"], f"{view.ended['fix']} The log is {run.log_path}.")
+    if view.ended["kind"] == "stopped":
+        console.print(f"Stopped. Go on with: python app.py resume {run.id}", soft_wrap=True)
+        raise typer.Exit(1)
+    console.print(f"Finished: {terminal.step_numbers(view, time.time())}. The model is in {run.model_dir}.", soft_wrap=True)
+
+
+def _follow(run: Run, offset: int) -> View:
+    """Show what a run writes from byte ``offset`` of its events on, until it ends or Ctrl-C is pressed twice."""
+    view, warned, pressed = View(), 0, 0
+    with terminal.Board() as board, _interrupts() as interrupts:
+        board.say(f"Run {run.id}")
+        while True:
+            alive = run.status in ("queued", "running", "paused")  # asked first, so that the last events are not missed
+            events, offset = read_events(run.events_path, offset)
+            view.add(events)
+            for event in events:
+                if event["kind"] == "started" and event.get("resumed_from"):
+                    board.say(f"Going on from {event['resumed_from']}.")
+            for warning in view.warnings[warned:]:
+                board.say(f"Warning: {warning['what']} {warning.get('fix', '')}".rstrip(), style="yellow")
+            warned = len(view.warnings)
+            board.follow(view, time.time())
+            if view.ended or not alive or len(interrupts) > 1:
+                return view
+            if len(interrupts) > pressed:
+                pressed = len(interrupts)
+                run.stop()
+                board.say("Stopping at the end of this step, with a checkpoint. Ctrl-C again leaves it to itself.")
+            time.sleep(FOLLOW_SECONDS)
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[float]]:
+    """Ctrl-C does not interrupt; the list has the time of each."""
+    pressed: list[float] = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(time.monotonic()))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _let_go(worker: subprocess.Popen) -> None:
+    try:
+        worker.wait(timeout=WORKER_EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        terminal.stderr().print(f"Its worker (process {worker.pid}) is slow to end.")
+
+
+def main() -> None:
+    """Run the command that ``sys.argv`` asks for."""
+    app(prog_name="python app.py")

@@ -1,0 +1,275 @@
+"""transformers' ``generate``: a conversation in, text out, private random numbers, a way to stop. Loads torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from studio.data import encode_conversation
+from studio.errors import StudioError
+from studio.inference.engine import Handle
+from studio.inference.text import TextSoFar
+from studio.inference.types import Piece, Sampling
+
+
+def generate_streaming(
+    handle: Handle,
+    messages: list[dict],
+    sampling: Sampling,
+    stopped: Callable[[], bool],
+    emit: Callable[[Piece], None],
+) -> None:
+    """Generate one answer and hand it out piece by piece; blocks until it has ended.
+
+    Raises:
+        StudioError: the template refuses the conversation, it does not fit the context, or memory ran out.
+    """
+    start = time.perf_counter()
+    prompt = prompt_ids(handle, messages)
+    room = room_for_answer(handle, len(prompt), sampling.max_new_tokens)
+    out = _Streamer(TextSoFar(lambda ids: _decode(handle.tokenizer, ids)), start, emit)
+    if not stopped():
+        inputs = torch.tensor([prompt])
+        _generate(handle, inputs, torch.ones_like(inputs), sampling, room, stopped, streamer=out)
+    ended = bool(out.tokens) and out.tokens[-1] in handle.stop_ids
+    out.finish("end" if ended else "length" if len(out.tokens) >= room else "stopped")
+
+
+def generate_batch(
+    handle: Handle,
+    conversations: list[list[dict]],
+    sampling: Sampling,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    batch_size: int = 16,
+) -> list[str]:
+    """Answers to many conversations, in their order: sorted by length, padded on the left, in batches.
+
+    In float32 they are those of one conversation at a time. In bfloat16 and float16 a batch rounds differently from a
+    single row, so that where two tokens are almost equally likely the other one may be taken.
+
+    Args:
+        progress: called with (conversations done, conversations in total) after every batch.
+        batch_size: conversations at a time.
+
+    Raises:
+        StudioError: a conversation is refused by the template or does not fit the context, or memory ran out.
+    """
+    prompts = [prompt_ids(handle, messages) for messages in conversations]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+    answers = [""] * len(prompts)
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        width = len(prompts[rows[0]])
+        room = room_for_answer(handle, width, sampling.max_new_tokens)
+        inputs = torch.full((len(rows), width), _pad_id(handle), dtype=torch.long)
+        mask = torch.zeros_like(inputs)
+        for line, row in enumerate(rows):
+            inputs[line, width - len(prompts[row]) :] = torch.tensor(prompts[row])
+            mask[line, width - len(prompts[row]) :] = 1
+        output = _generate(handle, inputs, mask, sampling, room, lambda: False)
+        for row, ids in zip(rows, output[:, width:].tolist(), strict=True):
+            end = next((i for i, token in enumerate(ids) if token in handle.stop_ids), len(ids))
+            answers[row] = _decode(handle.tokenizer, ids[:end])
+        progress(first + len(rows), len(prompts))
+    return answers
+
+
+def prompt_ids(handle: Handle, messages: list[dict]) -> list[int]:
+    """The tokens of a conversation up to where the model's answer begins, tokenised as the encoder of training does.
+
+    Raises:
+        StudioError: the chat template refuses the conversation.
+    """
+    import jinja2
+
+    assert messages, "a conversation has at least one message"
+    with handle.weights.tokenizer_lock:
+        try:
+            text = handle.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+            raise StudioError(
+                f"The chat template of {handle.name} refuses this conversation: {error}.",
+                "Start a new conversation, or leave out the system message.",
+            ) from error
+        return handle.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def room_for_answer(handle: Handle, prompt_tokens: int, max_new_tokens: int) -> int:
+    """How many tokens the answer may have: ``max_new_tokens``, or what the context has left.
+
+    Raises:
+        StudioError: nothing is left.
+    """
+    if handle.context_length is None:
+        return max_new_tokens
+    room = handle.context_length - prompt_tokens
+    if room < 1:
+        raise StudioError(
+            f"The conversation has {prompt_tokens:,} tokens and {handle.name} takes {handle.context_length:,} "
+            "together with the answer.",
+            "Shorten the message, or start a new conversation.",
+        )
+    return min(max_new_tokens, room)
+
+
+def context_length(model: Any) -> int | None:
+    """The longest sequence the model was built for, in tokens, or None if its configuration does not say."""
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: the model's, the tokenizer's, and the one its chat template puts after a turn."""
+    known = getattr(model.generation_config, "eos_token_id", None)
+    found = {*(known if isinstance(known, (list, tuple)) else [known]), tokenizer.eos_token_id}
+    sample = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        labels = [label for label in encode_conversation(tokenizer, sample).labels if label != -100]
+    except StudioError:  # a template that cannot be trained on: its end of turn is not known
+        labels = []
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    found |= {token for token in labels[-1:] if token in special}
+    return frozenset(int(token) for token in found if token is not None)
+
+
+def _generate(
+    handle: Handle,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    sampling: Sampling,
+    max_new_tokens: int,
+    stopped: Callable[[], bool],
+    streamer: Any = None,
+) -> torch.Tensor:
+    """Prompts and answers as one tensor (batch, length). ``input_ids`` and ``attention_mask``: (batch, prompt)."""
+    weights = handle.weights
+    settings = GenerationConfig(
+        do_sample=False,  # the drawing is done by _Draw, see there
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=sampling.repetition_penalty,
+        max_new_tokens=max_new_tokens,
+        max_length=input_ids.shape[1] + max_new_tokens,
+        min_length=0,
+        eos_token_id=sorted(handle.stop_ids) or None,
+        pad_token_id=_pad_id(handle),
+        use_cache=True,
+    )
+    with weights.speaking_as(handle.adapter), _memory(handle):
+        return weights.model.generate(
+            input_ids.to(weights.device),
+            attention_mask=attention_mask.to(weights.device),
+            generation_config=settings,
+            logits_processor=_processors(sampling),
+            stopping_criteria=StoppingCriteriaList([_Stop(stopped)]),
+            streamer=streamer,
+        )
+
+
+def _processors(sampling: Sampling) -> LogitsProcessorList:
+    if sampling.greedy:
+        return LogitsProcessorList()
+    chain: list[LogitsProcessor] = []
+    if sampling.temperature != 1:
+        chain.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        chain.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        chain.append(TopPLogitsWarper(sampling.top_p))
+    return LogitsProcessorList([*chain, _Draw(sampling.seed)])
+
+
+class _Draw(LogitsProcessor):
+    """Draws the next token with random numbers of its own and leaves it as the only possible one.
+
+    ``generate(do_sample=True)`` draws from torch's one global generator, so answers that are written at the same time
+    would disturb each other's random numbers. Every row has a generator with the same seed: in a batch it gets the
+    numbers that it would get alone.
+    """
+
+    def __init__(self, seed: int):
+        self._seed = seed
+        self._rows: list[torch.Generator] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``scores``: (batch, vocabulary), log-probabilities up to a constant."""
+        while len(self._rows) < len(scores):
+            self._rows.append(torch.Generator(scores.device).manual_seed(self._seed))
+        probabilities = torch.softmax(scores, dim=-1)
+        drawn = torch.stack(
+            [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, self._rows, strict=True)]
+        )
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+
+
+class _Stop(StoppingCriteria):
+    def __init__(self, stopped: Callable[[], bool]):
+        self._stopped = stopped
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self._stopped(), dtype=torch.bool, device=input_ids.device)
+
+
+class _Streamer:
+    """Takes tokens from ``generate`` (the prompt comes first) and emits pieces with text and times."""
+
+    def __init__(self, text: TextSoFar, start: float, emit: Callable[[Piece], None]):
+        self.tokens: list[int] = []
+        self._text, self._start, self._emit = text, start, emit
+        self._first: float | None = None
+        self._prompt = True
+
+    def put(self, ids: torch.Tensor) -> None:
+        if self._prompt:
+            self._prompt = False
+            return
+        new = ids.flatten().tolist()
+        self.tokens += new
+        if self._first is None:
+            self._first = time.perf_counter() - self._start
+        text = self._text.add(new)
+        self._emit(Piece(text, len(self.tokens), time.perf_counter() - self._start, self._first))
+
+    def end(self) -> None:
+        """Called by ``generate``; the last piece is emitted by :meth:`finish`, which knows why it ended."""
+
+    def finish(self, reason: Any) -> None:
+        seconds = time.perf_counter() - self._start
+        self._emit(Piece(self._text.end(), len(self.tokens), seconds, self._first, finished=reason))
+
+
+@contextmanager
+def _memory(handle: Handle):
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise StudioError(
+            f"{handle.name} ran out of memory on {handle.weights.device} while answering.",
+            "Shorten the conversation, compare fewer models at once, or close what else uses the device.",
+        ) from error
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _pad_id(handle: Handle) -> int:
+    pad = handle.tokenizer.pad_token_id
+    return pad if pad is not None else min(handle.stop_ids, default=0)

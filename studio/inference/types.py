@@ -1,0 +1,156 @@
+"""The plain values of generation: what to speak with, how to sample, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from studio.errors import StudioError
+from studio.recipe import ModelSpec, Recipe
+from studio.runs import Run
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to speak with: a base model, or the tuned model of a run.
+
+    Attributes:
+        name: how it is called in results: ``base``, ``base:ID`` or the run's id.
+        model: the base model (``kind`` is ``base``).
+        chat_template: the base's ``data.chat_template``, which decides its prompt and its vocabulary.
+        run_id: the run (``kind`` is ``run``).
+    """
+
+    kind: Literal["base", "run"]
+    name: str
+    model: ModelSpec | None = field(default=None, hash=False)
+    chat_template: str = "auto"
+    run_id: str = ""
+
+    @classmethod
+    def base(cls, model: ModelSpec, chat_template: str = "auto", name: str = "") -> Target:
+        """A base model, prompted with a chat template as a recipe names it (``data.chat_template``)."""
+        return cls("base", name or f"base:{model.id}", model=model, chat_template=chat_template)
+
+    @classmethod
+    def run(cls, run_id: str) -> Target:
+        """The tuned model of a run."""
+        return cls("run", run_id, run_id=run_id)
+
+    @classmethod
+    def base_of(cls, run: Run, name: str = "") -> Target:
+        """The base model under a run, at the revision that was trained on, with the run's chat template."""
+        recipe = run.recipe
+        return cls.base(pinned_model(recipe), template_of(run, recipe), name=name)
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """``base`` (the default recipe's model), ``base:MODEL`` (built-in name, Hub id or path), or a run's id.
+
+        Raises:
+            StudioError: the text is empty.
+        """
+        text = text.strip()
+        if not text or text == "base:":
+            raise StudioError("No model is named.", "Name a run's id, base, or base:MODEL.")
+        if text == "base":
+            return cls.base(Recipe().model, name="base")
+        if text.startswith("base:"):
+            return cls.base(ModelSpec(id=text.removeprefix("base:")), name=text)
+        return cls.run(text)
+
+    @classmethod
+    def parse_all(cls, texts: list[str]) -> list[Target]:
+        """:meth:`parse` for several; a bare ``base`` is the base model of the first run among them.
+
+        Raises:
+            StudioError: the first run does not exist.
+        """
+        targets = [cls.parse(text) for text in texts]
+        first = next((t for t in targets if t.kind == "run"), None)
+        if first is None or all(t.name != "base" for t in targets):
+            return targets
+        base = cls.base_of(Run.open(first.run_id), name="base")
+        return [base if t.name == "base" else t for t in targets]
+
+
+def pinned_model(recipe: Recipe) -> ModelSpec:
+    """A recipe's model at the commit that was really trained on, where the run has recorded one."""
+    revision = recipe.resolved.model_revision if recipe.resolved else None
+    if recipe.model.revision is None and revision and not revision.startswith("sha256:"):
+        return recipe.model.model_copy(update={"revision": revision})
+    return recipe.model
+
+
+def template_of(run: Run, recipe: Recipe) -> str:
+    """A run's ``data.chat_template``; for a file of the user's, the copy that the run has kept, once it has one."""
+    kept = run.model_dir / "chat_template.jinja"
+    if recipe.data.chat_template not in ("auto", "chatml") and kept.exists():
+        return str(kept)
+    return recipe.data.chat_template
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token (greedy); higher is more varied.
+        top_p: keep the likeliest tokens that together have this probability; 1 keeps all.
+        top_k: keep so many of the likeliest tokens; 0 keeps all.
+        repetition_penalty: above 1 makes tokens that were there before less likely (https://arxiv.org/abs/1909.05858).
+        max_new_tokens: the answer is cut after so many tokens.
+        seed: the same seed gives the same text, whatever else is generated at the same time.
+
+    Raises:
+        StudioError: a value is out of its bounds; ``field`` names it.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "temperature": (0 <= self.temperature <= 10, "a value from 0 (greedy) to 10"),
+            "top_p": (0 < self.top_p <= 1, "more than 0, at most 1"),
+            "top_k": (self.top_k >= 0, "0 (all tokens) or more"),
+            "repetition_penalty": (0 < self.repetition_penalty <= 10, "more than 0, at most 10; 1 is none"),
+            "max_new_tokens": (1 <= self.max_new_tokens <= 1_048_576, "a value from 1 to 1,048,576"),
+            "seed": (0 <= self.seed < 2**63, "0 or more"),
+        }
+        for name, (sound, allowed) in bounds.items():
+            if not sound:
+                raise StudioError(f"{name} is {getattr(self, name)}.", f"Choose {allowed}.", field=name)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+Finished = Literal["end", "length", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a streamed answer; the last one has ``finished`` set.
+
+    Attributes:
+        text: what is new since the piece before; whole characters only.
+        new_tokens: tokens generated so far, the end-of-turn token included.
+        seconds: since the prompt was handed in.
+        first_token_seconds: from there to the first token; None before it.
+        finished: ``end`` (the model ended its turn), ``length`` (``max_new_tokens`` or the context is used up),
+            ``stopped`` (asked to), ``failed`` (see ``error``), or None while it goes on.
+        error: what went wrong, if it failed.
+    """
+
+    text: str
+    new_tokens: int
+    seconds: float
+    first_token_seconds: float | None = None
+    finished: Finished | None = None
+    error: StudioError | None = None

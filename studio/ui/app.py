@@ -1,0 +1,399 @@
+"""The page: five tabs, the side panel, and the wiring between them. Importing it loads neither torch nor transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from studio.errors import StudioError, StudioErrors
+from studio.models.memory import machine_memory
+from studio.recipe import Recipe
+from studio.runs import Launcher, Run, list_runs
+from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, runs_tab, views
+from studio.ui.desk import Desk
+from studio.ui.form import Form
+from studio.ui.theme import CSS_PATH, theme
+from studio.workspace import ASSETS, Workspace
+
+_QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+def header() -> str:
+    """The top line: name, device, and the run that is going on."""
+    machine = machine_memory()
+    going = [run for run in list_runs() if run.status == "running"]
+    chip = f'<span class="chip running"><i class="dot"></i>{views.escape(going[0].id)}</span>' if going else ""
+    device = f"{views.escape(machine['device'])} · {views.size(machine['total_bytes'])}"
+    return f'<div id="top"><span class="brand">{views.LOGO}SFT Studio</span><span class="space"></span>{chip}<span class="chip">{device}</span></div>'
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """The whole page."""
+    gr.set_static_paths([charts.plotly_js()])
+    form = Form(desk.draft())
+    with gr.Blocks(title="SFT Studio", fill_width=True, analytics_enabled=False) as page:
+        top = gr.HTML(header)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=7, min_width=480), gr.Tabs(elem_id="tabs") as tabs:
+                with gr.Tab("1 · Model", id="model", render_children=True):
+                    model = model_tab.build(form)
+                with gr.Tab("2 · Data", id="data", render_children=True) as data_page:
+                    data = data_tab.build(form)
+                with gr.Tab("3 · Method", id="method", render_children=True) as method_page:
+                    method = method_tab.build(form)
+                with gr.Tab("4 · Runs", id="runs", render_children=True) as runs_page:
+                    runs = runs_tab.build(desk)
+                with gr.Tab("5 · Compare", id="compare", render_children=True) as compare_page:
+                    compare = compare_tab.build()
+            with gr.Column(scale=2, min_width=270, elem_classes="card side"):
+                glance = gr.HTML(elem_id="glance")
+                launch = gr.Button("Launch training", variant="primary", size="lg", elem_id="launch")
+                launch_state = gr.HTML(elem_id="launch-state")
+                with gr.Accordion("Save or load a recipe", open=False):
+                    save = gr.DownloadButton("Save this recipe", elem_id="save-recipe")
+                    load = gr.UploadButton(
+                        "Load a recipe file", file_types=None, type="filepath", elem_id="load-recipe"
+                    )
+
+        fields = form.components()
+
+        def edited(values: dict) -> tuple[str, Any]:
+            recipe = form.read(values)
+            desk.keep(recipe)
+            html, ready = desk.glance(recipe)
+            return html, gr.update(interactive=ready)
+
+        def show_model(values: dict) -> tuple[Any, Any]:
+            html, offer = model_tab.show(desk, form.read(values))
+            return html, gr.update(visible=offer)
+
+        def show_rows(values: dict) -> list[Any]:
+            found, rows, columns, parts = data_tab.show(desk, form.read(values))
+            return [found, rows, parts, *columns]
+
+        rows_out = [data.found, data.rows, data.parts, *data.columns]
+        refresh_panel = {"fn": edited, "inputs": fields, "outputs": [glance, launch], **_QUIET}
+        refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get], **_QUIET}
+        refresh_rows = {"fn": show_rows, "inputs": fields, "outputs": rows_out, "api_visibility": "private"}
+
+        # every edit shows in the panel; what changes the rows shows in the rows
+        gr.on([c.change for c in fields], trigger_mode="always_last", **refresh_panel)
+        for path in ("model.id", "model.revision", "model.trust_remote_code"):
+            form.fields[path].change(trigger_mode="always_last", **refresh_model)
+        shaping = [
+            form.fields[p]
+            for p in form.fields
+            if p.startswith("data.") and p not in ("data.holdout", "data.source", "data.format")
+        ]
+        gr.on(
+            [c.change for c in shaping if c is not form.fields["data.columns"]],
+            trigger_mode="always_last",
+            **refresh_rows,
+        )
+        for path in ("data.source", "data.format"):  # another shape: the columns chosen for the old one do not hold
+            form.fields[path].input(lambda: "{}", None, form.fields["data.columns"], **_QUIET).then(**refresh_rows)
+        gr.on(
+            [c.input for c in data.columns],
+            lambda parts, *values: data_tab.chosen_columns(parts, list(values)),
+            [data.parts, *data.columns],
+            form.fields["data.columns"],
+            **_QUIET,
+        ).then(**refresh_rows)
+
+        def uploaded(path: str) -> tuple[Any, str]:
+            kept = data_tab.keep_upload(path)
+            return gr.update(choices=data_tab.known_datasets(kept), value=kept), "{}"
+
+        data.upload.upload(
+            _told(uploaded),
+            data.upload,
+            [form.fields["data.source"], form.fields["data.columns"]],
+            api_visibility="private",
+        ).then(lambda: "auto", None, form.fields["data.format"], **_QUIET).then(**refresh_rows)
+        data_page.select(**refresh_rows)
+
+        def get_model(values: dict) -> tuple[Any, Any]:
+            desk.fetch(form.read(values))
+            return views.working("Starting the download"), gr.update(visible=False)
+
+        def watch_model(values: dict) -> tuple[Any, Any, Any]:
+            """Ticks only while the model is on its way; then the panel and the card say what it is."""
+            recipe = form.read(values)
+            html, offer = model_tab.show(desk, recipe)
+            return html, gr.update(visible=offer), desk.glance(recipe)[0]
+
+        model.get.click(get_model, fields, [model.card, model.get], **_QUIET)
+        model.timer.tick(_if_fetching(desk, form, watch_model), fields, [model.card, model.get, glance], **_QUIET)
+
+        def chose_method(values: dict) -> list[Any]:
+            choice = values[form.fields["method"]] or "lora"
+            shown = gr.update(visible=choice != "full")
+            return [method_tab.explain(choice), *[shown for _ in method.lora]]
+
+        form.fields["method"].change(chose_method, fields, [method.about, *method.lora], **_QUIET)
+        costing = {
+            "fn": lambda v: method_tab.cost(desk, form.read(v)),
+            "inputs": fields,
+            "outputs": [method.cost],
+            **_QUIET,
+        }
+        costly = [
+            form.fields[p] for p in form.fields if p.startswith(("method", "train.", "data.max_length", "model."))
+        ]
+        gr.on([c.change for c in costly], trigger_mode="always_last", **costing)
+        method_page.select(**costing)
+
+        # launching
+        run_parts = [
+            runs.run, runs.state, runs.numbers, runs.chart, runs.chart.card, runs.warnings, runs.log, runs.stop, runs.resume,
+            runs.compare, runs.seen,
+        ]  # fmt: skip
+
+        def start(values: dict) -> dict:
+            try:
+                run = desk.launcher.submit(form.read(values))
+            except StudioErrors as error:
+                return {launch_state: views.problem(error)}
+            shown = runs_tab.show(desk, runs, run.id, None)
+            return {**shown, tabs: gr.update(selected="runs"), launch_state: views.message("good", "Launched", run.id)}
+
+        launch.click(
+            _told(start), fields, [*run_parts, tabs, launch_state], api_visibility="private", trigger_mode="once"
+        )
+
+        def look(run_id: str | None, seen: str | None) -> Any:
+            return runs_tab.show(desk, runs, run_id, seen) or gr.skip()
+
+        runs.timer.tick(look, [runs.run, runs.seen], run_parts, **_QUIET)
+        runs.run.input(lambda run_id: runs_tab.show(desk, runs, run_id, None), runs.run, run_parts, **_QUIET)
+        runs.stop.click(lambda run_id: _stop(run_id), runs.run, runs.stop, **_QUIET)
+        runs.resume.click(_told(lambda run_id: _resume(desk, run_id)), runs.run, runs.resume, **_QUIET)
+
+        # comparing
+        def to_compare(run_id: str) -> tuple[Any, Any]:
+            return gr.update(selected="compare"), gr.update(choices=compare_tab.tuned(), value=run_id)
+
+        runs.compare.click(to_compare, runs.run, [tabs, compare.run], **_QUIET)
+        _wire_compare(desk, compare)
+        compare_page.select(
+            lambda run_id: gr.update(
+                choices=compare_tab.tuned(), value=run_id or next((v for _, v in compare_tab.tuned()), None)
+            ),
+            compare.run,
+            compare.run,
+            **_QUIET,
+        )
+        for tab, primary in ((data_page, True), (method_page, True), (runs_page, False), (compare_page, False)):
+            tab.select(
+                lambda primary=primary: gr.update(variant="primary" if primary else "secondary"), None, launch, **_QUIET
+            )
+
+        # recipes
+        def save_recipe(values: dict) -> str:
+            recipe = form.read(values).check()
+            path = Workspace.current().recipes / "studio-recipe.yaml"
+            recipe.save(path)
+            return str(path)
+
+        save.click(_told(save_recipe), fields, save, **_QUIET)
+
+        def load_recipe(path: str) -> dict:
+            try:
+                recipe = Recipe.load(path).check()
+            except StudioError as error:
+                return {launch_state: views.problem(error)}
+            return {**form.show(recipe), launch_state: views.message("good", "Loaded", Path(path).name)}
+
+        load.upload(load_recipe, load, [*fields, launch_state], api_visibility="private").then(**refresh_rows)
+
+        # every visit starts from what is true now
+        def visit(request: gr.Request) -> dict:
+            recipe = desk.draft()
+            html, ready = desk.glance(recipe)
+            card, offer = model_tab.show(desk, recipe)
+            found = {run.id: run for run in list_runs()}
+            wanted = request.query_params.get("run") if request else None
+            run_id = wanted if wanted in found else next((r.id for r in found.values() if r.status == "running"), None)
+            run_id = run_id or next(iter(found), None)
+            updates = {
+                **form.show(recipe),
+                glance: html,
+                launch: gr.update(interactive=ready),
+                model.card: card,
+                model.get: gr.update(visible=offer),
+                compare.run: gr.update(
+                    choices=compare_tab.tuned(), value=next((v for _, v in compare_tab.tuned()), None)
+                ),
+                **(runs_tab.show(desk, runs, run_id, None) if run_id else {}),
+            }
+            if wanted in found:
+                updates[tabs] = gr.update(selected="runs")
+            return updates
+
+        page.load(
+            visit, None, [*fields, glance, launch, model.card, model.get, compare.run, tabs, *run_parts], **_QUIET
+        )
+        gr.Timer(5).tick(header, None, top, **_QUIET)
+    return page
+
+
+def _told(fn: Any) -> Any:
+    """``fn`` with its StudioErrors shown to the person as a notice that stays until it is closed."""
+
+    def handler(*arguments: Any) -> Any:
+        try:
+            return fn(*arguments)
+        except StudioError as error:
+            raise gr.Error(f"{error.what} {error.fix}".strip(), duration=None, print_exception=False) from error
+
+    return handler
+
+
+def _if_fetching(desk: Desk, form: Form, fn: Any) -> Any:
+    """``fn``, skipped unless a download of the chosen model is on its way or has just ended."""
+    last: dict[str, Any] = {}
+
+    def handler(values: dict) -> Any:
+        from studio.models.progress import download_state
+
+        recipe = form.read(values)
+        state = download_state(recipe.model.id)
+        known = json.dumps(state, default=str)
+        if last.get(recipe.model.id) == known and (not state or state["state"] != "working"):
+            return gr.skip()
+        last[recipe.model.id] = known
+        return fn(values)
+
+    return handler
+
+
+def _stop(run_id: str | None) -> Any:
+    if run_id:
+        Run.open(run_id).stop()
+    return gr.update(interactive=False)
+
+
+def _resume(desk: Desk, run_id: str | None) -> Any:
+    run = Run.open(run_id or "")
+    run.reopen()
+    return gr.update(visible=False)
+
+
+def _wire_compare(desk: Desk, tab: compare_tab.CompareTab) -> None:
+    sampling = list(tab.sampling.values())
+    inputs = [tab.run, tab.system, tab.history, tab.prompt, *sampling]
+    outputs = [tab.panes, tab.history, tab.notice, tab.prompt, tab.send, tab.stop]
+
+    def talk(regenerate: bool, request: gr.Request, *values: Any) -> Any:
+        run_id, system, history, prompt, *settings = values
+        turns = compare_tab.read_history(history)
+        if regenerate:
+            turns = [[t for t in pane] for pane in turns]
+            for pane in turns:
+                while pane and pane[-1]["role"] != "user":
+                    pane.pop()
+        elif prompt and prompt.strip():
+            turns = [[*pane, {"role": "user", "content": prompt.strip()}] for pane in turns]
+        if not turns[0] or turns[0][-1]["role"] != "user":
+            yield (
+                gr.skip(),
+                gr.skip(),
+                views.message("warn", "The prompt is empty.", "Write a message first."),
+                *[gr.skip()] * 3,
+            )
+            return
+        going = gr.update(interactive=False), gr.update(visible=True)
+        options = dict(zip(tab.sampling, settings, strict=True))
+        for panes, after, notice in compare_tab.answer(
+            desk, request.session_hash or "", run_id, system, turns, options
+        ):
+            yield panes, json.dumps(after), notice, "", *going
+        yield *[gr.skip()] * 4, gr.update(interactive=True), gr.update(visible=False)
+
+    say = {"inputs": inputs, "outputs": outputs, "show_progress": "hidden", "api_visibility": "private"}
+    gr.on([tab.send.click, tab.prompt.submit], _with_request(partial(talk, False)), trigger_mode="once", **say)
+    tab.again.click(_with_request(partial(talk, True)), trigger_mode="once", **say)
+
+    def halt(request: gr.Request) -> None:
+        stop = desk.stops.get(request.session_hash or "")
+        if stop:
+            stop.set()
+
+    tab.stop.click(halt, None, None, **_QUIET)
+    tab.clear.click(
+        lambda run_id: (compare_tab.draw([], [], run_id or "", ""), "[]", ""),
+        tab.run,
+        [tab.panes, tab.history, tab.notice],
+        **_QUIET,
+    )
+    tab.run.change(
+        lambda run_id: (compare_tab.draw([], [], run_id or "", ""), "[]", ""),
+        tab.run,
+        [tab.panes, tab.history, tab.notice],
+        **_QUIET,
+    )
+
+    def example(run_id: str | None) -> tuple[str, str]:
+        if not run_id:
+            raise StudioError("No tuned model is chosen.", "Train one first, or choose one above.")
+        system, user = compare_tab.first_user_turn(Run.open(run_id).recipe)
+        return user, system
+
+    tab.example.click(_told(example), tab.run, [tab.prompt, tab.system], api_visibility="private")
+
+
+def _with_request(fn: Any) -> Any:
+    """A generator that Gradio gives the request to (it looks for the annotation)."""
+
+    def handler(request: gr.Request, *values: Any) -> Any:
+        yield from fn(request, *values)
+
+    return handler
+
+
+def launch_options() -> dict[str, Any]:
+    """Options of ``Blocks.launch`` that make the page private, quiet and ours."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    hosts = ["127.0.0.1", "localhost", "[::1]", "testserver"]
+    space = os.environ.get("SPACE_HOST")
+    allowed = ["*"] if space or os.environ.get("STUDIO_ANY_HOST") else hosts
+    return {
+        "theme": theme(),
+        "css_paths": [CSS_PATH],
+        "favicon_path": ASSETS / "logo.svg",
+        "ssr_mode": False,
+        "run_history": False,
+        "footer_links": [],
+        "max_file_size": "4gb",
+        "quiet": True,
+        "app_kwargs": {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=allowed)], "openapi_url": None},
+    }
+
+
+def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Start the studio and stay until it is ended. Runs that go on then go on without it."""
+    launcher = Launcher().start()
+    desk = Desk(launcher)
+    recipe = Recipe.load(ASSETS.parent / "recipes" / "quickstart.yaml")
+    page = build(desk)
+    page.queue(default_concurrency_limit=8)
+    try:
+        page.launch(server_name=host, server_port=port, prevent_thread_lock=True, **launch_options())
+    except OSError as error:
+        launcher.close()
+        raise StudioError(f"Port {port} on {host} cannot be opened.", "Choose another one with --port.") from error
+    print(f"SFT Studio is at http://{host}:{port} (workspace {Workspace.current().root})", flush=True)
+    desk.fetch(recipe, quiet=False)
+    try:
+        page.block_thread()
+    finally:
+        launcher.close()

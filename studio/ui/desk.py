@@ -1,0 +1,240 @@
+"""What the tabs share: the launcher, the live feed, the inference engine, and what is known about the chosen recipe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from studio.errors import StudioError
+from studio.models import store
+from studio.models.memory import estimate, machine_memory
+from studio.recipe import Recipe
+from studio.runs import Launcher, list_runs
+from studio.ui import views
+from studio.ui.charts import Feed
+from studio.workspace import ASSETS, Workspace
+
+_COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them
+DEFAULT_RECIPE = ASSETS.parent / "recipes" / "quickstart.yaml"
+
+
+class Desk:
+    """One object for the whole studio, passed to every tab. Loads no model and no torch until something needs them."""
+
+    def __init__(self, launcher: Launcher):
+        self.launcher = launcher
+        self.feed = Feed()
+        self.stops: dict[str, threading.Event] = {}
+        self._engine: Any = None
+        self._lock = threading.Lock()
+        self._rows: dict[tuple, int | StudioError] = {}
+        self._tokenizers: dict[tuple, tuple[Any, list[str]]] = {}
+        self._downloads: dict[str, subprocess.Popen] = {}
+
+    # the recipe in the form
+
+    def draft(self) -> Recipe:
+        """The recipe that the form was left with, or the quickstart."""
+        path = Workspace.current().draft
+        if path.exists():
+            try:
+                recipe = Recipe.load(path)
+            except StudioError:
+                return Recipe.load(DEFAULT_RECIPE)
+            if not recipe.problems():
+                return recipe
+        return Recipe.load(DEFAULT_RECIPE)
+
+    def keep(self, recipe: Recipe) -> None:
+        """Remember the form; what has problems is not kept."""
+        if not recipe.problems():
+            recipe.save(Workspace.current().draft)
+
+    # the model
+
+    @property
+    def engine(self) -> Any:
+        """The inference engine, made on first use."""
+        with self._lock:
+            if self._engine is None:
+                from studio.inference import Engine
+
+                self._engine = Engine()
+            return self._engine
+
+    def tokenizer(self, recipe: Recipe) -> tuple[Any, list[str]]:
+        """The tokenizer as the worker prepares it, with the notes on what was added; None is never returned.
+
+        Raises:
+            StudioError: the model is not on this machine yet, or its tokenizer cannot be read.
+        """
+        folder = store.local_folder(recipe.model)
+        if folder is None:
+            raise StudioError(
+                "The model is not on this machine yet, and its tokenizer is needed to show the rows.",
+                "Get it in the Model tab; it is fetched once.",
+            )
+        template = recipe.data.chat_template
+        stamp = Path(template).stat().st_mtime_ns if Path(template).is_file() else 0
+        key = (str(folder), template, stamp, recipe.model.trust_remote_code)
+        with self._lock:
+            if key not in self._tokenizers:
+                from studio.models.chat import prepare_chat
+                from studio.models.load import load_tokenizer
+
+                tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
+                notes = list(prepare_chat(tokenizer, None, template))
+                while len(self._tokenizers) >= 4:
+                    self._tokenizers.pop(next(iter(self._tokenizers)))
+                self._tokenizers[key] = (tokenizer, notes)
+            return self._tokenizers[key]
+
+    def fetch(self, recipe: Recipe, *, quiet: bool = True) -> None:
+        """Start getting the model in a process of its own, unless it is here or on its way."""
+        id = recipe.model.id
+        running = self._downloads.get(id)
+        if store.is_local(recipe.model) or (running and running.poll() is None):
+            return
+        command = [sys.executable, "-m", "studio.models.fetch", id]
+        if recipe.model.revision:
+            command += ["--revision", recipe.model.revision]
+        if recipe.model.trust_remote_code:
+            command.append("--trust-remote-code")
+        output = subprocess.DEVNULL if quiet else None
+        self._downloads[id] = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output, cwd=ASSETS.parent
+        )
+
+    # what the panel says
+
+    def rows(self, recipe: Recipe) -> int | None:
+        """How many rows of the dataset can be used; None if counting would take long (a Hub dataset, a large file).
+
+        Raises:
+            StudioError: the dataset cannot be read.
+        """
+        from studio.data.conversations import locate, read_conversations
+
+        data = recipe.data
+        path = locate(data, data.split)
+        if path is None or path.stat().st_size > _COUNTED_BYTES:
+            return None
+        stamp = path.stat()
+        settings = data.model_dump_json(include={"source", "format", "columns", "split", "max_rows"})
+        key = (str(path), stamp.st_size, stamp.st_mtime_ns, settings)
+        if key not in self._rows:
+            try:
+                reading = read_conversations(data)
+                self._rows[key] = sum(1 for conversation in reading.conversations if not conversation.dropped)
+                if not self._rows[key]:
+                    why, count = reading.dropped.most_common(1)[0] if reading.dropped else ("it has no rows", 0)
+                    self._rows[key] = StudioError(
+                        f"No row of {reading.source} can be trained on: {count} x {why}.",
+                        "Choose another format or other columns in the Data tab, or mend the rows.",
+                    )
+            except StudioError as error:
+                self._rows[key] = error
+        known = self._rows[key]
+        if isinstance(known, StudioError):
+            raise known
+        return known
+
+    def glance(self, recipe: Recipe) -> tuple[str, bool]:
+        """The side panel, and whether the recipe can be launched."""
+        problems = list(recipe.problems())
+        rows = None
+        if not any(p.field and p.field.startswith("data") for p in problems):
+            try:
+                rows = self.rows(recipe)
+            except StudioError as error:
+                problems.append(error)
+        folder = self._folder(recipe, problems)
+        lines = [
+            ("Model", _short(recipe.model.id), "" if folder else "Fetched at the launch, once."),
+            (
+                "Data",
+                _short(recipe.data.source),
+                f"{rows:,} rows" if rows is not None else "Rows are counted at the launch.",
+            ),
+            ("Method", _method_line(recipe), ""),
+        ]
+        lines += self._cost(recipe, folder, rows)
+        return views.glance(lines, problems), not problems
+
+    @staticmethod
+    def _folder(recipe: Recipe, problems: list[StudioError]) -> Path | None:
+        try:
+            return store.local_folder(recipe.model)
+        except StudioError as error:
+            problems.append(error)
+            return None
+
+    def _cost(self, recipe: Recipe, folder: Path | None, rows: int | None) -> list[tuple[str, str, str]]:
+        """Trainable parameters, memory and steps, as far as they are known."""
+        from studio.training.steps import planned_steps
+
+        lines = []
+        numbers = self.numbers(recipe, folder)
+        if numbers is not None:
+            share = numbers.trainable_parameters / max(1, numbers.total_parameters)
+            lines.append(("Trained", f"{views.number(numbers.trainable_parameters)} parameters", f"{share:.2%} of all"))
+            machine = machine_memory()
+            total, room = numbers.memory_bytes["total"], machine["total_bytes"]
+            fits = "fits" if total < room else "more than there is"
+            lines.append(
+                ("Memory", f"about {views.size(total)}", f"of {views.size(room)} on {machine['device']}: {fits}")
+            )
+        if rows is not None:
+            training = rows - int(rows * recipe.data.holdout)
+            steps = planned_steps(training, recipe.train)
+            lines.append(("Steps", f"about {steps:,}", self._time_line(recipe, steps)))
+        return lines
+
+    def numbers(self, recipe: Recipe, folder: Path | None = None) -> Any | None:
+        """The estimate for a recipe, from the model's config.json alone; None if that is not here."""
+        folder = folder or store.local_folder(recipe.model)
+        if folder is None or recipe.problems():
+            return None
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        try:
+            return estimate(recipe, config)
+        except StudioError:
+            return None
+
+    def _time_line(self, recipe: Recipe, steps: int) -> str:
+        """The time that these steps would take at the pace of the last run with the same model, data and method."""
+        for run in list_runs()[:20]:
+            earlier = run.recipe
+            same = (
+                earlier.model.id,
+                earlier.data.source,
+                earlier.method.kind,
+                earlier.train.per_device_train_batch_size,
+            )
+            if same != (
+                recipe.model.id,
+                recipe.data.source,
+                recipe.method.kind,
+                recipe.train.per_device_train_batch_size,
+            ):
+                continue
+            view = self.feed.view(run)
+            if view.started and view.step > view.first_step and view.first_step_time:
+                pace = (view.last_time - view.first_step_time) / (view.step - view.first_step)
+                return f"about {views.duration(pace * steps)}, as in {run.id}"
+        return "The time is known after the first steps."
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else "…" + text[-58:]
+
+
+def _method_line(recipe: Recipe) -> str:
+    titles = {"none": "LoRA", "nf4": "QLoRA, 4 bits", "int8": "QLoRA, 8 bits"}
+    if recipe.method.kind == "full":
+        return "Full fine-tuning"
+    return f"{titles[recipe.model.quantization]}, rank {recipe.method.r}"

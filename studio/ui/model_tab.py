@@ -1,0 +1,91 @@
+"""The Model tab: which base model, whether it is here, and what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from studio.errors import StudioError
+from studio.models import store
+from studio.models.card import describe
+from studio.models.progress import download_state
+from studio.recipe import ModelSpec, Recipe
+from studio.ui import views
+from studio.ui.desk import Desk
+from studio.ui.form import Form
+from studio.workspace import Workspace
+
+BUILTIN = "builtin/smollm2-135m-instruct"
+
+
+@dataclass
+class ModelTab:
+    card: gr.HTML
+    get: gr.Button
+    timer: gr.Timer
+
+
+def build(form: Form) -> ModelTab:
+    with gr.Column(elem_classes="card"):
+        gr.HTML("<h3>Base model</h3>")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5):
+                form.put(
+                    "model.id",
+                    gr.Dropdown(
+                        known_models(form.recipe.model.id),
+                        value=form.recipe.model.id,
+                        allow_custom_value=True,
+                        label="Base model",
+                        info="The built-in model, a Hugging Face Hub id, a folder in transformers' format, or a .gguf file.",
+                        elem_id="model-id",
+                        interactive=True,
+                    ),
+                )
+            with gr.Column(scale=1, min_width=150):
+                get = gr.Button("Get the model", elem_id="get-model", visible=False)
+        card = gr.HTML(elem_id="model-card")
+        with gr.Accordion("Advanced", open=False):
+            form.section("model", advanced=True, skip=("quantization",))
+            gr.HTML(
+                '<p class="note">A gated or private model needs a token: set HF_TOKEN before you start the studio, '
+                "or log in once with <code>hf auth login</code>. The studio never stores it.</p>"
+            )
+    return ModelTab(card, get, gr.Timer(1.0, active=True))
+
+
+def known_models(chosen: str) -> list[str]:
+    """The models to choose from: the built-in one and what was fetched from the Hub before."""
+    hub = Workspace.current().models / "hub"
+    fetched = sorted(p.name.replace("--", "/") for p in hub.glob("*") if p.is_dir()) if hub.exists() else []
+    return list(dict.fromkeys([BUILTIN, *fetched, chosen]))
+
+
+def show(desk: Desk, recipe: Recipe) -> tuple[str, bool]:
+    """The state of the chosen model as HTML, and whether the button that gets it is of use."""
+    refused = [p for p in recipe.problems() if p.field and p.field.startswith("model.")]
+    if refused:
+        return "".join(views.message("bad", p.what, p.fix) for p in refused), False
+    spec = recipe.model
+    try:
+        if store.is_local(spec) and store.local_folder(spec) is not None:
+            return views.model_card(describe(spec)), False
+        state = download_state(spec.id)
+    except StudioError as error:
+        return views.problem(error), False
+    if state and state["state"] == "working":
+        return views.working(state["what"], state["done"], state["total"], "bytes"), False
+    if state and state["state"] == "failed":
+        return views.message("bad", state["error"]["what"], state["error"]["fix"]), True
+    return _absent(spec), True
+
+
+def _absent(spec: ModelSpec) -> str:
+    if spec.id == BUILTIN:
+        text = "The built-in model is about 93 MB. Get it now, or launch: the training gets it first, once."
+    elif store.is_local(spec):
+        text = "The file is converted once to safetensors, which takes a moment. Do it now, or at the launch."
+    else:
+        text = "Get it now to see its card and the preview of the data, or launch: the training gets it first, once."
+    return views.empty("This model is not on this machine yet", text)

@@ -1,0 +1,170 @@
+"""The Runs tab: one run, live or finished: what it does, its curves, its log, and what can be done with it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import gradio as gr
+
+from studio.errors import StudioError
+from studio.runs import Run, View, list_runs
+from studio.ui import views
+from studio.ui.charts import live_chart
+from studio.ui.desk import Desk
+
+LOG_BYTES = 6000
+
+
+@dataclass
+class RunsTab:
+    run: gr.Dropdown
+    state: gr.HTML
+    numbers: gr.HTML
+    chart: gr.HTML
+    warnings: gr.HTML
+    log: gr.HTML
+    stop: gr.Button
+    resume: gr.Button
+    compare: gr.Button
+    seen: gr.Textbox
+    timer: gr.Timer
+
+
+def build(desk: Desk) -> RunsTab:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4):
+            run = gr.Dropdown(choices(), label="Run", interactive=True, elem_id="run")
+        with gr.Column(scale=3), gr.Row():
+            stop = gr.Button("Stop and keep", variant="stop", visible=False, elem_id="stop")
+            resume = gr.Button("Resume", visible=False, elem_id="resume")
+            compare = gr.Button("Compare with the base", variant="primary", visible=False, elem_id="to-compare")
+    state = gr.HTML(nothing(), elem_id="run-state")
+    numbers = gr.HTML(elem_id="run-numbers")
+    with gr.Column(elem_classes="card", visible=False) as chart_card:
+        chart = live_chart(desk.feed, elem_id="chart")
+    warnings = gr.HTML(elem_id="run-warnings")
+    with gr.Accordion("Log", open=False):
+        log = gr.HTML(elem_id="run-log")
+    seen = gr.Textbox("", visible="hidden", elem_id="seen")
+    chart.card = chart_card
+    return RunsTab(run, state, numbers, chart, warnings, log, stop, resume, compare, seen, gr.Timer(1.0))
+
+
+def nothing() -> str:
+    return views.empty("No run yet", "Launch the recipe on the right; its curves appear here as it learns.")
+
+
+def choices() -> list[tuple[str, str]]:
+    """The runs with their status, newest first."""
+    return [(f"{run.id} · {run.status}", run.id) for run in list_runs()[:200]]
+
+
+def signature(run: Run | None) -> str:
+    """Changes when there is something new to show."""
+    if run is None:
+        return ""
+    sizes = [p.stat().st_size if p.exists() else 0 for p in (run.events_path, run.log_path)]
+    return f"{run.id} {run.status} {run.stopping} {sizes} {len(list_runs())}"
+
+
+def state(run: Run, status: str, view: View) -> str:
+    """What the run is doing, or how it ended and what to do."""
+    if status == "queued":
+        others = any(r.status == "running" for r in list_runs() if r.id != run.id)
+        return views.working("Waiting for the run before it" if others else "Starting the worker")
+    if status == "running":
+        if run.stopping:
+            return views.working("Stopping: the step is finished and a checkpoint is written")
+        if view.stage:
+            stage = view.stage
+            unit = "bytes" if stage["total"] > 1_000_000 else "rows"
+            return views.working(stage["what"], stage["done"], stage["total"], unit)
+        left = view.seconds_left(time.time())
+        if not view.step:
+            return views.working("The first step is being computed")
+        return views.working("Training", view.step, view.max_steps, "steps", left)
+    if status == "failed":
+        return views.message("bad", view.ended["what"], view.ended["fix"], view.ended.get("traceback", ""))
+    if status == "interrupted":
+        return views.message(
+            "bad",
+            "Interrupted: the worker is gone without having finished.",
+            f"Everything up to its last checkpoint is kept. Press Resume, or run `python app.py resume {run.id}`.",
+        )
+    took = f" in {views.duration(view.last_time - view.started['time'])}" if view.started and view.last_time else ""
+    if status == "stopped":
+        if not view.started:
+            return views.message("warn", "Stopped before it started.", "Launch it again when you like.")
+        return views.message(
+            "warn",
+            f"Stopped at step {view.step} of {view.max_steps}{took}.",
+            "Its model can be compared, and Resume goes on from here.",
+        )
+    return views.message("good", f"Finished{took}.", "Talk to it beside its base.")
+
+
+def numbers(view: View) -> str:
+    """The tiles."""
+    if not view.started:
+        return ""
+    fmt = lambda value: "–" if value is None else f"{value:.4f}"  # noqa: E731
+    left = view.seconds_left(time.time())
+    speed = f"{view.tokens_per_second:,.0f}" if view.tokens_per_second else "–"
+    memory = view.ended and view.ended.get("peak_memory_bytes")
+    last = ("Peak memory", views.size(memory)) if memory else ("Time left", views.duration(left) if left else "–")
+    return views.tiles(
+        [
+            ("Step", f"{view.step:,} of {view.max_steps:,}"),
+            ("Training loss", fmt(view.loss)),
+            ("Validation loss", fmt(view.eval_loss)),
+            ("Epoch", f"{view.epoch:.2f}"),
+            ("Tokens/s", speed),
+            last,
+        ]
+    )
+
+
+def warnings(view: View) -> str:
+    return "".join(views.message("warn", w["what"], w.get("fix", "")) for w in view.warnings[-5:])
+
+
+def log_tail(run: Run) -> str:
+    """The end of the worker's output."""
+    try:
+        with run.log_path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - LOG_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        text = ""
+    return f'<div id="log" class="mono">{views.escape(text) or "Nothing has been printed yet."}</div>'
+
+
+def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict:
+    """Updates for everything on the tab; an empty dict if nothing has changed since ``seen``."""
+    run = None
+    if run_id:
+        try:
+            run = Run.open(run_id)
+        except StudioError as error:
+            return {tab.state: views.problem(error)}
+    sign = signature(run)
+    if sign == seen:
+        return {}
+    if run is None:
+        return {tab.state: nothing(), tab.seen: sign}
+    status, view = run.status, desk.feed.view(run)
+    return {
+        tab.run: gr.update(choices=choices(), value=run.id),
+        tab.state: state(run, status, view),
+        tab.numbers: numbers(view),
+        tab.chart: run.id,
+        tab.chart.card: gr.update(visible=bool(view.curves)),
+        tab.warnings: warnings(view),
+        tab.log: log_tail(run),
+        tab.stop: gr.update(visible=status in ("running", "queued"), interactive=not run.stopping),
+        tab.resume: gr.update(visible=status in ("interrupted", "stopped", "failed") and bool(view.started)),
+        tab.compare: gr.update(visible=run.has_model and status != "running"),
+        tab.seen: sign,
+    }
