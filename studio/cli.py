@@ -6,11 +6,6 @@ that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,13 +16,12 @@ from typer.core import TyperGroup
 
 from studio import terminal
 from studio.errors import StudioError
+from studio.follow import launch_and_follow
 from studio.models.builtin import NAME as BUILTIN_MODEL
-from studio.recipe import Recipe, field_paths
-from studio.runs import Run, View, list_runs, read_events
-from studio.runs.launcher import start_worker
+from studio.recipe import Recipe
+from studio.recipe_docs import knobs
+from studio.runs import Run, list_runs
 
-FOLLOW_SECONDS = 0.2  # between two looks at a run
-WORKER_EXIT_SECONDS = 30.0  # a worker that has said its last word still has to leave
 DETACHED = 130  # exit code, as shells have it for an interrupted command
 
 
@@ -43,13 +37,18 @@ class Edge(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Edge, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=Edge,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file such as those in recipes/.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[path.to.field=value ...]", help="Fields of the recipe to change, e.g. train.max_steps=10."),
+    typer.Argument(
+        metavar="[path.to.field=value ...]", help="Fields of the recipe to change, e.g. train.max_steps=10."
+    ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `runs` lists it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -73,15 +72,14 @@ def serve(
         serve_studio(host, port)
 
 
-@app.command(epilog=f"Fields of a recipe, explained in docs/recipe.md: {', '.join(field_paths())}.")
+@app.command(epilog=f"Fields of a recipe, explained in docs/recipe.md: {', '.join(knob.path for knob in knobs())}.")
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train a recipe. The last line on stdout is the run's id; the exit code is 0 only if the run finished.
 
     Ctrl-C asks the run to stop with a checkpoint and a usable model; a second one leaves it to itself.
     """
     checked = Recipe.load(recipe, overrides).check()
-    run = Run.create(checked)
-    _launch_and_follow(run)
+    _launch_and_follow(Run.create(checked))
 
 
 @app.command()
@@ -182,7 +180,7 @@ def compare(
 
 
 def _read_prompts(path: Path) -> list[str]:
-    """The prompts in a file: ``.json`` a list, ``.jsonl`` one a line (strings, or objects with ``prompt``), else text."""
+    """The prompts in a file: a ``.json`` list, ``.jsonl`` (strings, or objects with ``prompt``), or lines of text."""
     import json
 
     try:
@@ -220,24 +218,19 @@ def evaluate(run: RunId, as_json: Json = False) -> None:
 
 @app.command()
 def estimate(recipe: RecipePath, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Estimate memory, trained parameters and optimizer steps of a recipe, without loading any weights."""
+    """Estimate memory, trained parameters and optimizer steps on this machine, without loading any weights."""
     checked = Recipe.load(recipe, overrides).check()
     with terminal.working() as report:
-        from studio.models.memory import estimate as estimate_memory
-        from studio.training.steps import planned_steps, rows_to_train
+        from studio.training.forecast import forecast
 
-        rows = 0 if checked.train.max_steps > 0 else rows_to_train(checked, report)
-        sizes = estimate_memory(checked, _config(checked, report))
-    result = {
-        "trainable_parameters": sizes.trainable_parameters,
-        "total_parameters": sizes.total_parameters,
-        "steps": planned_steps(rows, checked.train),
-        "memory_bytes": sizes.memory_bytes,
-    }
+        expected = forecast(checked, report)
     if as_json:
-        terminal.print_json(result)
-    else:
-        terminal.stdout().print(terminal.estimate_table(result))
+        terminal.print_json(expected.to_dict())
+        return
+    console = terminal.stdout()
+    console.print(terminal.estimate_table(expected.to_dict()))
+    for note in expected.notes:
+        console.print(note, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -267,76 +260,30 @@ def fetch(
 
 
 def _launch_and_follow(run: Run) -> None:
-    """Start a queued run's worker, show it to its end, print the run's id, and leave with the right exit code.
+    """Start a queued run, show it, print its id as the last line on stdout; only a finished run returns normally.
 
     Raises:
         StudioError: the run failed, or its worker died.
     """
-    offset = run.events_path.stat().st_size if run.events_path.exists() else 0
-    # Another launcher (an open studio) may have been faster: then it is only followed.
-    worker = start_worker(run) if run.claim() else None
-    view = _follow(run, offset)
-    if worker and view.ended:
-        _let_go(worker)
-    console = terminal.stderr()
+    status = launch_and_follow(run)
     print(run.id, flush=True)
-    if view.ended is None and run.status in ("running", "queued"):
-        console.print(f"The run goes on by itself: python app.py runs. Its log is {run.log_path}.", soft_wrap=True)
-        raise typer.Exit(DETACHED)
-    if view.ended is None:
+    console = terminal.stderr()
+    end = run.view().ended or {}
+    if status == "finished":
+        console.print(f"Finished after {end['step']} steps. The model is in {run.model_dir}.", soft_wrap=True)
+        return
+    if status == "failed":
+        raise StudioError(end["what"], f"{end['fix']} The log is {run.log_path}.")
+    if status == "interrupted":
         raise StudioError(
-            f"The run was interrupted: its worker ended without a word after step {view.step}.",
-            f"Its log is {run.log_path}. Go on from its last checkpoint with: python app.py resume {run.id}",
+            "The run was interrupted: its worker ended without a word.",
+            f"Its log is {run.log_path}. Go on from the last checkpoint with: python app.py resume {run.id}",
         )
-    if view.ended["kind"] == "failed":
-        raise StudioError(view.ended["what"], f"{view.ended['fix']} The log is {run.log_path}.")
-    if view.ended["kind"] == "stopped":
-        console.print(f"Stopped. Go on with: python app.py resume {run.id}", soft_wrap=True)
+    if status == "stopped":
+        console.print(f"Stopped after {end['step']} steps. Go on with: python app.py resume {run.id}", soft_wrap=True)
         raise typer.Exit(1)
-    console.print(f"Finished: {terminal.step_numbers(view, time.time())}. The model is in {run.model_dir}.", soft_wrap=True)
-
-
-def _follow(run: Run, offset: int) -> View:
-    """Show what a run writes from byte ``offset`` of its events on, until it ends or Ctrl-C is pressed twice."""
-    view, warned, pressed = View(), 0, 0
-    with terminal.Board() as board, _interrupts() as interrupts:
-        board.say(f"Run {run.id}")
-        while True:
-            alive = run.status in ("queued", "running", "paused")  # asked first, so that the last events are not missed
-            events, offset = read_events(run.events_path, offset)
-            view.add(events)
-            for event in events:
-                if event["kind"] == "started" and event.get("resumed_from"):
-                    board.say(f"Going on from {event['resumed_from']}.")
-            for warning in view.warnings[warned:]:
-                board.say(f"Warning: {warning['what']} {warning.get('fix', '')}".rstrip(), style="yellow")
-            warned = len(view.warnings)
-            board.follow(view, time.time())
-            if view.ended or not alive or len(interrupts) > 1:
-                return view
-            if len(interrupts) > pressed:
-                pressed = len(interrupts)
-                run.stop()
-                board.say("Stopping at the end of this step, with a checkpoint. Ctrl-C again leaves it to itself.")
-            time.sleep(FOLLOW_SECONDS)
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[float]]:
-    """Ctrl-C does not interrupt; the list has the time of each."""
-    pressed: list[float] = []
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(time.monotonic()))
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _let_go(worker: subprocess.Popen) -> None:
-    try:
-        worker.wait(timeout=WORKER_EXIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        terminal.stderr().print(f"Its worker (process {worker.pid}) is slow to end.")
+    console.print(f"The run goes on by itself. See python app.py runs; its log is {run.log_path}.", soft_wrap=True)
+    raise typer.Exit(DETACHED)
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ class Board:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[numbers]}"))
         self._bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self._task = self._bar.add_task("Starting", total=None, numbers="")
-        self._line = ("", 0.0)
+        self._stage, self._line, self._line_time = "", "", 0.0
 
     def __enter__(self) -> Board:
         self._bar.start()
@@ -81,10 +81,11 @@ class Board:
         self._bar.update(self._task, description=what, completed=done, total=total or None, numbers=numbers)
         if self.console.is_terminal:
             return
-        now = time.monotonic()
-        if what != self._line[0] or now - self._line[1] >= LINE_SECONDS or (total and done >= total):
-            self._line = (what, now)
-            self.say(f"{what}  {numbers}".rstrip())
+        now, line = time.monotonic(), f"{what}  {numbers}".rstrip()
+        new_stage, at_its_end = what != self._stage, bool(total) and done >= total
+        if line != self._line and (new_stage or at_its_end or now - self._line_time >= LINE_SECONDS):
+            self._stage, self._line, self._line_time = what, line, now
+            self.say(line)
 
     def report(self, what: str, done: int, total: int) -> None:
         """A :data:`studio.models.progress.Report`."""
@@ -215,5 +216,10 @@ def estimate_table(estimate: dict[str, Any]) -> Table:
     table.add_row("trained parameters", f"{trainable:,}{share}")
     table.add_row("optimizer steps", f"{estimate['steps']:,}")
     for part, size in estimate["memory_bytes"].items():
-        table.add_row(f"memory: {part}", f"{size / 2**30:.2f} GiB", style="bold" if part == "total" else "")
+        table.add_row(f"memory: {part}", memory(size), style="bold" if part == "total" else "")
     return table
+
+
+def memory(size: int) -> str:
+    """Bytes as ``3.4 GiB`` or ``12 MiB``."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

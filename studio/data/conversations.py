@@ -112,11 +112,60 @@ def _convert(source: Iterator[rows.Row], data: DataSpec, reading: Reading) -> It
             yield Conversation(row.number, messages=result)
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a dataset tells: usable rows, dropped rows by reason, and the length of the longest row."""
+
+    rows: int
+    dropped: dict[str, int]
+    longest_characters: int
+
+    def longest_tokens(self, max_length: int) -> int:
+        """A cautious guess at the longest row in tokens: three characters a token, at most ``max_length``."""
+        return min(max_length, self.longest_characters // 3 + 32)
+
+
+def survey(data: DataSpec, split: str | None = None) -> Survey:
+    """Read a dataset once, without a tokenizer.
+
+    Raises:
+        StudioError: it cannot be read, or no row can be trained on.
+    """
+    reading = read_conversations(data, split)
+    rows, longest, first = 0, 0, {}
+    for conversation in reading.conversations:
+        if conversation.dropped:
+            first.setdefault(conversation.dropped, conversation.row)
+            continue
+        rows += 1
+        turns = (
+            [conversation.text or ""]
+            if conversation.messages is None
+            else [m["content"] for m in conversation.messages]
+        )
+        longest = max(longest, sum(map(len, turns)) + 8 * len(turns))
+    if not rows:
+        raise nothing_left(reading, first)
+    return Survey(rows, dict(reading.dropped), longest)
+
+
+def nothing_left(reading: Reading, first: dict[str, int]) -> StudioError:
+    """The refusal of a dataset without a usable row; ``first`` has the first row of each reason."""
+    reasons = "; ".join(f"{n} x {why} (first in row {first[why]})" for why, n in reading.dropped.most_common(3))
+    return StudioError(
+        f"No row of {reading.source} can be trained on: {reasons or 'it has no rows'}.",
+        f"It was read as {formats.SHAPES[reading.mapping.format].title}; choose another format or other columns, "
+        "or mend the rows.",
+        field="data.source",
+    )
+
+
 def load_conversations(data: DataSpec, split: str | None = None) -> datasets.Dataset:
     """The whole dataset as canonical conversations, on disk and memory-mapped; dropped rows are left out.
 
-    Columns: ``row`` (int, the row's number in the source), ``messages`` (list of ``{"role", "content"}``) and, for plain
-    text, ``text``; the one that does not apply is None. Kept in the workspace, by the identity of the source and the settings.
+    Columns: ``row`` (int, the row's number in the source), ``messages`` (list of ``{"role", "content"}``) and, for
+    plain text, ``text``; the one that does not apply is None. Kept in the workspace, by the identity of the source and
+    the settings.
 
     Raises:
         StudioError: the source cannot be read, or no row is left.
@@ -162,13 +211,7 @@ def _generate(settings: str, split: str, identity: str) -> Iterator[dict[str, An
         kept += 1
         yield {"row": conversation.row, "messages": conversation.messages, "text": conversation.text}
     if not kept:
-        reasons = "; ".join(f"{n} x {why} (first in row {first[why]})" for why, n in reading.dropped.most_common(3))
-        raise StudioError(
-            f"No row of {reading.source} can be trained on: {reasons or 'it has no rows'}.",
-            f"It was read as {formats.SHAPES[reading.mapping.format].title}; choose another format or other columns, "
-            "or mend the rows.",
-            field="data.source",
-        )
+        raise nothing_left(reading, first)
 
 
 def content_hash(row: dict[str, Any], seed: int = 0) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from studio.data.spans import Span, render
+from studio.data.spans import Span, render, render_text
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
@@ -62,7 +62,7 @@ def encode_conversation(
     if not messages:
         raise StudioError("The conversation has no messages.", "Remove the row.")
     if train_on == "all":
-        text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+        text = render_text(tokenizer, messages, tools)
         return _tokenise(tokenizer, text, [(0, len(text))], max_length)
     rendered = render(tokenizer, messages, tools)
     spans = rendered.spans[-1:] if train_on == "last" else rendered.spans

@@ -2,11 +2,13 @@
 
 Two ways, neither of them a guess:
 
-- A template with ``{% generation %}`` markers says itself what the assistant wrote.
-- For any other template each assistant message is replaced by a mark that cannot occur in the text, and the conversation
-  is rendered a second time. The pieces between the marks are what the template adds. Putting the real messages back
-  between the pieces must give the real rendering to the letter; then every place is known. If it does not, the template
-  rewrites what the assistant says, and the studio refuses it.
+- A template with ``{% generation %}`` markers says itself what the assistant wrote. A second rendering, with a mark that
+  cannot occur in the text in place of each message, shows whether the markers hold what the assistant says and nobody
+  else.
+- For any other template the second rendering has such a mark in place of each assistant message. The pieces between the
+  marks are what the template adds. Putting the real messages back between the pieces must give the real rendering to the
+  letter; then every place is known. If it does not, the template rewrites what the assistant says, and the studio
+  refuses it.
 
 A turn's span runs from its first character to the end of its end-of-turn token, which is the special token that the
 template puts after the message: a model that is not trained on it does not learn to stop.
@@ -46,25 +48,37 @@ def render(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None
         StudioError: the tokenizer has no template, the template refuses the conversation, or it cannot be masked
             exactly.
     """
-    template = _template(tokenizer, tools)
+    write = _writer(tokenizer, tools)
     specials = special_tokens(tokenizer)
-
-    def write(chat: list[dict], marked: bool = False) -> tuple[str, list[Span]]:
-        return _write(template, chat, tools, marked, tokenizer.special_tokens_map)
-
     assistants = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    if has_markers(template):
-        text, spans = write(messages, marked=True)
-        spans = [_to_end_of_turn(text, span, specials) for span in spans if span[1] > span[0]]
-        if len(spans) >= len(assistants):
-            return Rendered(text, spans)
-        raise StudioError(
-            "The chat template marks fewer turns with {% generation %} than the assistant has.",
-            "Choose another data.chat_template, for example chatml.",
-            field="data.chat_template",
-        )
-    text, _ = write(messages)
-    return Rendered(text, _spans_by_marks(text, messages, assistants, lambda chat: write(chat)[0], specials))
+    if has_markers(_template(tokenizer, tools)):
+        text, spans = write(messages, True)
+        spans = _marked_spans(text, spans, specials)
+        if len(spans) < len(assistants):
+            raise StudioError(
+                "The chat template marks fewer turns with {% generation %} than the assistant has.",
+                "Choose another data.chat_template, for example chatml.",
+                field="data.chat_template",
+            )
+        _check_markers(text, messages, write, specials)
+        return Rendered(text, spans)
+    text, _ = write(messages, False)
+    return Rendered(text, _spans_by_marks(text, messages, assistants, lambda chat: write(chat, False)[0], specials))
+
+
+def render_text(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None) -> str:
+    """Render a conversation with the tokenizer's chat template, where nobody asks who says what.
+
+    Raises:
+        StudioError: the tokenizer has no template, or the template refuses the conversation.
+    """
+    return _writer(tokenizer, tools)(messages, False)[0]
+
+
+def _writer(tokenizer: Any, tools: list[dict] | None) -> Callable[[list[dict], bool], tuple[str, list[Span]]]:
+    """A function of a conversation, and of whether to follow the markers: the text, and what the markers hold."""
+    template = _template(tokenizer, tools)
+    return lambda chat, marked: _write(template, chat, tools, marked, tokenizer.special_tokens_map)
 
 
 def _template(tokenizer: Any, tools: list[dict] | None) -> str:
@@ -119,6 +133,41 @@ def _to_end_of_turn(text: str, span: Span, specials: list[str]) -> Span:
     return (start, blank + len(token)) if token else (start, end)
 
 
+def _marked_spans(text: str, spans: list[Span], specials: list[str]) -> list[Span]:
+    return [_to_end_of_turn(text, span, specials) for span in spans if span[1] > span[0]]
+
+
+def _marks(text: str, indices: list[int]) -> dict[int, str]:
+    """For each message a mark that does not occur in ``text`` (nor in any other mark)."""
+    key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return {i: f"mark{key}x{n}x" for n, i in enumerate(indices)}
+
+
+def _put_in(messages: list[dict], marks: dict[int, str]) -> list[dict]:
+    return [{**m, "content": marks[i]} if i in marks else m for i, m in enumerate(messages)]
+
+
+def _check_markers(text: str, messages: list[dict], write: Callable, specials: list[str]) -> None:
+    """Refuse markers that do not hold what the assistant says up to an end-of-turn token, or that hold anybody else."""
+    plain = [i for i, m in enumerate(messages) if m["role"] != "tool" and isinstance(m.get("content"), str)]
+    marks = _marks(text, plain)
+    marked, spans = write(_put_in(messages, marks), True)
+    spans = _marked_spans(marked, spans, specials)
+    places = {i: marked.find(mark) for i, mark in marks.items()}
+    ends = [end for start, end in spans if any(marked.endswith(token, start, end) for token in specials)]
+    for i, place in places.items():
+        held = any(start <= place < end for start, end in spans)
+        if messages[i]["role"] != "assistant":
+            if held:
+                raise _inexact(f"its markers hold what the {messages[i]['role']} says")
+        elif not held:
+            raise _inexact("its markers do not hold what the assistant says")
+        else:
+            following = min((other for other in places.values() if other > place), default=len(marked))
+            if not any(place < end <= following for end in ends):
+                raise _unclosed()
+
+
 def _spans_by_marks(
     text: str,
     messages: list[dict],
@@ -128,10 +177,8 @@ def _spans_by_marks(
 ) -> list[Span]:
     if not assistants:
         return []
-    key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    marks = {i: f"mark{key}x{n}x" for n, i in enumerate(assistants)}
-    marked = write([{**m, "content": marks[i]} if i in marks else m for i, m in enumerate(messages)])
-    pieces, rest = [], marked
+    marks = _marks(text, assistants)
+    pieces, rest = [], write(_put_in(messages, marks))
     for mark in marks.values():
         before, found, rest = rest.partition(mark)
         if not found or mark in rest:
@@ -163,13 +210,17 @@ def _end_of_turn(text: str, span: Span, specials: list[str]) -> Span:
     blank = end + len(text[end:]) - len(text[end:].lstrip())
     token = _special_at(text, blank, specials)
     if token is None:
-        raise StudioError(
-            "The chat template does not close the assistant's turn with a special token, "
-            "so a model tuned on it would not learn to stop.",
-            "Set data.chat_template to chatml.",
-            field="data.chat_template",
-        )
+        raise _unclosed()
     return start, blank + len(token)
+
+
+def _unclosed() -> StudioError:
+    return StudioError(
+        "The chat template does not close the assistant's turn with a special token, "
+        "so a model tuned on it would not learn to stop.",
+        "Set data.chat_template to chatml.",
+        field="data.chat_template",
+    )
 
 
 def _inexact(reason: str) -> StudioError:

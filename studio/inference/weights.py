@@ -20,9 +20,9 @@ class Weights:
 
     Which adapter is active is state of the model, so two panes cannot simply call it at once. Here every forward pass
     is a job on the thread of these weights: it first sets the adapter of the pane that asked (:meth:`speaking_as`) and
-    then computes. Panes call transformers' ``generate``, each in a thread and with a KV cache of its own; their tokens take
-    turns. One thread rather than a lock, because the queue is fair, and because each thread that computes has its own
-    team of OpenMP workers, which would spin against each other.
+    then computes. Panes call transformers' ``generate``, each in a thread and with a KV cache of its own, and their
+    tokens take turns. One thread rather than a lock, because the queue is fair, and because each thread that computes
+    has its own team of OpenMP workers, which would spin against each other.
 
     Args:
         name: for people.

@@ -1,4 +1,4 @@
-"""The page: five tabs, the side panel, and the wiring between them. Importing it loads neither torch nor transformers."""
+"""The page: five tabs, the side panel, and the wiring between them. Importing it loads no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from studio.errors import StudioError, StudioErrors
-from studio.models.memory import machine_memory
 from studio.recipe import Recipe
 from studio.runs import Launcher, Run, list_runs
 from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, runs_tab, views
@@ -25,13 +24,13 @@ from studio.workspace import ASSETS, Workspace
 _QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
-def header() -> str:
+def header(machine: dict[str, Any]) -> str:
     """The top line: name, device, and the run that is going on."""
-    machine = machine_memory()
     going = [run for run in list_runs() if run.status == "running"]
     chip = f'<span class="chip running"><i class="dot"></i>{views.escape(going[0].id)}</span>' if going else ""
     device = f"{views.escape(machine['device'])} · {views.size(machine['total_bytes'])}"
-    return f'<div id="top"><span class="brand">{views.LOGO}SFT Studio</span><span class="space"></span>{chip}<span class="chip">{device}</span></div>'
+    brand = f'<span class="brand">{views.LOGO}SFT Studio</span><span class="space"></span>'
+    return f'<div id="top">{brand}{chip}<span class="chip">{device}</span></div>'
 
 
 def build(desk: Desk) -> gr.Blocks:
@@ -39,7 +38,7 @@ def build(desk: Desk) -> gr.Blocks:
     gr.set_static_paths([charts.plotly_js()])
     form = Form(desk.draft())
     with gr.Blocks(title="SFT Studio", fill_width=True, analytics_enabled=False) as page:
-        top = gr.HTML(header)
+        top = gr.HTML(partial(header, desk.machine))
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=480), gr.Tabs(elem_id="tabs") as tabs:
                 with gr.Tab("1 · Model", id="model", render_children=True):
@@ -87,11 +86,8 @@ def build(desk: Desk) -> gr.Blocks:
         gr.on([c.change for c in fields], trigger_mode="always_last", **refresh_panel)
         for path in ("model.id", "model.revision", "model.trust_remote_code"):
             form.fields[path].change(trigger_mode="always_last", **refresh_model)
-        shaping = [
-            form.fields[p]
-            for p in form.fields
-            if p.startswith("data.") and p not in ("data.holdout", "data.source", "data.format")
-        ]
+        unshaping = ("data.holdout", "data.eval_split", "data.source", "data.format")
+        shaping = [form.fields[p] for p in form.fields if p.startswith("data.") and p not in unshaping]
         gr.on(
             [c.change for c in shaping if c is not form.fields["data.columns"]],
             trigger_mode="always_last",
@@ -152,8 +148,8 @@ def build(desk: Desk) -> gr.Blocks:
 
         # launching
         run_parts = [
-            runs.run, runs.state, runs.numbers, runs.chart, runs.chart.card, runs.warnings, runs.log, runs.stop, runs.resume,
-            runs.compare, runs.seen,
+            runs.run, runs.state, runs.numbers, runs.chart, runs.chart.card, runs.warnings, runs.log,
+            runs.stop, runs.resume, runs.compare, runs.seen,
         ]  # fmt: skip
 
         def start(values: dict) -> dict:
@@ -240,7 +236,7 @@ def build(desk: Desk) -> gr.Blocks:
         page.load(
             visit, None, [*fields, glance, launch, model.card, model.get, compare.run, tabs, *run_parts], **_QUIET
         )
-        gr.Timer(5).tick(header, None, top, **_QUIET)
+        gr.Timer(5).tick(partial(header, desk.machine), None, top, **_QUIET)
     return page
 
 

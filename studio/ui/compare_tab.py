@@ -107,8 +107,9 @@ def draw(base: list[dict], tuned: list[dict], run_id: str, base_id: str) -> str:
         body = body or '<div class="note">Its answers appear here.</div>'
         stats = next((t["stats"] for t in reversed(turns) if t.get("stats")), "")
         cells.append(
-            f'<section class="pane {kind}" aria-label="{kind} model"><header><span class="who" title="{escape(name)}">{escape(name)}'
-            f'</span><small>{escape(stats)}</small></header><div class="turns">{body}</div></section>'
+            f'<section class="pane {kind}" aria-label="{kind} model"><header>'
+            f'<span class="who" title="{escape(name)}">{escape(name)}</span><small>{escape(stats)}</small></header>'
+            f'<div class="turns">{body}</div></section>'
         )
     return f'<div class="panes">{"".join(cells)}</div>'
 

@@ -41,7 +41,7 @@ def build(form: Form) -> DataTab:
                         value=form.recipe.data.source,
                         allow_custom_value=True,
                         label="Dataset",
-                        info="A built-in dataset, a Hugging Face Hub id, or the path of a JSON, JSONL, CSV or Parquet file.",
+                        info="Built in, a Hugging Face Hub id, or the path of a JSON, JSONL, CSV or Parquet file.",
                         elem_id="data-source",
                         interactive=True,
                     ),

@@ -9,9 +9,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from studio.data.conversations import Survey, locate, survey
 from studio.errors import StudioError
 from studio.models import store
-from studio.models.memory import estimate, machine_memory
+from studio.models.machine import machine_memory
+from studio.models.memory import Estimate, estimate
 from studio.recipe import Recipe
 from studio.runs import Launcher, list_runs
 from studio.ui import views
@@ -28,12 +30,18 @@ class Desk:
     def __init__(self, launcher: Launcher):
         self.launcher = launcher
         self.feed = Feed()
+        self.machine = machine_memory()
         self.stops: dict[str, threading.Event] = {}
         self._engine: Any = None
         self._lock = threading.Lock()
-        self._rows: dict[tuple, int | StudioError] = {}
+        self._surveys: dict[tuple, Survey | StudioError] = {}
         self._tokenizers: dict[tuple, tuple[Any, list[str]]] = {}
         self._downloads: dict[str, subprocess.Popen] = {}
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``, as ``train.device: auto`` would take it."""
+        return "cpu" if self.machine["device"] == "CPU" else "cuda"
 
     # the recipe in the form
 
@@ -111,34 +119,25 @@ class Desk:
 
     # what the panel says
 
-    def rows(self, recipe: Recipe) -> int | None:
-        """How many rows of the dataset can be used; None if counting would take long (a Hub dataset, a large file).
+    def survey(self, recipe: Recipe) -> Survey | None:
+        """What one pass over the dataset tells; None if it would take long (a Hub dataset, a large file).
 
         Raises:
             StudioError: the dataset cannot be read.
         """
-        from studio.data.conversations import locate, read_conversations
-
         data = recipe.data
         path = locate(data, data.split)
-        if path is None or path.stat().st_size > _COUNTED_BYTES:
+        if path is None or not path.is_file() or path.stat().st_size > _COUNTED_BYTES:
             return None
         stamp = path.stat()
-        settings = data.model_dump_json(include={"source", "format", "columns", "split", "max_rows"})
+        settings = data.model_dump_json(include={"source", "format", "columns", "split", "max_rows", "system_prompt"})
         key = (str(path), stamp.st_size, stamp.st_mtime_ns, settings)
-        if key not in self._rows:
+        if key not in self._surveys:
             try:
-                reading = read_conversations(data)
-                self._rows[key] = sum(1 for conversation in reading.conversations if not conversation.dropped)
-                if not self._rows[key]:
-                    why, count = reading.dropped.most_common(1)[0] if reading.dropped else ("it has no rows", 0)
-                    self._rows[key] = StudioError(
-                        f"No row of {reading.source} can be trained on: {count} x {why}.",
-                        "Choose another format or other columns in the Data tab, or mend the rows.",
-                    )
+                self._surveys[key] = survey(data)
             except StudioError as error:
-                self._rows[key] = error
-        known = self._rows[key]
+                self._surveys[key] = error
+        known = self._surveys[key]
         if isinstance(known, StudioError):
             raise known
         return known
@@ -146,10 +145,10 @@ class Desk:
     def glance(self, recipe: Recipe) -> tuple[str, bool]:
         """The side panel, and whether the recipe can be launched."""
         problems = list(recipe.problems())
-        rows = None
+        seen = None
         if not any(p.field and p.field.startswith("data") for p in problems):
             try:
-                rows = self.rows(recipe)
+                seen = self.survey(recipe)
             except StudioError as error:
                 problems.append(error)
         folder = self._folder(recipe, problems)
@@ -158,11 +157,11 @@ class Desk:
             (
                 "Data",
                 _short(recipe.data.source),
-                f"{rows:,} rows" if rows is not None else "Rows are counted at the launch.",
+                f"{seen.rows:,} rows" if seen else "Rows are counted at the launch.",
             ),
             ("Method", _method_line(recipe), ""),
         ]
-        lines += self._cost(recipe, folder, rows)
+        lines += self._cost(recipe, folder, seen)
         return views.glance(lines, problems), not problems
 
     @staticmethod
@@ -173,36 +172,36 @@ class Desk:
             problems.append(error)
             return None
 
-    def _cost(self, recipe: Recipe, folder: Path | None, rows: int | None) -> list[tuple[str, str, str]]:
+    def _cost(self, recipe: Recipe, folder: Path | None, seen: Survey | None) -> list[tuple[str, str, str]]:
         """Trainable parameters, memory and steps, as far as they are known."""
         from studio.training.steps import planned_steps
 
         lines = []
-        numbers = self.numbers(recipe, folder)
+        numbers = self.numbers(recipe, folder, seen)
         if numbers is not None:
             share = numbers.trainable_parameters / max(1, numbers.total_parameters)
             lines.append(("Trained", f"{views.number(numbers.trainable_parameters)} parameters", f"{share:.2%} of all"))
-            machine = machine_memory()
+            machine = self.machine
             total, room = numbers.memory_bytes["total"], machine["total_bytes"]
             fits = "fits" if total < room else "more than there is"
             lines.append(
                 ("Memory", f"about {views.size(total)}", f"of {views.size(room)} on {machine['device']}: {fits}")
             )
-        if rows is not None:
-            training = rows - int(rows * recipe.data.holdout)
+        if seen:
+            training = seen.rows - int(seen.rows * recipe.data.holdout)
             steps = planned_steps(training, recipe.train)
             lines.append(("Steps", f"about {steps:,}", self._time_line(recipe, steps)))
         return lines
 
-    def numbers(self, recipe: Recipe, folder: Path | None = None) -> Any | None:
+    def numbers(self, recipe: Recipe, folder: Path | None, seen: Survey | None) -> Estimate | None:
         """The estimate for a recipe, from the model's config.json alone; None if that is not here."""
-        folder = folder or store.local_folder(recipe.model)
         if folder is None or recipe.problems():
             return None
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        length = seen.longest_tokens(recipe.data.max_length) if seen else None
         try:
-            return estimate(recipe, config)
-        except StudioError:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            return estimate(recipe, config, device=self.device, folder=folder, length=length)
+        except (StudioError, OSError, ValueError):  # the launch says what is wrong with the model
             return None
 
     def _time_line(self, recipe: Recipe, steps: int) -> str:

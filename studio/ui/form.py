@@ -65,7 +65,7 @@ def _component(path: str, field: FieldInfo, value: Any) -> gr.components.Compone
     extra = field.json_schema_extra or {}
     unit = extra.get("unit")
     options: dict[str, Any] = {
-        "label": f"{label(path)} ({unit})" if unit else label(path),
+        "label": f"{label(path)} ({unit})" if unit and unit not in label(path).lower() else label(path),
         "info": field.description,
         "elem_id": path.replace(".", "-"),
         "interactive": True,
@@ -99,7 +99,7 @@ def _shown(value: Any) -> Any:
 
 
 class Form:
-    """Components by the recipe's paths (``train.learning_rate``); reads them into a recipe and shows a recipe in them."""
+    """Components by the recipe's paths (``train.learning_rate``): from a recipe, and back into one."""
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from studio.models.memory import machine_memory
+from studio.errors import StudioError
+from studio.models import store
 from studio.recipe import METHODS, Recipe
 from studio.ui import views
 from studio.ui.desk import Desk
@@ -66,7 +67,10 @@ def explain(choice: str) -> str:
 
 def cost(desk: Desk, recipe: Recipe) -> str:
     """The memory estimate as a bar."""
-    numbers = desk.numbers(recipe)
+    try:
+        numbers = desk.numbers(recipe, store.local_folder(recipe.model), desk.survey(recipe))
+    except StudioError:  # the panel says what is wrong
+        numbers = None
     if numbers is None:
-        return views.empty("No estimate yet", "It needs the model's configuration: get the model first.")
-    return views.memory_bar(numbers.memory_bytes, machine_memory())
+        return views.empty("No estimate yet", "It needs the model's files and sound settings.")
+    return views.memory_bar(numbers.memory_bytes, desk.machine)

@@ -38,7 +38,7 @@ def build(form: Form) -> ModelTab:
                         value=form.recipe.model.id,
                         allow_custom_value=True,
                         label="Base model",
-                        info="The built-in model, a Hugging Face Hub id, a folder in transformers' format, or a .gguf file.",
+                        info="Built in, a Hugging Face Hub id, a folder in transformers' format, or a .gguf file.",
                         elem_id="model-id",
                         interactive=True,
                     ),

@@ -59,7 +59,8 @@ def html(preview: Preview) -> str:
     """The rows, the first one open. Hovering a token shows its id and whether it is trained."""
     cards = "".join(_row(c, e, is_open=i == 0) for i, (c, e) in enumerate(preview.rows))
     bar = (
-        '<div class="facebar"><span><span class="swatch">coloured</span> tokens carry the loss</span><span class="grow"></span>'
+        '<div class="facebar"><span><span class="swatch">coloured</span> tokens carry the loss</span>'
+        '<span class="grow"></span>'
         '<label><input type="radio" name="face" checked> Rendered text</label>'
         '<label><input type="radio" name="face" id="face-tokens"> Token edges</label></div>'
     )

@@ -32,7 +32,7 @@ class RunsTab:
 
 
 def build(desk: Desk) -> RunsTab:
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="card"):
         with gr.Column(scale=4):
             run = gr.Dropdown(choices(), label="Run", interactive=True, elem_id="run")
         with gr.Column(scale=3), gr.Row():
@@ -44,7 +44,7 @@ def build(desk: Desk) -> RunsTab:
     with gr.Column(elem_classes="card", visible=False) as chart_card:
         chart = live_chart(desk.feed, elem_id="chart")
     warnings = gr.HTML(elem_id="run-warnings")
-    with gr.Accordion("Log", open=False):
+    with gr.Accordion("Log", open=False, elem_id="log-card"):
         log = gr.HTML(elem_id="run-log")
     seen = gr.Textbox("", visible="hidden", elem_id="seen")
     chart.card = chart_card

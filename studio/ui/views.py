@@ -9,7 +9,8 @@ from typing import Any
 from studio.errors import StudioError, StudioErrors
 
 LOGO = (
-    '<svg viewBox="0 0 24 24" fill="none" aria-hidden="true"><rect x="1" y="1" width="22" height="22" rx="6" fill="#4f46e5"/>'
+    '<svg viewBox="0 0 24 24" fill="none" aria-hidden="true">'
+    '<rect x="1" y="1" width="22" height="22" rx="6" fill="#4f46e5"/>'
     '<path d="M5 7c3 0 3.5 9 7 9s3-5 7-6" stroke="#fff" stroke-width="2.2" stroke-linecap="round"/></svg>'
 )
 

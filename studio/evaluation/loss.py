@@ -1,0 +1,115 @@
+"""Negative log-likelihood of encoded rows under a model. Loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from studio.data import Encoded
+from studio.errors import StudioError
+from studio.inference import Handle
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """``total`` is the sum over the row's labelled tokens (nats), ``tokens`` how many there are."""
+
+    total: float
+    tokens: int
+
+
+def row_losses(
+    handle: Handle,
+    rows: Sequence[Encoded],
+    progress: Callable[[int], None] = lambda done: None,
+    *,
+    max_tokens: int = 2048,
+    max_logits: int = 1 << 27,
+) -> list[RowLoss]:
+    """The loss of each row, in their order, taken where the row's labels are not -100 as in training.
+
+    Rows of similar length go through the model together, padded on the right, where no row sees the padding. Logits are
+    computed at labelled positions only, and their log-softmax and its sum in float32.
+
+    Args:
+        progress: called with the number of rows done.
+        max_tokens: tokens at a time, padding included; at least one row.
+        max_logits: numbers in the largest logits tensor, 4 bytes each; at least one row.
+
+    Raises:
+        StudioError: memory ran out.
+    """
+    vocabulary = handle.weights.model.get_input_embeddings().weight.shape[0]
+    losses = [RowLoss(0.0, 0)] * len(rows)
+    done = 0
+    for batch in _batches(rows, max_tokens, max_logits // vocabulary):
+        try:
+            with handle.weights.speaking_as(handle.adapter):
+                found = handle.weights.compute(lambda batch=batch: _losses(handle, [rows[i] for i in batch]))
+        except torch.OutOfMemoryError as error:
+            raise StudioError(
+                f"{handle.name} ran out of memory on {handle.weights.device} while it was scored.",
+                "Lower data.max_length, or close what else uses the device.",
+            ) from error
+        for i, loss in zip(batch, found, strict=True):
+            losses[i] = loss
+        done += len(batch)
+        progress(done)
+    return losses
+
+
+def _batches(rows: Sequence[Encoded], max_tokens: int, max_labelled: int) -> Iterator[list[int]]:
+    """Numbers of rows, longest first, so that too little memory shows at once."""
+    batch: list[int] = []
+    labelled = 0
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i].input_ids), reverse=True):
+        here = sum(label != IGNORE for label in rows[i].labels)
+        width = len(rows[batch[0]].input_ids) if batch else 0
+        if batch and ((len(batch) + 1) * width > max_tokens or labelled + here > max_labelled):
+            yield batch
+            batch, labelled = [], 0
+        batch.append(i)
+        labelled += here
+    if batch:
+        yield batch
+
+
+def _losses(handle: Handle, rows: list[Encoded]) -> list[RowLoss]:
+    model, width = handle.weights.model, len(rows[0].input_ids)
+    pad = handle.tokenizer.pad_token_id or 0
+    ids = torch.tensor([r.input_ids + [pad] * (width - len(r.input_ids)) for r in rows])
+    attention = torch.tensor([[1] * len(r.input_ids) + [0] * (width - len(r.input_ids)) for r in rows])
+    # The logits at a position are about the next token, so the labels move one to the left.
+    labels = torch.tensor([r.labels[1:] + [IGNORE] * (width - len(r.labels) + 1) for r in rows])
+    ids, attention, labels = (t.to(handle.weights.device) for t in (ids, attention, labels))
+    mask = labels != IGNORE
+    with _positions(model, mask):
+        logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+    logits = logits if logits.dim() == 2 else logits[mask]
+    each = functional.cross_entropy(logits.float(), labels[mask], reduction="none")
+    row_of = mask.nonzero()[:, 0]
+    totals = torch.zeros(len(rows), device=each.device).index_add_(0, row_of, each)
+    return [RowLoss(total, count) for total, count in zip(totals.tolist(), mask.sum(1).tolist(), strict=True)]
+
+
+@contextmanager
+def _positions(model: torch.nn.Module, mask: torch.Tensor) -> Iterator[None]:
+    """The output head sees only the positions in ``mask`` (batch, length); its logits are (positions, vocabulary).
+
+    Only to be used on the thread of the weights, where nobody else's forward pass can run into the hook.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][mask], *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,135 @@
+"""What a run will take, before it starts: rows, steps, parameters, memory. Loads the data, never the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.models.progress import Report, quiet
+from studio.recipe import ModelSpec, Recipe
+from studio.training.steps import planned_steps
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Steps and parameters are exact where the model is on this disk; memory is an estimate (bytes, by part)."""
+
+    trainable_parameters: int
+    total_parameters: int
+    steps: int
+    memory_bytes: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``python app.py estimate --json`` prints it."""
+        names = ("trainable_parameters", "total_parameters", "steps", "memory_bytes")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What there is to train on: ``rows``, tokens of the ``longest`` one (None: not known), tokens that are new."""
+
+    rows: int
+    longest: int | None = None
+    new_tokens: int = 0
+
+
+def forecast(recipe: Recipe, progress: Report = quiet) -> Forecast:
+    """What a run of ``recipe`` takes on this machine. Of a model on the Hub only config.json is fetched.
+
+    Raises:
+        StudioError: the data or the model cannot be had, or the model's architecture is not known.
+    """
+    from studio.models.headers import read_config
+    from studio.models.memory import estimate
+    from studio.models.methods import training_dtype
+    from studio.training.worker import pick_device
+
+    folder = _folder(recipe.model, progress)
+    config = read_config(folder) if folder else hub_config(recipe.model, progress)
+    work = workload(recipe, folder, progress)
+    here = pick_device("auto")
+    device = here if recipe.train.device == "auto" else recipe.train.device
+    sizes = estimate(
+        recipe,
+        config,
+        device=device,
+        dtype=training_dtype(recipe, device) if device in (here, "cpu") else None,  # a GPU elsewhere cannot be asked
+        length=work.longest,
+        new_tokens=work.new_tokens,
+        folder=folder,
+    )
+    notes = list(sizes.notes)
+    if work.longest is None:
+        notes.append(f"{recipe.model.id} is not on this disk: rows are taken to be whole and of the greatest length.")
+    return Forecast(
+        sizes.trainable_parameters,
+        sizes.total_parameters,
+        planned_steps(work.rows, recipe.train),
+        sizes.memory_bytes,
+        tuple(notes),
+    )
+
+
+def workload(recipe: Recipe, folder: Path | None, progress: Report = quiet) -> Workload:
+    """The rows that the worker's encoder keeps of the training split; without a model folder no row is encoded.
+
+    Raises:
+        StudioError: the data cannot be read, or no row is left.
+    """
+    from studio.data import encode_rows, load_conversations, split_conversations
+
+    progress("Reading the data", 0, 0)
+    rows, _ = split_conversations(load_conversations(recipe.data), recipe.data.holdout, recipe.train.seed)
+    if folder is None:
+        return Workload(len(rows))
+    from studio.models.chat import prepare_chat
+    from studio.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
+    notes = prepare_chat(tokenizer, None, recipe.data.chat_template)
+    kept, _ = encode_rows(tokenizer, rows, recipe.data, lambda done: progress("Encoding the data", done, len(rows)))
+    return Workload(len(kept), max(len(example.input_ids) for example in kept), len(notes.new_token_ids))
+
+
+def _folder(model: ModelSpec, progress: Report) -> Path | None:
+    """The model's folder; None if it would have to be downloaded from the Hub."""
+    from studio.models.store import fetch, local_folder
+
+    folder = local_folder(model)
+    on_the_hub = not model.id.startswith("builtin/") and not Path(model.id).expanduser().exists()
+    return folder or (None if on_the_hub else fetch(model, progress=progress))
+
+
+def hub_config(model: ModelSpec, progress: Report = quiet) -> dict[str, Any]:
+    """config.json of a Hub model, and nothing else of it.
+
+    Raises:
+        StudioError: wrong id or revision, gated, or the Hub does not answer.
+    """
+    import json
+
+    from huggingface_hub import hf_hub_download
+
+    from studio import hub
+    from studio.models.hub import check_id
+    from studio.models.problems import explain, no_network
+    from studio.workspace import Workspace
+
+    check_id(model.id)
+    if not hub.answers():
+        raise no_network(model.id)
+    progress("Asking the Hugging Face Hub", 0, 0)
+    try:
+        path = hf_hub_download(
+            model.id,
+            "config.json",
+            revision=model.revision,
+            cache_dir=Workspace.current().downloads / "configs",
+            endpoint=hub.endpoint(),
+        )
+    except Exception as error:
+        raise explain(error, model.id, model.revision) from error
+    return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,0 +1,37 @@
+"""What all tests share: a workspace of their own, no network, one core, and a tiny model made once."""
+
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def one_core():
+    """Torch keeps to one thread where a test has loaded it: a tiny model gains nothing from more."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty workspace that ``STUDIO_HOME`` names, and a Hub that is switched off."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("STUDIO_HOME", str(folder))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """The folder of a tiny chat model. Tests only read it."""
+    from tiny import make_tiny_chat_model
+
+    return make_tiny_chat_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_model):
+    """The tiny model's tokenizer. Tests that change it make their own."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)

@@ -1,0 +1,1 @@
+from tests.inference.conftest import base, engine, models, workspace  # noqa: F401  fixtures

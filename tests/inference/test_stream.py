@@ -1,0 +1,238 @@
+"""Answers as they are written: right, reproducible, interruptible, many at once."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from studio.errors import StudioError
+from studio.inference import Sampling, Target, compare, generate_batch, stream, stream_many
+from tests.inference.conftest import logits, reference
+
+GREEDY = Sampling(temperature=0, max_new_tokens=24)
+WARM = Sampling(temperature=1.2, top_p=0.95, top_k=200, max_new_tokens=24, seed=5)
+
+
+def chat(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+def answer(handle, messages, sampling) -> str:
+    return "".join(piece.text for piece in stream(handle, messages, sampling))
+
+
+def answers(handles, conversations, sampling) -> list[str]:
+    texts = [""] * len(handles)
+    for number, piece in stream_many(handles, conversations, sampling):
+        assert piece.error is None
+        texts[number] += piece.text
+    return texts
+
+
+@pytest.fixture
+def panes(workspace, engine, base):
+    return [engine.open(target) for target in (base, "one", "two")]
+
+
+@pytest.fixture
+def endless(panes):
+    """The panes, with the end token made impossible, so that answers go on to their limit."""
+    for pane in panes:
+        pane.weights.model.generation_config.suppress_tokens = sorted(pane.stop_ids)
+    return panes
+
+
+def test_a_greedy_answer_is_that_of_transformers_generate(panes):
+    pane, messages = panes[0], chat("What is the capital of France?")
+    inputs = pane.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    plain = pane.weights.model.generate(**inputs, do_sample=False, max_new_tokens=24)[0, inputs["input_ids"].shape[1] :]
+    assert answer(pane, messages, GREEDY) == pane.tokenizer.decode(plain, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM])
+def test_answers_at_the_same_time_are_those_of_each_pane_alone(endless, sampling):
+    conversations = [chat("My order has not arrived."), chat("Write a function."), chat("Numbers: 1 2 3")]
+    alone = [answer(pane, messages, sampling) for pane, messages in zip(endless, conversations, strict=True)]
+    assert answers(endless, conversations, sampling) == alone
+    assert len(set(alone)) == 3
+
+
+def test_the_base_keeps_its_logits_bit_by_bit_while_a_tuned_pane_answers(endless, models):
+    base, tuned, _ = endless
+    untouched, stop, written = reference(models["base"]), threading.Event(), []
+    pane = threading.Thread(
+        target=lambda: written.extend(stream(tuned, chat("Go on"), Sampling(temperature=0, max_new_tokens=200), stop))
+    )
+    pane.start()
+    between = set()  # how many tokens the other pane had, each time the base was looked at
+    while len(between) < 20 and pane.is_alive():
+        assert torch.equal(logits(base), untouched)
+        between.add(len(written))
+    stop.set()
+    pane.join()
+    assert len(between) >= 20, "they did take turns"
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(endless):
+    texts = [
+        answer(endless[0], chat("Tell me"), Sampling(temperature=1.5, seed=s, max_new_tokens=20)) for s in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_sampling_leaves_the_global_random_state_alone(panes):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    answer(panes[0], chat("Tell me"), WARM)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_sampling_draws_from_the_distribution_that_it_names(panes):
+    from studio.inference.generate import _processors
+
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    draws = [
+        _processors(Sampling(temperature=1, top_p=1, seed=seed))(torch.zeros(1, 1), scores).argmax().item()
+        for seed in range(2000)
+    ]
+    found = torch.bincount(torch.tensor(draws), minlength=4) / len(draws)
+    assert torch.allclose(found, torch.softmax(scores[0], -1), atol=0.03)
+    only = _processors(Sampling(temperature=1, top_k=1))(torch.zeros(1, 1), scores)
+    assert only.argmax() == 0
+
+
+def test_an_answer_stops_within_one_token(endless):
+    from studio.inference.generate import generate_streaming
+
+    pieces, stop = [], threading.Event()
+
+    def emit(piece) -> None:
+        pieces.append(piece)
+        if piece.new_tokens == 3:
+            stop.set()
+
+    generate_streaming(endless[0], chat("Go on"), Sampling(temperature=0, max_new_tokens=200), stop.is_set, emit)
+    assert (pieces[-1].finished, pieces[-1].new_tokens) == ("stopped", 3)
+
+
+def test_a_stop_reaches_every_pane_of_a_stream(endless):
+    stop, last = threading.Event(), {}
+    for number, piece in stream_many(endless, [chat("Go on")] * 3, Sampling(temperature=0, max_new_tokens=200), stop):
+        stop.set()
+        last[number] = piece.finished
+    assert last == {0: "stopped", 1: "stopped", 2: "stopped"}
+
+
+def test_a_stop_before_the_start_costs_no_token(panes):
+    stop = threading.Event()
+    stop.set()
+    (piece,) = stream(panes[0], chat("Go on"), GREEDY, stop)
+    assert (piece.finished, piece.new_tokens) == ("stopped", 0)
+
+
+def test_closing_the_iterator_ends_every_thread(endless):
+    pieces = stream_many(endless, [chat("Go on")] * 3, Sampling(temperature=0, max_new_tokens=200))
+    next(pieces)
+    pieces.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("pane-"):
+            thread.join(timeout=5)
+            assert not thread.is_alive()
+
+
+def test_pieces_say_how_many_tokens_and_how_long(endless):
+    pieces = list(stream(endless[0], chat("Go on"), Sampling(temperature=0, max_new_tokens=5)))
+    assert [piece.new_tokens for piece in pieces] == [1, 2, 3, 4, 5, 5]
+    assert [piece.finished for piece in pieces] == [None] * 5 + ["length"]
+    assert 0 < pieces[0].first_token_seconds == pieces[-1].first_token_seconds <= pieces[-1].seconds
+
+
+def test_an_end_of_turn_ends_the_answer_and_is_not_shown(panes):
+    pane = panes[0]
+    end = pane.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    pane.weights.model.generation_config.forced_eos_token_id = end
+    last = list(stream(pane, chat("Go on"), Sampling(temperature=0, max_new_tokens=4)))[-1]
+    assert last.finished == "end" and last.new_tokens <= 4
+    assert "<|im_end|>" not in answer(pane, chat("Go on"), Sampling(temperature=0, max_new_tokens=4))
+
+
+def test_the_template_s_end_of_turn_ends_an_answer_even_if_the_model_knows_another_end(workspace, models, engine, base):
+    from studio.inference.generate import stop_ids
+
+    handle = engine.open(base)
+    tokenizer = handle.tokenizer
+    tokenizer.eos_token = "<|endoftext|>"
+    handle.weights.model.generation_config.eos_token_id = tokenizer.eos_token_id
+    ends = {tokenizer.convert_tokens_to_ids(t) for t in ("<|endoftext|>", "<|im_end|>")}
+    assert stop_ids(handle.weights.model, tokenizer) == ends
+
+
+def test_an_answer_ends_where_the_context_does(endless):
+    last = list(stream(endless[0], chat("a " * 200), Sampling(temperature=0, max_new_tokens=500)))[-1]
+    assert last.finished == "length" and last.new_tokens < 100
+
+
+def test_a_conversation_longer_than_the_context_is_refused_with_what_to_do(panes):
+    with pytest.raises(StudioError, match="takes 256") as caught:
+        list(stream(panes[0], chat("word " * 400), GREEDY))
+    assert "Shorten" in caught.value.fix
+
+
+def test_a_template_that_refuses_the_conversation_is_an_error_with_its_reason(panes):
+    panes[0].tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(StudioError, match="no system role"):
+        list(stream(panes[0], chat("hi"), GREEDY))
+
+
+def test_a_pane_that_fails_says_so_and_the_others_go_on(panes):
+    found = list(stream_many(panes[:2], [chat("word " * 400), chat("hi")], GREEDY))
+    failed = [piece for number, piece in found if number == 0]
+    assert [piece.finished for piece in failed] == ["failed"] and "Shorten" in failed[0].error.fix
+    assert [piece.finished for number, piece in found if number == 1][-1] in ("end", "length")
+
+
+def test_an_unforeseen_failure_is_shown_in_its_pane_too(panes, monkeypatch):
+    monkeypatch.setattr(panes[1].weights.model, "forward", lambda **_: 1 / 0)
+    piece = list(stream_many(panes[1:2], [chat("hi")], GREEDY))[-1][1]
+    assert piece.finished == "failed" and "ZeroDivisionError" in piece.error.what
+
+
+@pytest.mark.parametrize("name, value", [("temperature", -1), ("top_p", 0), ("top_k", -1), ("max_new_tokens", 0)])
+def test_sampling_out_of_bounds_is_refused_by_name(name, value):
+    with pytest.raises(StudioError) as caught:
+        Sampling(**{name: value})
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM])
+@pytest.mark.parametrize("pane", [0, 1])
+def test_a_batch_gives_the_answers_of_one_at_a_time(panes, sampling, pane):
+    texts = ["hi", "My order number 48213 has not arrived; please tell me.", "What is it?", "Write. " * 9, "One 1"]
+    done = []
+    batch = generate_batch(
+        panes[pane], [chat(t) for t in texts], sampling, lambda n, total: done.append((n, total)), batch_size=2
+    )
+    assert batch == [answer(panes[pane], chat(text), sampling) for text in texts]
+    assert done == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_compare_has_the_shape_of_the_command_line(workspace, engine):
+    found = compare(engine, ["base", "one", Target.run("two")], ["hi", "Who?"], GREEDY)
+    assert list(found) == ["hi", "Who?"]
+    for entries in found.values():
+        assert [entry["model"] for entry in entries] == ["base", "one", "two"]
+        for entry in entries:
+            assert list(entry) == ["model", "output", "new_tokens", "seconds", "first_token_seconds"]
+            assert entry["new_tokens"] > 0 and 0 < entry["first_token_seconds"] <= entry["seconds"]
+    assert found["hi"][0]["output"] == answer(engine.open(Target.parse_all(["base", "one"])[0]), chat("hi"), GREEDY)
+
+
+def test_compare_without_models_or_prompts_is_refused(engine):
+    with pytest.raises(StudioError, match="no model"):
+        compare(engine, [], ["hi"])
+    with pytest.raises(StudioError, match="no prompt"):
+        compare(engine, ["base"], [])
