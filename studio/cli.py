@@ -47,7 +47,7 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[path.to.field=value ...]", help="Fields of the recipe to change, e.g. train.max_steps=10."
+        metavar="path.to.field=value", help="Fields of the recipe to change, e.g. train.max_steps=10."
     ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `runs` lists it.")]

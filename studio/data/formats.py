@@ -59,10 +59,12 @@ def _text(value: Any, part: str) -> str:
     """A column's value as text. Typed content (``[{"type": "text", "text": ...}]``) is joined."""
     if value is None:
         return ""
-    if isinstance(value, str):
-        return value
     if isinstance(value, list) and all(isinstance(item, dict) and item.get("type") == "text" for item in value):
-        return "".join(str(item.get("text") or "") for item in value)
+        value = "".join(str(item.get("text") or "") for item in value)
+    if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):  # JSON may write it, UTF-8 cannot
+            raise Dropped(f"{part} holds half a character")
+        return value
     if isinstance(value, (int, float, bool)):
         return str(value)
     raise Dropped(f"{part} is a {type(value).__name__}, not text")
@@ -107,7 +109,7 @@ def _alpaca(parts: dict[str, Any]) -> Messages:
     history = parts.get("history") or []
     if not isinstance(history, list) or not all(isinstance(h, (list, tuple)) and len(h) == 2 for h in history):
         raise Dropped("history is not a list of [question, answer] pairs")
-    earlier = [m for question, answer in history for m in _pair("", str(question), str(answer))]
+    earlier = [m for question, answer in history for m in _pair("", _text(question, "history"), _text(answer, "history"))]
     return [*messages[:-2], *earlier, *messages[-2:]]
 
 

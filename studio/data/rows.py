@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ def read_file(path: Path) -> Iterator[Row]:
         )
     if path.stat().st_size == 0:
         raise StudioError(f"{path.name} is empty (0 bytes).", "Choose a file with at least one row.")
+    if not os.access(path, os.R_OK):
+        raise StudioError(f"{path.name} may not be read.", "Check the file's permissions.")
     if suffix == ".parquet":
         return _parquet(path)
     _refuse_binary(path)
@@ -65,9 +68,12 @@ def _refuse_binary(path: Path) -> None:
 def _one_object_a_line(path: Path) -> bool:
     """Whether a ``.json`` file is really JSON Lines: its first line is a whole object and a second one follows."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
+        if not file.read(1024).lstrip().startswith("{"):  # an array may be one line of many gigabytes
+            return False
+        file.seek(0)
         first = file.readline().strip()
         second = next((line for line in file if line.strip()), "")
-    if not first.startswith("{") or not second.lstrip().startswith("{"):
+    if not second.lstrip().startswith("{"):
         return False
     try:
         return isinstance(json.loads(first), dict)
@@ -95,7 +101,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             continue
         try:
             values = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", str(error))
             column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
             raise StudioError(
@@ -127,15 +133,19 @@ def _json(path: Path) -> Iterator[Row]:
             return
         try:
             whole = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _broken(path, error) from error
     arrays = [v for v in whole.values() if isinstance(v, list) and v] if isinstance(whole, dict) else []
-    if isinstance(whole, dict) and not arrays:
+    if isinstance(whole, dict) and (not arrays or any(_are_turns(array) for array in arrays)):
         yield Row(1, whole)
     elif len(arrays) == 1 and all(isinstance(item, dict) for item in arrays[0]):
         yield from (Row(number, item) for number, item in enumerate(arrays[0], 1))
     else:
         raise StudioError(f"{path.name} is not a list of rows.", "Use a JSON array of objects, or one object a line.")
+
+
+def _are_turns(array: list) -> bool:
+    return all(isinstance(item, dict) and ("role" in item or "from" in item) for item in array)
 
 
 def _head(path: Path, file) -> str:
@@ -145,7 +155,7 @@ def _head(path: Path, file) -> str:
         raise StudioError(f"{path.name} is not in UTF-8.", "Save the file in UTF-8.") from error
 
 
-def _broken(path: Path, error: ValueError, line: int = 0) -> StudioError:
+def _broken(path: Path, error: ValueError | RecursionError, line: int = 0) -> StudioError:
     if isinstance(error, UnicodeDecodeError):
         return StudioError(f"{path.name} is not in UTF-8.", "Save the file in UTF-8.")
     number = line or getattr(error, "lineno", 1)
@@ -163,11 +173,14 @@ def _array(path: Path, file) -> Iterator[Row]:
             opened, position = True, position + 1  # the bracket that opens the array
             continue
         if opened and buffer[position : position + 1] == "]":
+            _refuse_more(path, buffer[position + 1 :], file, line)
             break
         try:
             if position == len(buffer):
                 raise json.JSONDecodeError("the array does not end", buffer, position)
             value, end = decoder.raw_decode(buffer, position)
+        except RecursionError as error:
+            raise _broken(path, error, line) from error
         except json.JSONDecodeError as error:
             if ended:
                 raise _broken(path, error, line + buffer.count("\n", position, error.pos)) from error
@@ -185,6 +198,16 @@ def _array(path: Path, file) -> Iterator[Row]:
         position = end
     if not number:
         raise StudioError(f"{path.name} holds an empty list.", "Choose a file with at least one row.")
+
+
+def _refuse_more(path: Path, rest: str, file, line: int) -> None:
+    while rest or (rest := file.read(_CHUNK)):
+        if text := rest.lstrip():
+            line += rest[: len(rest) - len(text)].count("\n")
+            raise StudioError(
+                f"{path.name}, line {line}: text after the end of the list.", "Put all rows into one list."
+            )
+        line, rest = line + rest.count("\n"), ""
 
 
 def _skip(buffer: str, position: int, line: int, what: str) -> tuple[int, int]:
@@ -205,25 +228,26 @@ def _csv(path: Path) -> Iterator[Row]:
         yield from lines
 
     reader = csv.reader(whole(), delimiter=delimiter, strict=True)
-    number = 1
+    found = False
     try:
         header = next(reader, [])
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise StudioError(f"{path.name}: the column {repeated[0]!r} stands twice.", "Rename one of the two.")
         for fields in reader:
-            number = reader.line_num
             if not fields:
                 continue
             if len(fields) != len(header):
+                where = f"{path.name}, line {reader.line_num}"
                 raise StudioError(
-                    f"{path.name}, line {number}: {len(fields)} fields where the header has {len(header)} columns.",
+                    f"{where}: {len(fields)} fields where the header has {len(header)} columns.",
                     "Put fields that contain the delimiter or a line break in double quotes.",
                 )
-            yield Row(number, dict(zip(header, fields, strict=True)))
+            found = True
+            yield Row(reader.line_num, dict(zip(header, fields, strict=True)))
     except csv.Error as error:
         raise StudioError(f"{path.name}, line {reader.line_num}: broken CSV ({error}).", "Mend that line.") from error
-    if number == 1:
+    if not found:
         raise StudioError(f"{path.name} has a header and no rows.", "Choose a file with at least one row.")
 
 

@@ -2,13 +2,13 @@
 
 Two ways, neither of them a guess:
 
-- A template with ``{% generation %}`` markers says itself what the assistant wrote. A second rendering, with a mark that
-  cannot occur in the text in place of each message, shows whether the markers hold what the assistant says and nobody
+- A template with ``{% generation %}`` markers says itself what the assistant wrote. A second rendering, with a mark in
+  place of each message that cannot occur in the text, shows whether the markers hold what the assistant says and nobody
   else.
-- For any other template the second rendering has such a mark in place of each assistant message. The pieces between the
-  marks are what the template adds. Putting the real messages back between the pieces must give the real rendering to the
-  letter; then every place is known. If it does not, the template rewrites what the assistant says, and the studio
-  refuses it.
+- For any other template the second rendering has such a mark in place of each assistant message. The pieces between
+  the marks are what the template adds. Putting the real messages back between the pieces must give the real rendering
+  to the letter; then every place is known. If it does not, the template rewrites what the assistant says, and the
+  studio refuses it.
 
 A turn's span runs from its first character to the end of its end-of-turn token, which is the special token that the
 template puts after the message: a model that is not trained on it does not learn to stop.

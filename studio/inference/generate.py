@@ -166,7 +166,6 @@ def _generate(
         top_k=50,
         repetition_penalty=sampling.repetition_penalty,
         max_new_tokens=max_new_tokens,
-        max_length=input_ids.shape[1] + max_new_tokens,
         min_length=0,
         eos_token_id=sorted(handle.stop_ids) or None,
         pad_token_id=_pad_id(handle),

@@ -19,16 +19,31 @@ def load_tokenizer(source: ModelSpec | str | Path, *, trust_remote_code: bool = 
     Raises:
         StudioError: the tokenizer cannot be read.
     """
-    from transformers import AutoTokenizer
-
     if isinstance(source, ModelSpec):
         folder, trust_remote_code = fetch(source), source.trust_remote_code
     else:
         folder = Path(source)
     try:
+        if _is_plain_fast(folder):
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _explain(error, folder, "tokenizer") from error
+
+
+def _is_plain_fast(folder: Path) -> bool:
+    """Whether AutoTokenizer would take the plain fast class. Asking for that class itself does not import torch, which
+    keeps the studio's page light."""
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    plain = config.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return plain and "auto_map" not in config and (folder / "tokenizer.json").is_file()
 
 
 def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None) -> Any:

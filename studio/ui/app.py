@@ -21,6 +21,7 @@ from studio.ui.form import Form
 from studio.ui.theme import CSS_PATH, theme
 from studio.workspace import ASSETS, Workspace
 
+_QUEUED = {"show_progress": "hidden", "api_visibility": "private"}
 _QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -73,14 +74,20 @@ def build(desk: Desk) -> gr.Blocks:
             html, offer = model_tab.show(desk, form.read(values))
             return html, gr.update(visible=offer)
 
-        def show_rows(values: dict) -> list[Any]:
+        def show_rows(values: dict) -> Any:
+            yield [
+                views.working("Reading and encoding the first rows"),
+                gr.skip(),
+                gr.skip(),
+                *[gr.skip()] * len(data.columns),
+            ]
             found, rows, columns, parts = data_tab.show(desk, form.read(values))
-            return [found, rows, parts, *columns]
+            yield [found, rows, parts, *columns]
 
         rows_out = [data.found, data.rows, data.parts, *data.columns]
         refresh_panel = {"fn": edited, "inputs": fields, "outputs": [glance, launch], **_QUIET}
         refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get], **_QUIET}
-        refresh_rows = {"fn": show_rows, "inputs": fields, "outputs": rows_out, "api_visibility": "private"}
+        refresh_rows = {"fn": show_rows, "inputs": fields, "outputs": rows_out, **_QUEUED}
 
         # every edit shows in the panel; what changes the rows shows in the rows
         gr.on([c.change for c in fields], trigger_mode="always_last", **refresh_panel)
@@ -211,6 +218,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         # every visit starts from what is true now
         def visit(request: gr.Request) -> dict:
+            desk.warm()
             recipe = desk.draft()
             html, ready = desk.glance(recipe)
             card, offer = model_tab.show(desk, recipe)

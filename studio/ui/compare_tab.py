@@ -65,11 +65,11 @@ def build() -> CompareTab:
             elem_id="prompt",
         )
         with gr.Row():
-            send = gr.Button("Send to both", variant="primary", elem_id="send")
-            stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop-answers")
-            example = gr.Button("Take a prompt from the data", elem_id="example")
-            again = gr.Button("Regenerate", elem_id="again")
-            clear = gr.Button("Clear", elem_id="clear")
+            send = gr.Button("Send to both", variant="primary", min_width=110, elem_id="send")
+            stop = gr.Button("Stop", variant="stop", visible=False, min_width=80, elem_id="stop-answers")
+            example = gr.Button("Prompt from the data", min_width=110, elem_id="example")
+            again = gr.Button("Regenerate", min_width=90, elem_id="again")
+            clear = gr.Button("Clear", min_width=80, elem_id="clear")
         with gr.Accordion("Sampling, the same for both", open=False), gr.Row():
             options = {"interactive": True}
             sampling = {

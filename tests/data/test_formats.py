@@ -1,0 +1,213 @@
+"""Rows of every known shape become the same canonical conversations, and what cannot is dropped with a reason."""
+
+import pytest
+
+from studio.data.formats import Dropped, convert, detect
+from studio.errors import StudioError
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+ASK, SAY = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
+AGAIN, MORE = {"role": "user", "content": "Really?"}, {"role": "assistant", "content": "Yes."}
+
+
+def read(row, format="auto", columns=None, system_prompt=None):
+    """The format found in one row, and the row converted by it."""
+    mapping = detect([row], format, columns)
+    return mapping.format, convert(row, mapping, system_prompt)
+
+
+def dropped(row, format="auto", columns=None) -> str:
+    mapping = detect([row], format, columns)
+    with pytest.raises(Dropped) as caught:
+        convert(row, mapping)
+    return str(caught.value)
+
+
+def refusal(rows, format="auto", columns=None) -> StudioError:
+    with pytest.raises(StudioError) as caught:
+        detect(rows, format, columns)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": [SYSTEM, ASK, SAY]}, ("messages", [SYSTEM, ASK, SAY])),
+        ({"id": 3, "dialogue": [ASK, SAY]}, ("messages", [ASK, SAY])),
+        ({"conversations": [ASK, SAY]}, ("messages", [ASK, SAY])),
+        (
+            {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]},
+            ("sharegpt", [ASK, SAY]),
+        ),
+        (
+            {
+                "system": "Be brief.",
+                "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}],
+            },
+            ("sharegpt", [SYSTEM, ASK, SAY]),
+        ),
+        (
+            {"conversations": [{"from": "Human", "value": "Why?"}, {"from": "GPT", "value": "Because."}]},
+            ("sharegpt", [ASK, SAY]),
+        ),
+        ({"instruction": "Why?", "output": "Because."}, ("alpaca", [ASK, SAY])),
+        ({"instruction": "Why?", "input": "", "output": "Because."}, ("alpaca", [ASK, SAY])),
+        ({"Instruction": "Why?", "Response": "Because."}, ("alpaca", [ASK, SAY])),
+        (
+            {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+            ("alpaca", [{"role": "user", "content": "Add.\n\n1 and 2"}, {"role": "assistant", "content": "3"}]),
+        ),
+        (
+            {"system": "Be brief.", "instruction": "Really?", "output": "Yes.", "history": [["Why?", "Because."]]},
+            ("alpaca", [SYSTEM, ASK, SAY, AGAIN, MORE]),
+        ),
+        (
+            {"instruction": "Really?", "output": "Yes.", "history": [["Why?", None]]},
+            ("alpaca", [ASK, {"role": "assistant", "content": ""}, AGAIN, MORE]),
+        ),
+        ({"prompt": "Why?", "completion": "Because."}, ("prompt_completion", [ASK, SAY])),
+        ({"prompt": "Why?", "response": "Because."}, ("prompt_completion", [ASK, SAY])),
+        (
+            {"system": "Be brief.", "prompt": "Why?", "completion": "Because."},
+            ("prompt_completion", [SYSTEM, ASK, SAY]),
+        ),
+        ({"prompt": [SYSTEM, ASK], "completion": [SAY]}, ("prompt_completion", [SYSTEM, ASK, SAY])),
+        ({"question": "Why?", "answer": "Because."}, ("question_answer", [ASK, SAY])),
+        ({"problem": "Why?", "solution": "Because."}, ("question_answer", [ASK, SAY])),
+        (
+            {"context": "It rains.", "question": "Why?", "answer": "Because."},
+            ("question_answer", [{"role": "user", "content": "It rains.\n\nWhy?"}, SAY]),
+        ),
+        ({"text": "Once upon a time"}, ("text", "Once upon a time")),
+        ({"content": "Once upon a time", "url": "x"}, ("text", "Once upon a time")),
+    ],
+)
+def test_a_shape_is_found_and_converted(row, expected):
+    assert read(row) == expected
+
+
+def test_tool_roles_of_sharegpt_are_kept_in_their_places():
+    turns = [("human", "Why?"), ("function_call", "{}"), ("observation", "rain"), ("gpt", "Because.")]
+    _, messages = read({"conversations": [{"from": who, "value": what} for who, what in turns]})
+    assert [m["role"] for m in messages] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_typed_content_is_joined_to_text():
+    parts = [{"type": "text", "text": "Be"}, {"type": "text", "text": "cause."}]
+    assert read({"messages": [ASK, {"role": "assistant", "content": parts}]}) == ("messages", [ASK, SAY])
+
+
+def test_numbers_are_read_as_text():
+    row = {"question": 7, "answer": 1.5}
+    assert [m["content"] for m in read(row)[1]] == ["7", "1.5"]
+
+
+def test_the_shape_is_found_if_the_first_row_lacks_it():
+    assert detect([{"messages": None}, {"messages": [ASK, SAY]}]).format == "messages"
+
+
+def test_what_was_found_is_said_with_the_columns():
+    assert detect([{"Frage": 1, "question": "Why?", "answer": "x"}]).why.endswith("the columns 'question', 'answer'.")
+
+
+def test_chosen_columns_are_obeyed():
+    row = {"Frage": "Why?", "Antwort": "Because.", "text": "no"}
+    columns = {"question": "Frage", "answer": "Antwort"}
+    assert read(row, columns=columns) == ("question_answer", [ASK, SAY])
+
+
+def test_chosen_columns_win_over_usual_names():
+    row = {"question": "no", "answer": "no", "Frage": "Why?", "Antwort": "Because."}
+    columns = {"question": "Frage", "answer": "Antwort"}
+    assert read(row, columns=columns) == ("question_answer", [ASK, SAY])
+
+
+def test_a_chosen_column_may_go_with_one_that_is_found():
+    row = {"question": "Why?", "answer": "no", "best": "Because."}
+    assert read(row, "question_answer", {"answer": "best"}) == ("question_answer", [ASK, SAY])
+
+
+def test_a_chosen_format_is_obeyed():
+    row = {"question": "Why?", "answer": "Because.", "text": "Once upon a time"}
+    assert read(row, "text") == ("text", "Once upon a time")
+
+
+def test_a_chosen_column_that_is_not_there_is_refused_with_the_real_names():
+    error = refusal([{"Frage": "Why?", "Antwort": "x"}], columns={"question": "frage"})
+    assert "'frage'" in error.what
+    assert error.fix == "The columns are: Frage, Antwort."
+    assert error.field == "data.columns.question"
+
+
+def test_a_part_that_the_format_does_not_have_is_refused_with_its_parts():
+    error = refusal([{"question": "Why?", "answer": "x"}], "question_answer", {"prompt": "question"})
+    assert "no part 'prompt'" in error.what
+    assert "question, answer" in error.fix
+
+
+def test_a_part_that_no_format_has_is_refused():
+    assert refusal([{"question": "Why?", "answer": "x"}], columns={"promt": "question"}).field == "data.format"
+
+
+def test_a_chosen_format_without_its_column_is_refused_with_the_real_names():
+    error = refusal([{"Frage": "Why?"}], "prompt_completion")
+    assert "prompt, completion" in error.what
+    assert "Frage" in error.fix
+
+
+def test_an_unknown_shape_is_refused_with_the_real_names():
+    error = refusal([{"Frage": "Why?", "Antwort": "x"}])
+    assert "not known" in error.what
+    assert "Frage, Antwort" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [ASK]}, "no assistant turn"),
+        ({"messages": [ASK, {"role": "assistant", "content": "  \n"}]}, "the assistant's answer is empty"),
+        ({"messages": [ASK, {"role": "assistant", "content": None}]}, "the assistant's answer is empty"),
+        ({"messages": [ASK, {"role": "narrator", "content": "x"}]}, "turn 2 has no known role ('narrator')"),
+        ({"messages": [ASK, {"role": None, "content": "x"}]}, "turn 2 has no role"),
+        ({"messages": [ASK, {"role": "assistant", "content": {"a": 1}}]}, "turn 2 is a dict, not text"),
+        ({"instruction": " ", "output": "x"}, "instruction is empty"),
+        ({"instruction": "x", "output": "x", "history": "x"}, "history is not a list of [question, answer] pairs"),
+        ({"prompt": "", "completion": "x"}, "prompt is empty"),
+        ({"prompt": "x", "completion": ""}, "the assistant's answer is empty"),
+        ({"prompt": "x", "completion": ["a"]}, "completion is a list, not text"),
+        ({"question": "\t", "answer": "x"}, "question is empty"),
+        ({"text": "  "}, "text is empty"),
+        ({"prompt": "half \ud83d of a pair", "completion": "x"}, "prompt holds half a character"),
+    ],
+)
+def test_a_row_that_cannot_be_trained_on_is_dropped_with_the_reason(row, reason):
+    assert dropped(row) == reason
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([], "messages is empty"),
+        ("text", "messages is not a list of turns"),
+        (["text"], "turn 1 is not an object"),
+        (None, "messages is missing"),
+    ],
+)
+def test_a_row_without_turns_is_dropped_with_the_reason(value, reason):
+    assert dropped({"messages": value}, "messages") == reason
+
+
+def test_a_row_without_a_column_that_others_have_is_dropped():
+    mapping = detect([{"prompt": "Why?", "completion": "Because."}, {"prompt": "Why?"}])
+    with pytest.raises(Dropped, match="completion is missing"):
+        convert({"prompt": "Why?"}, mapping)
+
+
+def test_the_system_prompt_is_put_before_conversations_that_have_none():
+    row = {"prompt": "Why?", "completion": "Because."}
+    assert read(row, system_prompt="Be brief.")[1] == [SYSTEM, ASK, SAY]
+
+
+def test_the_system_prompt_leaves_conversations_alone_that_have_their_own():
+    row = {"system": "Be brief.", "prompt": "Why?", "completion": "Because."}
+    assert read(row, system_prompt="Be long.")[1] == [SYSTEM, ASK, SAY]
