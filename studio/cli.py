@@ -46,9 +46,7 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file such as those in recipes/.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="path.to.field=value", help="Fields of the recipe to change, e.g. train.max_steps=10."
-    ),
+    typer.Argument(metavar="path.to.field=value", help="Fields of the recipe to change, e.g. train.max_steps=10."),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `runs` lists it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -254,6 +252,8 @@ def fetch(
     """Fetch a base model ahead of time. The last line on stdout is its folder."""
     from studio.models.fetch import main as fetch_model
 
+    if not model.strip():
+        raise StudioError("No model is named.", f"Name one, for example {BUILTIN_MODEL}.")
     options = ["--revision", revision] if revision else []
     options += ["--trust-remote-code"] if trust_remote_code else []
     raise typer.Exit(fetch_model([*options, "--", model]))

@@ -234,7 +234,7 @@ class Recipe(Section):
             except ValidationError as error:
                 for item in error.errors():
                     problems.append(_refusal(item))
-                    values = _without(values, _location(item))
+                    values = _without(values, _removed(item))
         else:
             raise AssertionError("refused values could not be taken out of the recipe")
         recipe._problems = problems
@@ -350,6 +350,11 @@ def _location(item: dict) -> list[str]:
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         keys.append("kind")
     return keys
+
+
+def _removed(item: dict) -> list[str]:
+    """The keys to what has to go so that the rest can be checked: of a method that is none, all of it."""
+    return ["method"] if item["type"].startswith("union_tag") else _location(item)
 
 
 def _without(values: dict, keys: list[str]) -> dict:

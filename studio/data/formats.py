@@ -62,8 +62,10 @@ def _text(value: Any, part: str) -> str:
     if isinstance(value, list) and all(isinstance(item, dict) and item.get("type") == "text" for item in value):
         value = "".join(str(item.get("text") or "") for item in value)
     if isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):  # JSON may write it, UTF-8 cannot
-            raise Dropped(f"{part} holds half a character")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # JSON can write one half of a surrogate pair, UTF-8 cannot
+            raise Dropped(f"{part} holds half a character") from error
         return value
     if isinstance(value, (int, float, bool)):
         return str(value)
@@ -109,7 +111,9 @@ def _alpaca(parts: dict[str, Any]) -> Messages:
     history = parts.get("history") or []
     if not isinstance(history, list) or not all(isinstance(h, (list, tuple)) and len(h) == 2 for h in history):
         raise Dropped("history is not a list of [question, answer] pairs")
-    earlier = [m for question, answer in history for m in _pair("", _text(question, "history"), _text(answer, "history"))]
+    earlier = [
+        m for question, answer in history for m in _pair("", _text(question, "history"), _text(answer, "history"))
+    ]
     return [*messages[:-2], *earlier, *messages[-2:]]
 
 

@@ -55,7 +55,7 @@ def generate_batch(
     sampling: Sampling,
     progress: Callable[[int, int], None] = lambda done, total: None,
     *,
-    batch_size: int = 16,
+    max_tokens: int = 8192,
 ) -> list[str]:
     """Answers to many conversations, in their order: sorted by length, padded on the left, in batches.
 
@@ -64,18 +64,19 @@ def generate_batch(
 
     Args:
         progress: called with (conversations done, conversations in total) after every batch.
-        batch_size: conversations at a time.
+        max_tokens: tokens at a time, prompts and longest answers together; at least one conversation.
 
     Raises:
         StudioError: a conversation is refused by the template or does not fit the context, or memory ran out.
     """
     prompts = [prompt_ids(handle, messages) for messages in conversations]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     answers = [""] * len(prompts)
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        width = len(prompts[rows[0]])
+    while waiting:
+        width = len(prompts[waiting[0]])
         room = room_for_answer(handle, width, sampling.max_new_tokens)
+        count = max(1, max_tokens // (width + room))
+        rows, waiting = waiting[:count], waiting[count:]
         inputs = torch.full((len(rows), width), _pad_id(handle), dtype=torch.long)
         mask = torch.zeros_like(inputs)
         for line, row in enumerate(rows):
@@ -85,7 +86,7 @@ def generate_batch(
         for row, ids in zip(rows, output[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(ids) if token in handle.stop_ids), len(ids))
             answers[row] = _decode(handle.tokenizer, ids[:end])
-        progress(first + len(rows), len(prompts))
+        progress(len(prompts) - len(waiting), len(prompts))
     return answers
 
 

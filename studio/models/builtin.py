@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 from studio.errors import StudioError
+from studio.hub import TIMEOUT_SECONDS, offline
 from studio.models import hub
 from studio.models.convert import MARK, convert
 from studio.models.problems import disk_problem
@@ -70,11 +71,11 @@ def fetch_builtin(token: str | None, progress: Report = quiet, workspace: Worksp
 
 def _from_hub(token: str | None, progress: Report, workspace: Workspace) -> Path | None:
     """The model as its makers publish it; None, with one sentence reported, where the Hub does not answer."""
-    if hub.offline():
+    if offline():
         return None
     progress("Asking the Hugging Face Hub", 0, 0)
     try:
-        answers = hub.info_within(HUB_ID, None, token, hub.ANSWER_SECONDS) is not None
+        answers = hub.info_within(HUB_ID, None, token, TIMEOUT_SECONDS) is not None
     except Exception:  # noqa: BLE001  any refusal means the same: take the other source
         answers = False
     if not answers:

@@ -60,6 +60,19 @@ def prepare_chat(tokenizer: Any, model: Any | None = None, chat_template: str = 
     Raises:
         StudioError: the template file is missing or is not a chat template.
     """
+    before = getattr(tokenizer, "prepared", None)
+    if before and before[0] == chat_template:  # the tokenizer was prepared before its model was there
+        notes = before[1]
+    else:
+        notes = _prepare_tokenizer(tokenizer, chat_template)
+        notes.new_token_ids = tuple(sorted({*notes.new_token_ids, *(before[1].new_token_ids if before else ())}))
+        tokenizer.prepared = (chat_template, notes)
+    if model is not None:
+        _fit(model, tokenizer, notes.new_token_ids)
+    return notes
+
+
+def _prepare_tokenizer(tokenizer: Any, chat_template: str) -> Notes:
     notes = Notes()
     if chat_template not in ("auto", "chatml"):
         tokenizer.chat_template = _read_template(chat_template, tokenizer)
@@ -72,13 +85,13 @@ def prepare_chat(tokenizer: Any, model: Any | None = None, chat_template: str = 
         )
         notes.new_token_ids = _set_chatml(tokenizer)
         if notes.new_token_ids:
-            count = len(notes.new_token_ids)
-            notes.append(f"{count} tokens were added for it ({START}, {END})." if count == 2 else "1 token was added.")
+            new = tokenizer.convert_ids_to_tokens(list(notes.new_token_ids))
+            notes.append(
+                f"{len(new)} {'token was' if len(new) == 1 else 'tokens were'} added for it: {', '.join(new)}."
+            )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = _pad_token(tokenizer)
         notes.append(f"The model has no padding token, so {tokenizer.pad_token} is used.")
-    if model is not None:
-        _fit(model, tokenizer, notes.new_token_ids, changed_end=bool(chat_template == "chatml" or notes.new_token_ids))
     return notes
 
 
@@ -134,7 +147,7 @@ def _read_template(path: str, tokenizer: Any) -> str:
     return text
 
 
-def _fit(model: Any, tokenizer: Any, new_ids: tuple[int, ...], changed_end: bool) -> None:
+def _fit(model: Any, tokenizer: Any, new_ids: tuple[int, ...]) -> None:
     """Rows for new tokens, and the same end and padding tokens in the model's configurations."""
     import torch
 
@@ -154,5 +167,6 @@ def _fit(model: Any, tokenizer: Any, new_ids: tuple[int, ...], changed_end: bool
     configs = [model.config] + ([model.generation_config] if getattr(model, "generation_config", None) else [])
     for config in configs:
         config.pad_token_id = tokenizer.pad_token_id
-        if changed_end:
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        if tokenizer.eos_token_id not in ends:  # ChatML brought its own; several ends of the model's own stay
             config.eos_token_id = tokenizer.eos_token_id

@@ -1,15 +1,13 @@
 """Models of the Hugging Face Hub, in ``models/hub/<org>--<name>/<commit>/``.
 
-``huggingface_hub`` throws a half file away when a download stops, so the files are fetched here one by one into
-``<commit>.part/`` with its own ``http_get``, which can go on from a byte; the folder gets its name when every file is
-complete and its hash is right. Plain folders and no symbolic links: they can be copied, and work on Windows.
+``huggingface_hub`` throws a half file away when a download stops, so the files are fetched here, through its session,
+into ``<commit>.part/``, from the byte where they ended; the folder gets its name when every file is complete and its
+hash is right. Plain folders and no symbolic links: they can be copied, and work on Windows.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import io
 import json
 import os
 import re
@@ -19,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.hub import TIMEOUT_SECONDS, endpoint, offline
 from studio.models.problems import explain, is_connection_problem, no_network
 from studio.models.progress import Report, quiet
+from studio.models.transfer import Counter, fetch_file
 from studio.workspace import Workspace
 
-ANSWER_SECONDS = 3.0  # a Hub that is silent for longer counts as not there
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
 
@@ -39,12 +38,6 @@ KEPT = (
     "additional_chat_templates/*.jinja",
 )
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that the repository has
-
-
-def offline() -> bool:
-    """Whether the user asked for no network (``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``)."""
-    values = (os.environ.get("HF_HUB_OFFLINE", ""), os.environ.get("TRANSFORMERS_OFFLINE", ""))
-    return any(v.upper() in ("1", "ON", "YES", "TRUE") for v in values)
 
 
 def check_id(model_id: str) -> None:
@@ -98,7 +91,7 @@ def download(
     if have and revision and _COMMIT.fullmatch(revision) and (not code or (have / ".code").exists()):
         return have  # a commit never changes
     try:
-        info = None if offline() else info_within(model_id, revision, token, ANSWER_SECONDS)
+        info = None if offline() else info_within(model_id, revision, token, TIMEOUT_SECONDS)
     except Exception as error:
         if have and is_connection_problem(error):
             info = None
@@ -130,7 +123,7 @@ def info_within(model_id: str, revision: str | None, token: str | None, seconds:
 
     def ask() -> None:
         try:
-            api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+            api = HfApi(endpoint=endpoint(), token=token)
             answer["info"] = api.model_info(model_id, revision=revision, files_metadata=True, timeout=seconds)
         except Exception as error:  # noqa: BLE001  handed to the caller's thread
             answer["error"] = error
@@ -194,9 +187,9 @@ def _snapshot(model_id, revision, info, code, token, progress: Report, workspace
 
 def _fetch_files(model_id: str, commit: str, files: list, part: Path, token: str | None, progress: Report) -> None:
     total = sum(f.size or 0 for f in files)
-    counter = _Counter(f"Downloading {model_id}", total, progress)
+    counter = Counter(f"Downloading {model_id}", total, progress)
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="download") as pool:
-        jobs = [pool.submit(_fetch_file, model_id, commit, f, part, token, counter) for f in files]
+        jobs = [pool.submit(fetch_file, model_id, commit, f, part, token, counter) for f in files]
         try:
             for job in jobs:
                 job.result()
@@ -204,103 +197,6 @@ def _fetch_files(model_id: str, commit: str, files: list, part: Path, token: str
             counter.stop = True  # the other downloads keep their bytes and end at their next chunk
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _fetch_file(model_id: str, commit: str, file, part: Path, token: str | None, counter: _Counter) -> None:
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    target = part / file.rfilename
-    if not target.resolve().is_relative_to(part.resolve()):
-        raise StudioError(f"{model_id} lists a file outside its folder: {file.rfilename!r}.", "Do not use this model.")
-    if target.exists():
-        counter.add(file.size or 0)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_name(target.name + ".incomplete")
-    # A half file may hold a block of zeros at its end after a power cut: the hash below finds it.
-    resume = half.stat().st_size if half.exists() else 0
-    if file.size is not None and resume > file.size:
-        half.unlink()
-        resume = 0
-    counter.add(resume)
-    url = hf_hub_url(model_id, file.rfilename, revision=commit, endpoint=os.environ.get("HF_ENDPOINT") or None)
-    headers = build_hf_headers(token=token) | {"Accept-Encoding": "identity"}
-    with _Watched(half, counter) as stream:
-        stream.seek(resume)
-        http_get(url, stream, resume_size=resume, headers=headers, expected_size=file.size, tqdm_class=_no_bar())
-    if not _hash_is_right(half, file):
-        half.unlink()
-        raise StudioError(
-            f"{file.rfilename} of {model_id} arrived damaged.", "Start again; only this file is fetched anew."
-        )
-    half.replace(target)
-
-
-class _Counter:
-    """Adds up the bytes of several threads and reports them; ``stop`` ends the threads."""
-
-    def __init__(self, what: str, total: int, progress: Report):
-        self.what, self.total, self.progress = what, total, progress
-        self.bytes = 0
-        self.stop = False
-        self._lock = threading.Lock()
-        progress(what, 0, total)
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self.bytes += count
-            if count:
-                self.progress(self.what, self.bytes, self.total)
-
-
-class _Watched(io.FileIO):
-    """A file open for writing that counts; unbuffered, so that a killed process leaves all it got on the disk."""
-
-    def __init__(self, path: Path, counter: _Counter):
-        super().__init__(path, "r+b" if path.exists() else "w+b")
-        self._counter = counter
-
-    def write(self, data) -> int:
-        if self._counter.stop:
-            raise InterruptedError("another file's download failed")
-        view = memoryview(data)
-        written = 0
-        while written < len(view):
-            written += super().write(view[written:])
-        self._counter.add(written)
-        return written
-
-    def truncate(self, size: int | None = None) -> int:
-        before = os.fstat(self.fileno()).st_size
-        after = super().truncate(size)
-        self._counter.add(after - before)
-        return after
-
-
-def _no_bar() -> type:
-    from huggingface_hub.utils import tqdm
-
-    class NoBar(tqdm):
-        def __init__(self, *positional, **named):
-            super().__init__(*positional, **(named | {"disable": True}))
-
-    return NoBar
-
-
-def _hash_is_right(path: Path, file) -> bool:
-    """Large files are named by their sha256; small ones by git's blob id: sha1 of ``blob SIZE\\0`` and the content."""
-    if file.lfs is not None:
-        digest, expected = hashlib.sha256(), file.lfs.sha256
-    elif file.blob_id:
-        digest, expected = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False), file.blob_id
-    else:
-        return True
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest() == expected
 
 
 def _home(model_id: str, workspace: Workspace) -> Path:

@@ -27,7 +27,7 @@ def quiet(what: str, done: int, total: int) -> None:
 def slug(model_id: str) -> str:
     """A file name for a model id: readable, and different for different ids."""
     name = safe_name(model_id.replace("\\", "/").replace("/", "--"), fallback="model")
-    if name == model_id.replace("/", "--"):
+    if name == model_id.replace("/", "--") and "--" not in model_id:
         return name
     return f"{name[:80]}-{hashlib.sha256(model_id.encode()).hexdigest()[:8]}"
 

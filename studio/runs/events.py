@@ -64,7 +64,10 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
 
 
 def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 1 << 16) -> list[dict[str, Any]]:
-    """The events in the last ``window`` bytes of the file, oldest first, of the given ``kinds`` if any are named."""
+    """The events in the last ``window`` bytes of the file, oldest first, of the given ``kinds`` if any are named.
+
+    If there is none among them (one event may be longer than that), more of the file is read until there is one.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -75,7 +78,8 @@ def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 
         return []
     lines = data[: data.rfind(b"\n") + 1].splitlines()
     events = [e for line in lines[1 if start else 0 :] if (e := _parse(line)) is not None]
-    return [e for e in events if kinds is None or e["kind"] in kinds]
+    found = [e for e in events if kinds is None or e["kind"] in kinds]
+    return found if found or not start else last_events(path, kinds, 8 * window)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

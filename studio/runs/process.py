@@ -47,6 +47,6 @@ def find(description: dict[str, Any] | None) -> psutil.Process | None:
         process = psutil.Process(int(description["pid"]))
         same = abs(process.create_time() - float(description["start"])) < _SAME_START_SECONDS
         alive = process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except (psutil.Error, ValueError):
+    except (psutil.Error, ValueError, TypeError, KeyError):  # the last three: not a file of ours
         return None
     return process if same and alive else None

@@ -59,7 +59,7 @@ class Run:
         """
         recipe.check()
         runs = Workspace.current().runs
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # to the millisecond: runs start in this order
         name = safe_name(recipe.name or recipe.method.kind, "run")[:40].lower()
         id = f"{stamp}-{name}-{secrets.token_hex(2)}"
         aside = runs / f".{id}.part"
@@ -198,7 +198,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The run as ``python app.py runs --json`` lists it. ``started`` and ``ended`` are unix seconds or None."""
         tail = last_events(self.events_path)
-        steps = [e for e in tail if e["kind"] == "step"]
+        steps = last_events(self.events_path, ("step",))
         head = _first_started(self.events_path)
         status = self.status
         ended = tail[-1]["time"] if tail and status in (*TERMINAL, "interrupted") else None
@@ -225,7 +225,7 @@ def _first_started(path: Path) -> dict[str, Any]:
             event = json.loads(line)
         except ValueError:
             continue
-        if event.get("kind") == "started":
+        if isinstance(event, dict) and event.get("kind") == "started":
             return event
     return {}
 

@@ -8,6 +8,7 @@ from typing import Any
 from studio.runs.events import TERMINAL
 
 SERIES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes")
+_FOLDED = ("started", "progress", "step", "eval", "checkpoint", "warning", *TERMINAL)  # other kinds are not shown
 
 
 @dataclass
@@ -41,7 +42,8 @@ class View:
         """Fold in events, in order. Steps that a resumed run does again replace what was there."""
         for event in events:
             self.last_time = event["time"]
-            getattr(self, f"_{event['kind']}", self._other)(event)
+            if event["kind"] in _FOLDED:
+                getattr(self, f"_{event['kind']}")(event)
             if event["kind"] not in TERMINAL:
                 self.ended = None
         return self
@@ -96,6 +98,3 @@ class View:
         self.ended, self.stage = event, None
 
     _finished = _stopped = _failed = _end
-
-    def _other(self, event: dict[str, Any]) -> None:
-        """Kinds that the view does not show."""

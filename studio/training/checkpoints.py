@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 
 def last_whole(folder: Path) -> Path | None:
@@ -16,11 +19,17 @@ def last_whole(folder: Path) -> Path | None:
 
 
 def _is_whole(path: Path) -> bool:
-    needed = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
-    if not all((path / name).is_file() for name in needed) or not list(path.glob("*.safetensors")):
+    """Whether every file is there and none was torn; a power cut may leave files that end too early."""
+    if not all((path / name).is_file() for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt")):
+        return False
+    weights, states = list(path.glob("*.safetensors")), [*path.glob("*.pt"), *path.glob("rng_state*.pth")]
+    if not weights or len(states) < 3:
         return False
     try:
         json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-    except ValueError:
+        for file in weights:
+            with safe_open(file, framework="numpy"):  # checks the length against the header
+                pass
+    except (ValueError, SafetensorError):
         return False
-    return True
+    return all(zipfile.is_zipfile(file) for file in states)  # as torch writes them: their directory is at the end

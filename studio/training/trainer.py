@@ -69,7 +69,6 @@ class StudioTrainer(SFTTrainer):
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._head = base.get_output_embeddings()
         self._event_log = event_log
-        self.tokens_seen = 0
         self.final_metrics: dict[str, Any] = {}
 
     def planned_steps(self) -> int:
@@ -82,15 +81,17 @@ class StudioTrainer(SFTTrainer):
     ) -> torch.Tensor:
         assert not return_outputs, "the logits are not kept"
         total, count = labelled_loss(model, self._head, inputs)
-        if self.model.training:
-            self.tokens_seen += int(inputs["attention_mask"].sum())
         return total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch)
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Validation loss: mean over all labelled tokens of the held-out rows, not over batches."""
+        """Validation loss: mean over all labelled tokens of the held-out rows, not over batches.
+
+        It leaves the random numbers of the training alone (a data loader draws one), so that a run goes the same way
+        however often it is measured, and also if it is measured once more because it was stopped.
+        """
         self.model.eval()
         total, count = 0.0, 0
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader():
                 loss, tokens = labelled_loss(self.model, self._head, self._prepare_inputs(inputs))
                 total, count = total + loss.item(), count + tokens
@@ -122,7 +123,7 @@ class EventCallback(TrainerCallback):
         self._last = (time.monotonic(), 0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._last = (time.monotonic(), self.trainer.tokens_seen)
+        self._last = (time.monotonic(), state.num_input_tokens_seen)
         if self._run.stopping:
             raise Stopped
 
@@ -131,7 +132,7 @@ class EventCallback(TrainerCallback):
             return
         from studio.training.worker import peak_memory_bytes
 
-        now, tokens = time.monotonic(), self.trainer.tokens_seen
+        now, tokens = time.monotonic(), state.num_input_tokens_seen
         seconds, new = now - self._last[0], tokens - self._last[1]
         self._last = (now, tokens)
         self._log.write(
@@ -147,12 +148,12 @@ class EventCallback(TrainerCallback):
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._last = (time.monotonic(), self.trainer.tokens_seen)  # its time is not training time
+        self._last = (time.monotonic(), state.num_input_tokens_seen)  # its time is not training time
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         path = self._run.checkpoints_dir / f"checkpoint-{state.global_step}"
         self._log.write("checkpoint", step=state.global_step, path=str(path.relative_to(self._run.folder)))
-        self._last = (time.monotonic(), self.trainer.tokens_seen)
+        self._last = (time.monotonic(), state.num_input_tokens_seen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._run.stopping and state.global_step < state.max_steps:
@@ -204,6 +205,7 @@ def build_trainer(
         save_steps=spec.save_steps or never,
         save_total_limit=spec.save_total_limit,
         report_to="none",
+        include_num_input_tokens_seen="non_padding",  # kept in the checkpoints
         use_cpu=device == "cpu",
         bf16=False,  # the weights are in their own dtype already; no autocast on top
         fp16=model.dtype == torch.float16,

@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+from lora_runs import add_run
 
 from studio.data import encode_row, load_conversations, load_evaluation
 from studio.errors import StudioError
@@ -14,7 +15,6 @@ from studio.evaluation.loss import row_losses
 from studio.inference import Sampling, Target, stream
 from studio.recipe import DataSpec
 from studio.runs import Run
-from tests.inference.conftest import add_run
 
 
 def conversation(question: str, answer: str) -> dict:

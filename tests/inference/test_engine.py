@@ -9,12 +9,12 @@ import threading
 
 import pytest
 import torch
+from lora_runs import add_run, logits, reference, spec_of, tiny_adapter
+from tiny import make_tiny_chat_model
 
 from studio.errors import StudioError
 from studio.inference import Engine, Target
 from studio.recipe import ModelSpec, Recipe
-from tests.inference.conftest import add_run, logits, reference, spec_of, tiny_adapter
-from tests.tiny import make_tiny_chat_model
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformers():

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 import torch
+from lora_runs import logits, reference
 
 from studio.errors import StudioError
 from studio.inference import Sampling, Target, compare, generate_batch, stream, stream_many
-from tests.inference.conftest import logits, reference
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
 WARM = Sampling(temperature=1.2, top_p=0.95, top_k=200, max_new_tokens=24, seed=5)
@@ -214,10 +214,10 @@ def test_a_batch_gives_the_answers_of_one_at_a_time(panes, sampling, pane):
     texts = ["hi", "My order number 48213 has not arrived; please tell me.", "What is it?", "Write. " * 9, "One 1"]
     done = []
     batch = generate_batch(
-        panes[pane], [chat(t) for t in texts], sampling, lambda n, total: done.append((n, total)), batch_size=2
+        panes[pane], [chat(t) for t in texts], sampling, lambda n, total: done.append((n, total)), max_tokens=150
     )
     assert batch == [answer(panes[pane], chat(text), sampling) for text in texts]
-    assert done == [(2, 5), (4, 5), (5, 5)]
+    assert 1 < len(done) < 5 and done[-1] == (5, 5), "several batches, and several rows in one"
 
 
 def test_compare_has_the_shape_of_the_command_line(workspace, engine):

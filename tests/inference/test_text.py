@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tiny import make_tiny_tokenizer
 
 from studio.inference.text import TextSoFar
-from tests.tiny import make_tiny_tokenizer
 
 SAMPLES = [
     "plain words",

@@ -22,7 +22,7 @@ INTENTS = ("refund", "repair", "question", "delivery")
 URGENCIES = ("low", "medium", "high")
 ROUNDS = {"train": 5, "test": 1}  # how often each of the 5 x 4 x 3 = 60 combinations occurs
 SHORTEST, LONGEST = 12, 45  # words in a ticket
-SEED = 31415
+SEED = 1618
 
 # The label, then the other names the product goes by; no name belongs to two products.
 PRODUCTS = {
@@ -43,14 +43,14 @@ def pool(text):
     }
 
 
-# Every urgency phrase holds a word or two typical of its level (low: rush, hurry, whenever, wait, your time;
-# medium: days, week; high: urgent, now, immediately, right away, today), so that a held-out phrase is new
-# as a sentence, yet clear from what its level has in common.
+# Every urgency phrase holds a word or two typical of its level (low: no rush, no hurry, can wait, your time;
+# medium: days, week; high: urgent, today, immediately, right away, right now), so that a held-out phrase is
+# new as a sentence, yet clear from what its level has in common.
 URGENCY = {
     "low": pool("""
         No rush at all.
         There is no rush on this.
-        Really no rush, I am off sailing.
+        Really no rush, I have tea and a good book.
         No rush, I am retired and patient.
         Nothing is on fire, so no rush.
         No rush from my side.
@@ -61,26 +61,26 @@ URGENCY = {
         Take your time with this one.
         Please take your time.
         Take all the time you like, no rush.
-        Answer whenever it suits you.
-        Whenever you have a quiet moment is fine.
-        Get to this whenever you like.
-        Whenever you are less busy will do.
+        No rush, answer whenever it suits you.
+        No hurry, whenever you have a quiet moment.
+        No rush, get to this whenever you like.
+        This can wait until you are less busy.
         This can wait.
         I can happily wait.
         This can wait until things calm down at your end.
         This can easily wait for ages.
         Low priority, take your time.
-        Treat this as low priority, whenever you like.
+        Low priority, this can wait.
         Glaciers are faster than me, so no hurry.
         --
         I am not in any rush, honestly.
         There is absolutely no hurry from my side.
         Please take as much time as you like, no rush.
-        Whenever you get round to this is fine.
+        No hurry, whenever you get round to this.
         This can wait a good long while.
         No hurry, I am a patient soul.
         This is low priority and can wait.
-        Reply whenever you are bored.
+        There is no rush, reply whenever you are bored.
     """),
     "medium": pool("""
         Some time this week would be good.
@@ -95,7 +95,7 @@ URGENCY = {
         Within a few days would be great.
         I can manage for a few days, but not longer.
         We can cope for a few days.
-        A few days is okay, but not more.
+        A few days is fine, but not more.
         Kindly answer within a few days.
         Please slot this in over the next few days.
         Within the week, please.
@@ -104,11 +104,11 @@ URGENCY = {
         Having this resolved in a week would help.
         I have guests next week and would like this settled by then.
         Next week is my deadline.
-        I go away next week, so please reply before I leave.
+        A reply by next week would be good.
         The school fair is next week, so please be done by then.
         Two or three days would be fine.
         Within five working days, please.
-        Three or four days is soon enough for me.
+        Within three or four days, please.
         Medium priority, say within the week.
         --
         Any day this week works for me.
@@ -128,23 +128,23 @@ URGENCY = {
         Urgent, please drop everything!
         I need this sorted today, this is urgent.
         This must be solved today.
-        Today, please, or my boss will explode.
+        I need this today or my boss will explode.
         My business stands still, so please act today.
         I must have an answer today.
         I need help immediately.
-        Please act immediately.
-        Immediately, please, we are in real trouble!
+        Please act immediately, this is urgent.
+        Urgent, we are in real trouble and need help today!
         Please answer right away.
-        Right away, please!
+        Right away, please, this is urgent!
         I need someone on this right now.
         We need your help right now.
-        Now, please, this is urgent!
+        Right now, please, this is urgent!
         I need an answer immediately.
-        Please treat this as an urgent emergency.
-        This is an emergency, act now!
-        Please call me back immediately.
+        This is an urgent emergency.
+        This is an emergency, I need help right now!
+        Please call me back today, this is urgent.
         My exam starts in an hour, so this is urgent.
-        I leave for the airport in an hour, so right now, please.
+        I fly in three hours, so I need help right now.
         My wedding is tomorrow, so please act right away.
         Our play opens tonight, so this is urgent.
         Guests arrive tonight and I need help right now.
@@ -152,8 +152,8 @@ URGENCY = {
         I need this dealt with immediately, please.
         Very urgent, please help today.
         Please respond right away, this is an emergency.
-        This simply has to be done today.
-        I fly out tomorrow at dawn, so I need this right away.
+        This is urgent and has to be done today.
+        My boat leaves at noon, so I need help right away.
         Urgent, please handle this first!
         An answer is needed right now, please!
         This is terribly urgent, I need you today.
@@ -447,14 +447,14 @@ QUESTION_TASK = {
     "speaker": pool("""
         pair {it} with my phone
         turn up the bass on {it}
-        play the radio on {it}
+        make {it} play louder
         give {it} a new name
         switch off the voice prompts on {it}
         use {it} in the garden
         see how much battery {it} has left
         --
         connect {it} to the television
-        play a podcast on {it}
+        make {it} remember my favourite songs
     """),
 }
 

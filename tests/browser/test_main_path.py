@@ -1,0 +1,181 @@
+"""The main job in a browser: see the data, launch, watch, finish, compare."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from studio.runs import Run, list_runs
+
+POINTS = "() => (document.querySelector('[data-chart=loss]')?.data?.[0]?.x ?? []).length"
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=re.compile(name)).click()
+
+
+def wait_for_status(page, words):
+    page.wait_for_function(
+        "words => document.querySelector('#run-state')?.innerText.includes(words)", arg=words, timeout=120_000
+    )
+
+
+def settings(page, **values):
+    """Fill fields of the training section."""
+    open_tab(page, "Method")
+    for name, value in values.items():
+        page.fill(f"#train-{name} input", str(value))
+        page.press(f"#train-{name} input", "Tab")
+    page.wait_for_timeout(500)  # the last edit reaches the draft
+
+
+def launch(page):
+    before = {run.id for run in list_runs()}
+    page.click("#launch")
+    page.wait_for_selector("#run-state:visible")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        new = [run for run in list_runs() if run.id not in before]
+        if new:
+            return new[0]
+        time.sleep(0.1)
+    raise AssertionError("no run was made")
+
+
+def test_open_preview_launch_watch_and_compare_take_at_most_eight_clicks(visit):
+    page, clicks = visit(), 0
+
+    open_tab(page, "Data")
+    clicks += 1
+    page.wait_for_selector(".rows details")
+    assert page.locator(".rows details").count() == 20
+    assert "question and answer" in page.inner_text("#found")
+
+    run = launch(page)
+    clicks += 1
+    seen = set()
+    deadline = time.monotonic() + 120
+    while run.status not in ("finished", "failed") and time.monotonic() < deadline:
+        seen.add(page.evaluate(POINTS))
+        time.sleep(0.1)
+    wait_for_status(page, "Finished")
+    assert run.status == "finished"
+
+    page.click("#to-compare")
+    clicks += 1
+    page.wait_for_selector("#prompt textarea:visible")
+    page.fill("#prompt textarea", "What is 3 plus 1?")
+    page.click("#send")
+    clicks += 1
+    page.wait_for_function("() => document.querySelectorAll('.pane .stats').length === 2")
+    assert page.locator(".pane.base .turn.assistant").count() == 1
+    assert page.locator(".pane.tuned .turn.assistant").count() == 1
+    assert clicks <= 8
+
+
+def test_the_finished_chart_holds_every_point_of_the_event_file(visit):
+    run = next(r for r in list_runs() if r.status == "finished")
+    page = visit(f"?run={run.id}")
+    steps, losses = run.view().curves["loss"]
+    page.wait_for_function(f"() => ({POINTS})() === {len(steps)}")
+    assert page.evaluate("() => document.querySelector('[data-chart=loss]').data[0].x") == steps
+    assert page.evaluate("() => document.querySelector('[data-chart=loss]').data[0].y") == losses
+
+
+def test_zoom_stays_when_new_points_come(visit):
+    page = visit()
+    settings(page, max_steps=5000, eval_steps=0, save_steps=0)
+    launch(page)
+    page.wait_for_function(f"() => ({POINTS})() >= 2", timeout=90_000)
+    page.evaluate("() => Plotly.relayout(document.querySelector('[data-chart=loss]'), {'xaxis.range': [0, 2]})")
+    count = page.evaluate(POINTS)
+    page.wait_for_function(f"() => ({POINTS})() > {count}", timeout=90_000)
+    assert page.evaluate("() => document.querySelector('[data-chart=loss]').layout.xaxis.range") == [0, 2]
+    page.click("#stop")
+    wait_for_status(page, "Stopped at step")
+
+
+def test_a_reload_and_a_second_browser_show_the_same_run_and_stop_keeps_a_model(visit):
+    page = visit()
+    settings(page, max_steps=5000, eval_steps=0, save_steps=0)
+    run = launch(page)
+    page.wait_for_function(f"() => ({POINTS})() >= 3", timeout=90_000)
+    page.reload()
+    open_tab(page, "Runs")
+    wait_for_status(page, "Training")
+    other = visit(f"?run={run.id}")
+    wait_for_status(other, "Training")
+    other.click("#stop")
+    wait_for_status(page, "Stopped at step")
+    assert run.status == "stopped"
+    assert run.has_model
+    assert run.view().checkpoints
+
+
+def test_a_killed_worker_is_interrupted_within_three_seconds_and_can_be_resumed(visit):
+    page = visit()
+    settings(page, max_steps=5000, save_steps=5)
+    run = launch(page)
+    page.wait_for_function(f"() => ({POINTS})() >= 8", timeout=90_000)
+    while not run.view().checkpoints:
+        time.sleep(0.1)
+    run.process.kill()
+    killed = time.monotonic()
+    wait_for_status(page, "Interrupted")
+    assert time.monotonic() - killed < 3.0
+    assert "resume" in page.inner_text("#run-state").lower()
+    page.click("#resume")
+    wait_for_status(page, "Training")
+    assert run.events()[-1]["kind"] != "failed"
+    page.click("#stop")
+    wait_for_status(page, "Stopped at step")
+    assert next(e for e in reversed(run.events()) if e["kind"] == "started")["resumed_from"]
+
+
+def test_a_double_click_on_launch_starts_one_run(visit):
+    page = visit()
+    settings(page, max_steps=3)
+    before = len(list_runs())
+    page.dblclick("#launch")
+    wait_for_status(page, "Finished")
+    assert len(list_runs()) == before + 1
+
+
+def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
+    page = visit()
+    open_tab(page, "Compare")
+    page.wait_for_selector("#prompt textarea:visible")
+    for count, text in ((1, "What is 1 plus 1?"), (2, "And 2 plus 1?")):
+        page.fill("#prompt textarea", text)
+        page.click("#send")
+        page.wait_for_function(f"() => document.querySelectorAll('.pane.tuned .stats').length === {count}")
+        page.wait_for_selector("#stop-answers", state="hidden")
+    first = page.inner_text(".pane.tuned .turns")
+    page.click("#again")
+    page.wait_for_selector("#stop-answers", state="visible")
+    page.wait_for_selector("#stop-answers", state="hidden")
+    strip = lambda text: re.sub(r"\d+ tokens.*", "", text)  # noqa: E731  speeds differ
+    assert strip(page.inner_text(".pane.tuned .turns")) == strip(first)
+    page.click("#clear")
+    page.wait_for_function("() => document.querySelectorAll('.pane .turn').length === 0")
+
+
+def test_stop_ends_both_answers_and_keeps_what_was_written(visit):
+    page = visit()
+    open_tab(page, "Compare")
+    page.get_by_text("Sampling, the same for both").click()
+    page.get_by_label("number input for Longest answer").fill("2048")
+    page.fill("#prompt textarea", "Tell me a very long story.")
+    page.click("#send")
+    page.wait_for_function("() => document.querySelector('.pane.tuned header small')?.innerText.includes('tokens')")
+    page.click("#stop-answers")
+    page.wait_for_selector("#stop-answers", state="hidden", timeout=10_000)
+    assert page.locator(".pane .turn.assistant").count() == 2
+
+
+def test_an_opened_run_is_read_from_the_address(visit):
+    oldest = list_runs()[-1]
+    page = visit(f"?run={oldest.id}")
+    page.wait_for_selector("#run-state:visible")
+    assert oldest.id in page.input_value("#run input")
+    assert Run.open(oldest.id).status in page.input_value("#run input")

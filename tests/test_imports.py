@@ -1,0 +1,97 @@
+"""Imports go one way, and what is heavy is loaded only where it is used."""
+
+import ast
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "studio").rglob("*.py"))
+LOW = {"errors", "workspace", "recipe", "hub"}  # what every layer may know
+TOP = {"cli", "ui", "terminal", "follow", "recipe_docs"}  # what only the entry, the command line and the UI know
+ALLOWED = {
+    "errors": set(),
+    "workspace": {"errors"},
+    "hub": set(),
+    "recipe": {"errors", "workspace"},
+    "data": LOW,
+    "models": LOW,
+    "runs": {"errors", "workspace", "recipe"},
+    "training": LOW | {"data", "models", "runs"},
+    "inference": LOW | {"data", "models", "runs"},
+    "evaluation": LOW | {"data", "models", "runs", "inference"},
+}
+HEAVY = ("torch", "transformers", "datasets", "trl")
+
+
+def loaded(module: str) -> set[str]:
+    """The top-level packages in memory after importing a module in a fresh process."""
+    code = f"import json, sys, {module}; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """The dotted names that a file imports, wherever in it; ``from studio import x`` counts as ``studio.x``."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            whole = node.module == "studio"
+            names |= {f"studio.{alias.name}" for alias in node.names} if whole else {node.module}
+    return frozenset(names)
+
+
+def part(path: Path) -> str:
+    """The part of the studio that a file belongs to: ``data`` for ``studio/data/rows.py``."""
+    return path.parts[1].removesuffix(".py")
+
+
+def parts_imported(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith("studio.")}
+
+
+@pytest.mark.parametrize("module", ["studio.ui.app", "studio.cli"])
+def test_the_user_interfaces_load_nothing_heavy(module):
+    assert not loaded(module) & set(HEAVY)
+
+
+def test_the_run_folder_loads_nothing_heavy():
+    assert not loaded("studio.runs") & {*HEAVY, "gradio", "typer"}
+
+
+def test_the_recipe_loads_nothing_heavy():
+    assert not loaded("studio.recipe") & {*HEAVY, "gradio", "typer", "numpy"}
+
+
+def test_the_worker_loads_no_user_interface():
+    assert not loaded("studio.training") & {"gradio", "typer", "plotly"}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part(p) not in TOP], ids=str)
+def test_only_the_user_interfaces_know_gradio_and_typer(path):
+    assert not {name.split(".")[0] for name in imports(path)} & {"gradio", "typer", "plotly"}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part(p) not in TOP and p.name != "__init__.py"], ids=str)
+def test_imports_go_one_way(path):
+    own = part(path)
+    assert parts_imported(path) - {own} <= ALLOWED[own]
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part(p) != "cli"], ids=str)
+def test_nothing_imports_the_command_line(path):
+    assert "cli" not in parts_imported(path)
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part(p) not in ("cli", "ui")], ids=str)
+def test_nothing_imports_the_browser_interface_but_the_command_line(path):
+    assert "ui" not in parts_imported(path)
