@@ -55,8 +55,15 @@ def _train(run: Run, log: EventLog) -> str:
     transformers.set_seed(recipe.train.seed)
     device = pick_device(recipe.train.device)
 
+    # a resumed run keeps the very base and number format that it began with
+    checkpoint = last_whole(run.checkpoints_dir)
+    earlier = recipe.resolved if checkpoint else None
+    spec = recipe.model
+    if earlier and earlier.model_revision and not earlier.model_revision.startswith("sha256:"):
+        spec = spec.model_copy(update={"revision": earlier.model_revision})
+
     # model files and tokenizer
-    base = store.fetch(recipe.model, progress=progress)
+    base = store.fetch(spec, progress=progress)
     tokenizer = load.load_tokenizer(base, trust_remote_code=recipe.model.trust_remote_code)
     notes = prepare_chat(tokenizer, None, recipe.data.chat_template)
 
@@ -89,8 +96,8 @@ def _train(run: Run, log: EventLog) -> str:
 
     # weights and method
     progress("Loading the model", 0, 0)
-    dtype = methods.training_dtype(recipe, device)
-    model = load.load_model(recipe.model, device=device, dtype=dtype)
+    dtype = earlier.dtype if earlier and earlier.dtype else methods.training_dtype(recipe, device)
+    model = load.load_model(spec, device=device, dtype=dtype)
     prepare_chat(tokenizer, model, recipe.data.chat_template)
     model = methods.apply_method(model, recipe, notes.new_token_ids)
     trainable, parameters = methods.count_parameters(model)
@@ -108,7 +115,6 @@ def _train(run: Run, log: EventLog) -> str:
     )
 
     # train
-    checkpoint = last_whole(run.checkpoints_dir)
     trainer = build_trainer(
         run=run,
         recipe=recipe,

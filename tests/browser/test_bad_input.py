@@ -14,9 +14,9 @@ def open_tab(page, name):
 
 @pytest.fixture
 def upload(visit, tmp_path):
-    """Upload a file of this name and content in the Data tab; returns the page once ``words`` are there."""
+    """Upload a file of this name and content in the Data tab; returns the page once ``words`` are ``where``."""
 
-    def do(name: str, content: bytes, words: str):
+    def do(name: str, content: bytes, words: str, where: str = "#found"):
         page = visit()
         open_tab(page, "Data")
         page.wait_for_selector("#found .message")
@@ -25,7 +25,9 @@ def upload(visit, tmp_path):
         with page.expect_file_chooser() as chooser:
             page.click("#upload")
         chooser.value.set_files(str(path))
-        page.wait_for_function("w => document.body.innerText.includes(w)", arg=words)
+        page.wait_for_function(
+            "([where, words]) => document.querySelector(where)?.innerText.includes(words)", arg=[where, words]
+        )
         assert "Traceback" not in page.inner_text("body")
         return page
 
@@ -41,7 +43,7 @@ GOOD = {"prompt": "Say hello.", "completion": "Hello."}
 
 def test_broken_json_is_named_by_its_line(upload):
     content = rows(*[GOOD] * 36) + b'{"prompt": "a", "completion": \n' + rows(GOOD)
-    page = upload("broken.jsonl", content, "line 37")
+    page = upload("broken.jsonl", content, "line 37", where="#glance")
     assert "broken JSON" in page.inner_text("#glance")
     assert page.locator("#launch").is_disabled()
 

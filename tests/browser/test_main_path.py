@@ -145,6 +145,9 @@ def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
     page = visit()
     open_tab(page, "Compare")
     page.wait_for_selector("#prompt textarea:visible")
+    page.get_by_text("Sampling, the same for both").click()
+    page.get_by_label("number input for Longest answer").fill("16")  # the tiny model's context is short
+    page.get_by_label("number input for Longest answer").press("Tab")
     for count, text in ((1, "What is 1 plus 1?"), (2, "And 2 plus 1?")):
         page.fill("#prompt textarea", text)
         page.click("#send")
