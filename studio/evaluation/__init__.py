@@ -3,7 +3,7 @@
 Importing this package loads neither torch nor transformers.
 """
 
-from studio.evaluation.evaluate import evaluate
 from studio.evaluation.metrics import exact_match, mean, perplexity
+from studio.evaluation.scoring import evaluate
 
 __all__ = ["evaluate", "exact_match", "mean", "perplexity"]

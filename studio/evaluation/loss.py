@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional
@@ -18,10 +18,17 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class RowLoss:
-    """``total`` is the sum over the row's labelled tokens (nats), ``tokens`` how many there are."""
+    """What a model makes of a row's labels.
+
+    Attributes:
+        total: negative log-likelihood, summed over the labelled tokens (nats).
+        tokens: how many labelled tokens there are (the row's first token has nothing before it and never counts).
+        likeliest: for each of them the token that the model would have taken greedily.
+    """
 
     total: float
     tokens: int
+    likeliest: list[int] = field(default_factory=list)
 
 
 def row_losses(
@@ -93,9 +100,33 @@ def _losses(handle: Handle, rows: list[Encoded]) -> list[RowLoss]:
         logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits
     logits = logits if logits.dim() == 2 else logits[mask]
     each = functional.cross_entropy(logits.float(), labels[mask], reduction="none")
-    row_of = mask.nonzero()[:, 0]
-    totals = torch.zeros(len(rows), device=each.device).index_add_(0, row_of, each)
-    return [RowLoss(total, count) for total, count in zip(totals.tolist(), mask.sum(1).tolist(), strict=True)]
+    row_of, counts = mask.nonzero()[:, 0], mask.sum(1).tolist()
+    totals = torch.zeros(len(rows), device=each.device).index_add_(0, row_of, each).tolist()
+    likeliest = [part.tolist() for part in logits.argmax(-1).split(counts)]
+    return [RowLoss(*parts) for parts in zip(totals, counts, likeliest, strict=True)]
+
+
+def foretold_answer(encoded: Encoded, prompt: list[int], loss: RowLoss, stop_ids: frozenset[int]) -> list[int] | None:
+    """The tokens of the row's last answer if they are what the model would write greedily, else None.
+
+    If at each token of the answer, up to its end of turn, the likeliest token given what comes before is that very
+    token, then greedy generation writes exactly this answer, and need not be run (the check of speculative decoding,
+    https://arxiv.org/abs/2211.17192).
+
+    Args:
+        prompt: what generation would start from; an answer that does not directly follow it is not foretold.
+        loss: of this row.
+    """
+    ids, labels = encoded.input_ids, encoded.labels
+    if ids[: len(prompt)] != prompt:
+        return None
+    taken = dict(zip([i for i in range(1, len(ids)) if labels[i] != IGNORE], loss.likeliest, strict=True))
+    for i in range(len(prompt), len(ids)):
+        if taken.get(i) != ids[i]:
+            return None
+        if ids[i] in stop_ids:
+            return ids[len(prompt) : i]
+    return None
 
 
 @contextmanager

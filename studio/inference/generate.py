@@ -41,7 +41,7 @@ def generate_streaming(
     start = time.perf_counter()
     prompt = prompt_ids(handle, messages)
     room = room_for_answer(handle, len(prompt), sampling.max_new_tokens)
-    out = _Streamer(TextSoFar(lambda ids: _decode(handle.tokenizer, ids)), start, emit)
+    out = _Streamer(TextSoFar(lambda ids: decode(handle, ids)), start, emit)
     if not stopped():
         inputs = torch.tensor([prompt])
         _generate(handle, inputs, torch.ones_like(inputs), sampling, room, stopped, streamer=out)
@@ -85,7 +85,7 @@ def generate_batch(
         output = _generate(handle, inputs, mask, sampling, room, lambda: False)
         for row, ids in zip(rows, output[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(ids) if token in handle.stop_ids), len(ids))
-            answers[row] = _decode(handle.tokenizer, ids[:end])
+            answers[row] = decode(handle, ids[:end])
         progress(len(prompts) - len(waiting), len(prompts))
     return answers
 
@@ -126,6 +126,30 @@ def room_for_answer(handle: Handle, prompt_tokens: int, max_new_tokens: int) -> 
             "Shorten the message, or start a new conversation.",
         )
     return min(max_new_tokens, room)
+
+
+def decode(handle: Handle, ids: list[int]) -> str:
+    """Tokens as text, without special tokens."""
+    return handle.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+_STEERING = (
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "sequence_bias",
+    "no_repeat_ngram_size",
+    "min_new_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "exponential_decay_length_penalty",
+    "guidance_scale",
+)
+
+
+def steered(model: Any) -> bool:
+    """Whether the model's own generation settings make greedy answers differ from its likeliest tokens."""
+    return any(getattr(model.generation_config, name, None) for name in _STEERING)
 
 
 def context_length(model: Any) -> int | None:
@@ -264,10 +288,6 @@ def _memory(handle: Handle):
             f"{handle.name} ran out of memory on {handle.weights.device} while answering.",
             "Shorten the conversation, compare fewer models at once, or close what else uses the device.",
         ) from error
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _pad_id(handle: Handle) -> int:

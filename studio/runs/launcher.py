@@ -31,9 +31,7 @@ def start_worker(run: Run) -> subprocess.Popen:
         StudioError: the process cannot be started; the run has then failed.
     """
     command = [sys.executable, "-u", "-m", "studio.training", str(run.folder)]
-    # Above this size glibc gives memory back to the system at once; its heap fragments badly under LoRA otherwise.
-    environment = {"MALLOC_MMAP_THRESHOLD_": "1048576", **os.environ}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
     try:
         with run.log_path.open("ab") as log:
             worker = subprocess.Popen(

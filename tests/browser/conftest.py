@@ -61,9 +61,10 @@ def workspace(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiny_recipe(workspace):
     """The recipe in the form: a tiny model and a small file, so that a run takes seconds."""
+    from tiny import make_tiny_chat_model
+
     from studio.recipe import Recipe
     from studio.workspace import Workspace
-    from tiny import make_tiny_chat_model
 
     model = make_tiny_chat_model(workspace / "tiny-model")
     rows = workspace / "rows.jsonl"

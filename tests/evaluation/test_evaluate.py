@@ -12,8 +12,8 @@ from studio.data import encode_row, load_conversations, load_evaluation
 from studio.errors import StudioError
 from studio.evaluation import evaluate
 from studio.evaluation.loss import row_losses
-from studio.inference import Sampling, Target, stream
-from studio.recipe import DataSpec
+from studio.inference import Sampling, Target, generate_batch, stream
+from studio.recipe import DataSpec, FullMethod
 from studio.runs import Run
 
 
@@ -131,6 +131,52 @@ def test_progress_is_told_row_by_row_for_both_models(run, engine):
     for what in ("Measuring the loss of the base model", "Letting the tuned model answer"):
         steps = [(done, total) for sentence, done, total in told if sentence == what]
         assert steps[0][0] == 0 and steps[-1][0] == steps[-1][1] > 0
+
+
+@pytest.fixture(scope="module")
+def learned(models, tmp_path_factory):
+    """The base, trained until it knows all answers but one by heart; and the rows."""
+    import torch
+
+    from studio.data import encode_conversation
+    from studio.models.load import load_model, load_tokenizer
+    from studio.recipe import ModelSpec
+
+    facts = {"fox": "brown", "dog": "lazy", "cat": "asleep", "sun": "warm", "order": "late", "moon": "unknown"}
+    rows = [conversation(thing, f"It is {how}.") for thing, how in facts.items()]
+    tokenizer = load_tokenizer(models["base"])
+    model = load_model(ModelSpec(id=str(models["base"]), dtype="float32")).train()
+    examples = [encode_conversation(tokenizer, row["messages"]) for row in rows[:-1]]  # the moon stays unknown
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        loss = sum(model(torch.tensor([e.input_ids]), labels=torch.tensor([e.labels])).loss for e in examples)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("learned") / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, rows
+
+
+def test_answers_that_the_loss_has_shown_are_those_that_generation_gives(
+    workspace, models, learned, engine, monkeypatch
+):
+    folder, rows = learned
+    data = write(workspace / "learned.jsonl", rows).model_copy(update={"eval_split": "train"})
+    run = add_run(workspace, "learned", models["base"], folder, method=FullMethod(), data=data)
+    asked = []
+
+    def spy(handle, conversations, *arguments, **options):
+        asked.append(len(conversations))
+        return generate_batch(handle, conversations, *arguments, **options)
+
+    monkeypatch.setattr("studio.evaluation.scoring.generate_batch", spy)
+    quick = _details(run, engine)
+    assert asked == [6, 1], "all answers of the base, and of the tuned model the one it has not learned"
+    monkeypatch.setattr("studio.inference.generate.steered", lambda model: True)
+    assert [entry["tuned"] for entry in _details(run, engine)] == [entry["tuned"] for entry in quick]
+    assert asked[2:] == [6, 6] and sum(entry["tuned"]["correct"] for entry in quick) == 5
 
 
 def _details(run: Run, engine) -> list[dict]:

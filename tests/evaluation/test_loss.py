@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from studio.data import encode_conversation
-from studio.evaluation.loss import row_losses
+from studio.data import Encoded, encode_conversation
+from studio.evaluation.loss import RowLoss, foretold_answer, row_losses
 
 ROWS = [
     ("What is the capital of France?", "The capital of France is Paris."),
@@ -67,3 +67,19 @@ def test_measuring_leaves_no_hook_on_the_model(workspace, engine, base, rows):
     handle = engine.open(base)
     row_losses(handle, rows)
     assert not handle.weights.model.get_output_embeddings()._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "labels, likeliest, prompt, answer",
+    [
+        ([-100, -100, 5, 6, 9], [5, 6, 9], [1, 2], [5, 6]),
+        ([-100, -100, 5, 6, 9], [5, 7, 9], [1, 2], None),  # another word
+        ([-100, -100, 5, 6, 9], [5, 6, 8], [1, 2], None),  # it would not have ended there
+        ([-100, -100, 5, 6, -100], [5, 6], [1, 2], None),  # nothing is known about its end
+        ([-100, -100, 5, 6, 9], [5, 6, 9], [1, 3], None),  # generation would start from something else
+        ([-100, 2, 5, 6, 9], [4, 5, 6, 9], [1, 2], [5, 6]),  # what it makes of the prompt does not matter
+    ],
+)
+def test_an_answer_is_foretold_only_if_every_token_up_to_its_end_is_the_likeliest(labels, likeliest, prompt, answer):
+    row = Encoded(input_ids=[1, 2, 5, 6, 9], labels=labels)
+    assert foretold_answer(row, prompt, RowLoss(0.0, len(likeliest), likeliest), frozenset({9})) == answer

@@ -78,12 +78,32 @@ def _score(name: str, handle: Handle, rows, encoded, asked, sampling: Sampling, 
     measuring, answering = f"Measuring the loss of the {name} model", f"Letting the {name} model answer"
     progress(measuring, 0, len(rows))
     losses = row_losses(handle, encoded, lambda done: progress(measuring, done, len(rows)))
-    progress(answering, 0, len(asked))
-    conversations = [rows[i]["messages"][:-1] for i in asked]
-    answers = generate_batch(handle, conversations, sampling, lambda done, total: progress(answering, done, total))
-    outputs = dict(zip(asked, answers, strict=True))
+
+    outputs = _foretold(handle, rows, encoded, losses, asked, sampling)
+    waiting, known = [i for i in asked if i not in outputs], len(outputs)
+    progress(answering, known, len(asked))
+    conversations = [rows[i]["messages"][:-1] for i in waiting]
+    answers = generate_batch(
+        handle, conversations, sampling, lambda done, total: progress(answering, known + done, known + total)
+    )
+    outputs |= zip(waiting, answers, strict=True)
     correct = {i: exact_match(output, _reference(rows[i])) for i, output in outputs.items()}
     return {"losses": losses, "outputs": outputs, "correct": correct}
+
+
+def _foretold(handle: Handle, rows, encoded, losses, asked: list[int], sampling: Sampling) -> dict[int, str]:
+    """Answers that measuring the loss has already shown, by row: after good training most of them."""
+    from studio.evaluation.loss import foretold_answer
+    from studio.inference.generate import decode, prompt_ids, steered
+
+    if steered(handle.weights.model):
+        return {}
+    outputs = {}
+    for i in asked:
+        answer = foretold_answer(encoded[i], prompt_ids(handle, rows[i]["messages"][:-1]), losses[i], handle.stop_ids)
+        if answer is not None and len(answer) < sampling.max_new_tokens:
+            outputs[i] = decode(handle, answer)
+    return outputs
 
 
 def _summary(scores: dict[str, Any]) -> dict[str, Any]:
