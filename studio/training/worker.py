@@ -49,6 +49,7 @@ def _train(run: Run, log: EventLog) -> str:
     from studio.models import load, methods, store
     from studio.models.chat import prepare_chat
     from studio.training.checkpoints import last_whole
+    from studio.training.fused_lora import fuse_lora
     from studio.training.trainer import Stopped, build_trainer
 
     transformers.utils.logging.disable_progress_bar()
@@ -101,6 +102,7 @@ def _train(run: Run, log: EventLog) -> str:
     prepare_chat(tokenizer, model, recipe.data.chat_template)
     model = methods.apply_method(model, recipe, notes.new_token_ids)
     trainable, parameters = methods.count_parameters(model)
+    fused = fuse_lora(model) if recipe.method.kind == "lora" else 0
 
     _record(
         run,
@@ -138,6 +140,7 @@ def _train(run: Run, log: EventLog) -> str:
         threads=torch.get_num_threads(),
         dtype=dtype,
         notes=list(notes),
+        fused_lora_layers=fused,
         resumed_from=checkpoint.name if checkpoint else None,
     )
     datasets.disable_progress_bars()
