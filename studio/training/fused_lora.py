@@ -1,8 +1,8 @@
 """LoRA's forward and backward pass in one autograd function a layer: fewer passes over memory, the same numbers.
 
-PEFT computes ``W x + scale * B (A x)`` with a tensor of the layer's output size for each of the product, its scaling and
-the sum. Here the low-rank product is added in place (``addmm_``), the scale is folded into ``B``, and only ``x`` and
-``A x`` are kept for the backward pass. The order of the products is the one of LoRA's paper
+PEFT computes ``W x + scale * B (A x)`` with a tensor of the layer's output size for each of the product, its scaling
+and the sum. Here the low-rank product is added in place (``addmm_``), the scale is folded into ``B``, and only ``x``
+and ``A x`` are kept for the backward pass. The order of the products is the one of LoRA's paper
 (https://arxiv.org/abs/2106.09685); doing it by hand for speed is Unsloth's idea.
 """
 
@@ -42,8 +42,8 @@ class _LoraLinear(torch.autograd.Function):
 def fuse_lora(model: torch.nn.Module) -> int:
     """Let every plain LoRA layer of a PEFT model train through the fused function; returns how many.
 
-    Left to PEFT: quantised layers, dropout, DoRA and other variants, a bias in the adapter, several active adapters, and
-    everything outside training (evaluation, generation, merged weights).
+    Left to PEFT: quantised layers, dropout, DoRA and other variants, a bias in the adapter, several active adapters,
+    and everything outside training (evaluation, generation, merged weights).
     """
     from peft.tuners.lora.layer import Linear
 

@@ -383,8 +383,12 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Start the studio and stay until it is ended. Runs that go on then go on without it."""
+def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> None:
+    """Start the studio and stay until it is ended. Runs that go on then go on without it.
+
+    Args:
+        get_model: get the built-in model in the background if it is not here yet.
+    """
     launcher = Launcher().start()
     desk = Desk(launcher)
     recipe = Recipe.load(ASSETS.parent / "recipes" / "quickstart.yaml")
@@ -396,7 +400,8 @@ def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
         launcher.close()
         raise StudioError(f"Port {port} on {host} cannot be opened.", "Choose another one with --port.") from error
     print(f"SFT Studio is at http://{host}:{port} (workspace {Workspace.current().root})", flush=True)
-    desk.fetch(recipe, quiet=False)
+    if get_model:
+        desk.fetch(recipe, quiet=False)
     try:
         page.block_thread()
     finally:

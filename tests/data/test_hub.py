@@ -1,0 +1,94 @@
+"""Datasets on the Hub, against a local stand-in of its API: found, refused in plain words, and never waited for long."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_hub import FakeHub
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPT = """
+import json, sys
+from studio.data import load_conversations
+from studio.errors import StudioError
+from studio.recipe import DataSpec
+try:
+    rows = load_conversations(DataSpec(**json.loads(sys.argv[1])))
+    print(json.dumps([row["messages"][-1]["content"] for row in rows]))
+except StudioError as error:
+    print(json.dumps({"what": error.what, "fix": error.fix, "field": error.field}))
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dataset")
+    for split, count in (("train", 5), ("test", 2)):
+        rows = [{"prompt": f"{split} question {n}", "completion": f"{split} answer {n}"} for n in range(count)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    return folder
+
+
+def load(hub, home, **data):
+    """What ``load_conversations`` gives in a process of its own (the Hub's address is read at import)."""
+    environment = {**os.environ, **hub.environment(home), "STUDIO_HOME": str(home)}
+    environment.pop("HF_HUB_OFFLINE", None)
+    output = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(data)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=120,
+    )
+    assert output.returncode == 0, output.stderr[-2000:]
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def test_a_hub_dataset_is_read_by_split(dataset, tmp_path):
+    with FakeHub({}, {"owner/set": dataset}) as hub:
+        assert load(hub, tmp_path, source="owner/set") == [f"train answer {n}" for n in range(5)]
+        assert load(hub, tmp_path, source="owner/set", split="test") == ["test answer 0", "test answer 1"]
+
+
+def test_max_rows_takes_only_the_first(dataset, tmp_path):
+    with FakeHub({}, {"owner/set": dataset}) as hub:
+        assert load(hub, tmp_path, source="owner/set", max_rows=2) == ["train answer 0", "train answer 1"]
+
+
+def test_a_wrong_id_says_so(dataset, tmp_path):
+    with FakeHub({}, {"owner/set": dataset}) as hub:
+        refusal = load(hub, tmp_path, source="owner/typo")
+    assert "owner/typo" in refusal["what"]
+    assert refusal["field"] == "data.source"
+
+
+def test_a_gated_dataset_names_the_way_in(dataset, tmp_path):
+    with FakeHub({}, {"owner/set": dataset}, gated={"owner/set"}) as hub:
+        refusal = load(hub, tmp_path, source="owner/set")
+    assert "HF_TOKEN" in refusal["fix"]
+
+
+def test_a_missing_split_names_those_there_are(dataset, tmp_path):
+    with FakeHub({}, {"owner/set": dataset}) as hub:
+        refusal = load(hub, tmp_path, source="owner/set", split="nope")
+    assert refusal["field"] == "data.split"
+    assert "train" in refusal["fix"]
+
+
+def test_a_silent_hub_costs_three_seconds_and_what_was_read_before_still_loads(dataset, tmp_path):
+    with FakeHub({}, {"owner/set": dataset}) as hub:
+        first = load(hub, tmp_path, source="owner/set")
+    with FakeHub({}, {}, hang=True) as silent:
+        assert load(silent, tmp_path, source="owner/set") == first
+        start = time.monotonic()
+        refusal = load(silent, tmp_path, source="owner/other")
+        assert "does not answer" in refusal["what"]
+        assert time.monotonic() - start < 30  # the imports of the process and one probe
