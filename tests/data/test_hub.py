@@ -1,4 +1,4 @@
-"""Datasets on the Hub, against a local stand-in of its API: found, refused in plain words, and never waited for long."""
+"""Datasets on the Hub, against a local stand-in of its API: found, refused plainly, and never waited for long."""
 
 from __future__ import annotations
 
