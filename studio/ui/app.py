@@ -218,7 +218,6 @@ def build(desk: Desk) -> gr.Blocks:
 
         # every visit starts from what is true now
         def visit(request: gr.Request) -> dict:
-            desk.warm()
             recipe = desk.draft()
             html, ready = desk.glance(recipe)
             card, offer = model_tab.show(desk, recipe)

@@ -33,7 +33,6 @@ class Desk:
         self.machine = machine_memory()
         self.stops: dict[str, threading.Event] = {}
         self._engine: Any = None
-        self._warmed = threading.Event()
         self._lock = threading.Lock()
         self._surveys: dict[tuple, Survey | StudioError] = {}
         self._tokenizers: dict[tuple, tuple[Any, list[str]]] = {}
@@ -101,12 +100,6 @@ class Desk:
                     self._tokenizers.pop(next(iter(self._tokenizers)))
                 self._tokenizers[key] = (tokenizer, notes)
             return self._tokenizers[key]
-
-    def warm(self) -> None:
-        """Import, behind the first visit, what the first preview needs (a second or two; no torch)."""
-        if not self._warmed.is_set():
-            self._warmed.set()
-            threading.Thread(target=_import_tokenizers, name="warm", daemon=True).start()
 
     def fetch(self, recipe: Recipe, *, quiet: bool = True) -> None:
         """Start getting the model in a process of its own, unless it is here or on its way."""
@@ -233,11 +226,6 @@ class Desk:
                 pace = (view.last_time - view.first_step_time) / (view.step - view.first_step)
                 return f"about {views.duration(pace * steps)}, as in {run.id}"
         return "The time is known after the first steps."
-
-
-def _import_tokenizers() -> None:
-    from transformers import PreTrainedTokenizerFast  # noqa: F401
-    from transformers.utils.chat_template_utils import render_jinja_template  # noqa: F401
 
 
 def _short(text: str) -> str:
