@@ -242,7 +242,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         page.load(
             visit, None, [*fields, glance, launch, model.card, model.get, compare.run, tabs, *run_parts], **_QUIET
-        )
+        ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
         gr.Timer(5).tick(partial(header, desk.machine), None, top, **_QUIET)
     return page
 
