@@ -19,10 +19,8 @@ from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, runs
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.ui.theme import CSS_PATH, theme
+from studio.ui.wiring import QUEUED, QUIET, told
 from studio.workspace import ASSETS, Workspace
-
-_QUEUED = {"show_progress": "hidden", "api_visibility": "private"}
-_QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 def header(machine: dict[str, Any]) -> str:
@@ -85,9 +83,9 @@ def build(desk: Desk) -> gr.Blocks:
             yield [found, rows, parts, *columns]
 
         rows_out = [data.found, data.rows, data.parts, *data.columns]
-        refresh_panel = {"fn": edited, "inputs": fields, "outputs": [glance, launch], **_QUIET}
-        refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get], **_QUIET}
-        refresh_rows = {"fn": show_rows, "inputs": fields, "outputs": rows_out, **_QUEUED}
+        refresh_panel = {"fn": edited, "inputs": fields, "outputs": [glance, launch], **QUIET}
+        refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get], **QUIET}
+        refresh_rows = {"fn": show_rows, "inputs": fields, "outputs": rows_out, **QUEUED}
 
         # every edit shows in the panel; what changes the rows shows in the rows
         gr.on([c.change for c in fields], trigger_mode="always_last", **refresh_panel)
@@ -101,13 +99,13 @@ def build(desk: Desk) -> gr.Blocks:
             **refresh_rows,
         )
         for path in ("data.source", "data.format"):  # another shape: the columns chosen for the old one do not hold
-            form.fields[path].input(lambda: "{}", None, form.fields["data.columns"], **_QUIET).then(**refresh_rows)
+            form.fields[path].input(lambda: "{}", None, form.fields["data.columns"], **QUIET).then(**refresh_rows)
         gr.on(
             [c.input for c in data.columns],
             lambda parts, *values: data_tab.chosen_columns(parts, list(values)),
             [data.parts, *data.columns],
             form.fields["data.columns"],
-            **_QUIET,
+            **QUIET,
         ).then(**refresh_rows)
 
         def uploaded(path: str) -> tuple[Any, str]:
@@ -115,11 +113,11 @@ def build(desk: Desk) -> gr.Blocks:
             return gr.update(choices=data_tab.known_datasets(kept), value=kept), "{}"
 
         data.upload.upload(
-            _told(uploaded),
+            told(uploaded),
             data.upload,
             [form.fields["data.source"], form.fields["data.columns"]],
             api_visibility="private",
-        ).then(lambda: "auto", None, form.fields["data.format"], **_QUIET).then(**refresh_rows)
+        ).then(lambda: "auto", None, form.fields["data.format"], **QUIET).then(**refresh_rows)
         data_page.select(**refresh_rows)
 
         def get_model(values: dict) -> tuple[Any, Any]:
@@ -132,20 +130,20 @@ def build(desk: Desk) -> gr.Blocks:
             html, offer = model_tab.show(desk, recipe)
             return html, gr.update(visible=offer), desk.glance(recipe)[0]
 
-        model.get.click(get_model, fields, [model.card, model.get], **_QUIET)
-        model.timer.tick(_if_fetching(desk, form, watch_model), fields, [model.card, model.get, glance], **_QUIET)
+        model.get.click(get_model, fields, [model.card, model.get], **QUIET)
+        model.timer.tick(_if_fetching(desk, form, watch_model), fields, [model.card, model.get, glance], **QUIET)
 
         def chose_method(values: dict) -> list[Any]:
             choice = values[form.fields["method"]] or "lora"
             shown = gr.update(visible=choice != "full")
             return [method_tab.explain(choice), *[shown for _ in method.lora]]
 
-        form.fields["method"].change(chose_method, fields, [method.about, *method.lora], **_QUIET)
+        form.fields["method"].change(chose_method, fields, [method.about, *method.lora], **QUIET)
         costing = {
             "fn": lambda v: method_tab.cost(desk, form.read(v)),
             "inputs": fields,
             "outputs": [method.cost],
-            **_QUIET,
+            **QUIET,
         }
         costly = [
             form.fields[p] for p in form.fields if p.startswith(("method", "train.", "data.max_length", "model."))
@@ -168,34 +166,34 @@ def build(desk: Desk) -> gr.Blocks:
             return {**shown, tabs: gr.update(selected="runs"), launch_state: views.message("good", "Launched", run.id)}
 
         launch.click(
-            _told(start), fields, [*run_parts, tabs, launch_state], api_visibility="private", trigger_mode="once"
+            told(start), fields, [*run_parts, tabs, launch_state], api_visibility="private", trigger_mode="once"
         )
 
         def look(run_id: str | None, seen: str | None) -> Any:
             return runs_tab.show(desk, runs, run_id, seen) or gr.skip()
 
-        runs.timer.tick(look, [runs.run, runs.seen], run_parts, **_QUIET)
-        runs.run.input(lambda run_id: runs_tab.show(desk, runs, run_id, None), runs.run, run_parts, **_QUIET)
-        runs.stop.click(lambda run_id: _stop(run_id), runs.run, runs.stop, **_QUIET)
-        runs.resume.click(_told(lambda run_id: _resume(desk, run_id)), runs.run, runs.resume, **_QUIET)
+        runs.timer.tick(look, [runs.run, runs.seen], run_parts, **QUIET)
+        runs.run.input(lambda run_id: runs_tab.show(desk, runs, run_id, None), runs.run, run_parts, **QUIET)
+        runs.stop.click(lambda run_id: _stop(run_id), runs.run, runs.stop, **QUIET)
+        runs.resume.click(told(lambda run_id: _resume(desk, run_id)), runs.run, runs.resume, **QUIET)
 
         # comparing
         def to_compare(run_id: str) -> tuple[Any, Any]:
             return gr.update(selected="compare"), gr.update(choices=compare_tab.tuned(), value=run_id)
 
-        runs.compare.click(to_compare, runs.run, [tabs, compare.run], **_QUIET)
-        _wire_compare(desk, compare)
+        runs.compare.click(to_compare, runs.run, [tabs, compare.run], **QUIET)
+        compare_tab.wire(desk, compare)
         compare_page.select(
             lambda run_id: gr.update(
                 choices=compare_tab.tuned(), value=run_id or next((v for _, v in compare_tab.tuned()), None)
             ),
             compare.run,
             compare.run,
-            **_QUIET,
+            **QUIET,
         )
         for tab, primary in ((data_page, True), (method_page, True), (runs_page, False), (compare_page, False)):
             tab.select(
-                lambda primary=primary: gr.update(variant="primary" if primary else "secondary"), None, launch, **_QUIET
+                lambda primary=primary: gr.update(variant="primary" if primary else "secondary"), None, launch, **QUIET
             )
 
         # recipes
@@ -205,7 +203,7 @@ def build(desk: Desk) -> gr.Blocks:
             recipe.save(path)
             return str(path)
 
-        save.click(_told(save_recipe), fields, save, **_QUIET)
+        save.click(told(save_recipe), fields, save, **QUIET)
 
         def load_recipe(path: str) -> dict:
             try:
@@ -241,22 +239,10 @@ def build(desk: Desk) -> gr.Blocks:
             return updates
 
         page.load(
-            visit, None, [*fields, glance, launch, model.card, model.get, compare.run, tabs, *run_parts], **_QUIET
+            visit, None, [*fields, glance, launch, model.card, model.get, compare.run, tabs, *run_parts], **QUIET
         ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
-        gr.Timer(5).tick(partial(header, desk.machine), None, top, **_QUIET)
+        gr.Timer(5).tick(partial(header, desk.machine), None, top, **QUIET)
     return page
-
-
-def _told(fn: Any) -> Any:
-    """``fn`` with its StudioErrors shown to the person as a notice that stays until it is closed."""
-
-    def handler(*arguments: Any) -> Any:
-        try:
-            return fn(*arguments)
-        except StudioError as error:
-            raise gr.Error(f"{error.what} {error.fix}".strip(), duration=None, print_exception=False) from error
-
-    return handler
 
 
 def _if_fetching(desk: Desk, form: Form, fn: Any) -> Any:
@@ -287,78 +273,6 @@ def _resume(desk: Desk, run_id: str | None) -> Any:
     run = Run.open(run_id or "")
     run.reopen()
     return gr.update(visible=False)
-
-
-def _wire_compare(desk: Desk, tab: compare_tab.CompareTab) -> None:
-    sampling = list(tab.sampling.values())
-    inputs = [tab.run, tab.system, tab.history, tab.prompt, *sampling]
-    outputs = [tab.panes, tab.history, tab.notice, tab.prompt, tab.send, tab.stop]
-
-    def talk(regenerate: bool, request: gr.Request, *values: Any) -> Any:
-        run_id, system, history, prompt, *settings = values
-        turns = compare_tab.read_history(history)
-        if regenerate:
-            turns = [[t for t in pane] for pane in turns]
-            for pane in turns:
-                while pane and pane[-1]["role"] != "user":
-                    pane.pop()
-        elif prompt and prompt.strip():
-            turns = [[*pane, {"role": "user", "content": prompt.strip()}] for pane in turns]
-        if not turns[0] or turns[0][-1]["role"] != "user":
-            yield (
-                gr.skip(),
-                gr.skip(),
-                views.message("warn", "The prompt is empty.", "Write a message first."),
-                *[gr.skip()] * 3,
-            )
-            return
-        going = gr.update(interactive=False), gr.update(visible=True)
-        options = dict(zip(tab.sampling, settings, strict=True))
-        for panes, after, notice in compare_tab.answer(
-            desk, request.session_hash or "", run_id, system, turns, options
-        ):
-            yield panes, json.dumps(after), notice, "", *going
-        yield *[gr.skip()] * 4, gr.update(interactive=True), gr.update(visible=False)
-
-    say = {"inputs": inputs, "outputs": outputs, "show_progress": "hidden", "api_visibility": "private"}
-    gr.on([tab.send.click, tab.prompt.submit], _with_request(partial(talk, False)), trigger_mode="once", **say)
-    tab.again.click(_with_request(partial(talk, True)), trigger_mode="once", **say)
-
-    def halt(request: gr.Request) -> None:
-        stop = desk.stops.get(request.session_hash or "")
-        if stop:
-            stop.set()
-
-    tab.stop.click(halt, None, None, **_QUIET)
-    tab.clear.click(
-        lambda run_id: (compare_tab.draw([], [], run_id or "", ""), "[]", ""),
-        tab.run,
-        [tab.panes, tab.history, tab.notice],
-        **_QUIET,
-    )
-    tab.run.change(
-        lambda run_id: (compare_tab.draw([], [], run_id or "", ""), "[]", ""),
-        tab.run,
-        [tab.panes, tab.history, tab.notice],
-        **_QUIET,
-    )
-
-    def example(run_id: str | None) -> tuple[str, str]:
-        if not run_id:
-            raise StudioError("No tuned model is chosen.", "Train one first, or choose one above.")
-        system, user = compare_tab.first_user_turn(Run.open(run_id).recipe)
-        return user, system
-
-    tab.example.click(_told(example), tab.run, [tab.prompt, tab.system], api_visibility="private")
-
-
-def _with_request(fn: Any) -> Any:
-    """A generator that Gradio gives the request to (it looks for the annotation)."""
-
-    def handler(request: gr.Request, *values: Any) -> Any:
-        yield from fn(request, *values)
-
-    return handler
 
 
 def launch_options() -> dict[str, Any]:

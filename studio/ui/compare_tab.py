@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
 
 from studio.errors import StudioError
-from studio.recipe import Recipe
 from studio.runs import Run, list_runs
+from studio.ui import panes as conversation
 from studio.ui import views
 from studio.ui.desk import Desk
-from studio.ui.preview import bubble
-
-PANES = ("base", "tuned")
-_REDRAW_SECONDS = 0.08
-_SYSTEM = "system"
+from studio.ui.wiring import QUIET, told
 
 
 @dataclass
@@ -53,7 +46,7 @@ def build() -> CompareTab:
             elem_id="system",
         )
     notice = gr.HTML(elem_id="compare-notice")
-    panes = gr.HTML(draw([], [], "", ""), elem_id="panes")
+    panes = gr.HTML(conversation.draw([], [], "", ""), elem_id="panes")
     history = gr.Textbox("[]", visible="hidden", elem_id="history")
     with gr.Column(elem_classes="card"):
         prompt = gr.Textbox(
@@ -98,122 +91,72 @@ def tuned() -> list[tuple[str, str]]:
     return [(f"{run.id} · {run.status}", run.id) for run in list_runs() if run.has_model]
 
 
-def draw(base: list[dict], tuned: list[dict], run_id: str, base_id: str) -> str:
-    """Both panes. A turn is ``{"role", "content"}`` with, for answers, ``stats``, ``error`` and ``writing``."""
-    names = (f"● Base{f' · {base_id}' if base_id else ''}", f"◆ Tuned{f' · {run_id}' if run_id else ''}")
-    cells = []
-    for kind, name, turns in zip(PANES, names, (base, tuned), strict=True):
-        body = "".join(_turn(turn) for turn in turns if turn["role"] != _SYSTEM)
-        body = body or '<div class="note">Its answers appear here.</div>'
-        stats = next((t["stats"] for t in reversed(turns) if t.get("stats")), "")
-        cells.append(
-            f'<section class="pane {kind}" aria-label="{kind} model"><header>'
-            f'<span class="who" title="{escape(name)}">{escape(name)}</span><small>{escape(stats)}</small></header>'
-            f'<div class="turns">{body}</div></section>'
-        )
-    return f'<div class="panes">{"".join(cells)}</div>'
+def wire(desk: Desk, tab: CompareTab) -> None:
+    """Connect the tab's buttons."""
+    sampling = list(tab.sampling.values())
+    inputs = [tab.run, tab.system, tab.history, tab.prompt, *sampling]
+    outputs = [tab.panes, tab.history, tab.notice, tab.prompt, tab.send, tab.stop]
 
-
-def _turn(turn: dict) -> str:
-    if turn.get("error"):
-        return views.message("bad", *turn["error"])
-    text = bubble(turn["role"], turn["content"], " caret" if turn.get("writing") else "")
-    return text + (f'<div class="stats">{escape(turn["stats"])}</div>' if turn.get("stats") else "")
-
-
-def first_user_turn(recipe: Recipe) -> tuple[str, str]:
-    """(system message, user message) of a held-out row of the recipe's data, another one each time.
-
-    Raises:
-        StudioError: the data cannot be read, or is plain text.
-    """
-    import random
-
-    from studio.data import load_evaluation
-
-    rows = load_evaluation(recipe.data, recipe.train.seed)
-    messages = rows[random.randrange(len(rows))]["messages"]
-    if messages is None:
-        raise StudioError("The data of this run is plain text without prompts.", "Write a prompt yourself.")
-    system = next((m["content"] for m in messages if m["role"] == _SYSTEM), "")
-    return system, next((m["content"] for m in messages if m["role"] == "user"), "")
-
-
-def answer(
-    desk: Desk,
-    session: str,
-    run_id: str | None,
-    system: str | None,
-    history: list[list[dict]],
-    sampling: dict[str, Any],
-) -> Iterator[tuple[str, list[list[dict]], str]]:
-    """Let both models answer the last user turn of their histories.
-
-    Yields:
-        (the panes as HTML, the histories, a notice as HTML), a few times a second and at the end.
-    """
-    from studio.inference import Sampling, Target, stream_many
-
-    if not run_id:
-        yield draw([], [], "", ""), history, views.message("warn", "No tuned model is chosen.", "Train one first.")
-        return
-    stop = threading.Event()
-    desk.stops[session] = stop
-    try:
-        run = Run.open(run_id)
-        base_id = run.recipe.model.id
-        settings = Sampling(
-            temperature=float(sampling["temperature"]),
-            top_p=float(sampling["top_p"]),
-            top_k=int(sampling["top_k"]),
-            repetition_penalty=float(sampling["repetition_penalty"]),
-            max_new_tokens=int(sampling["max_new_tokens"]),
-            seed=int(sampling["seed"] or 0),
-        )
-        yield draw(*history, run_id, base_id), history, views.working("Loading the models (only the first time)")
-        handles = [desk.engine.open(Target.base_of(run)), desk.engine.open(Target.run(run_id))]
-        start = [{"role": _SYSTEM, "content": system}] if system and system.strip() else []
-        asked = [
-            start + [{"role": t["role"], "content": t["content"]} for t in turns if not t.get("error")]
-            for turns in history
-        ]
-        writing = [{"role": "assistant", "content": "", "writing": True} for _ in PANES]
-        turns = [[*history[i], writing[i]] for i in range(2)]
-        yield draw(*turns, run_id, base_id), history, ""
-        drawn = time.monotonic()
-        for pane, piece in stream_many(handles, asked, settings, stop):
-            turn = writing[pane]
-            turn["content"] += piece.text
-            turn["stats"] = _stats(piece)
-            if piece.finished:
-                turn["writing"] = False
-            if piece.error:
-                turn["error"] = (piece.error.what, piece.error.fix)
-            if time.monotonic() - drawn > _REDRAW_SECONDS:
-                drawn = time.monotonic()
-                yield draw(*turns, run_id, base_id), history, ""
-        yield draw(*turns, run_id, base_id), turns, ""
-    except StudioError as error:
-        yield draw(*history, run_id, ""), history, views.problem(error)
-    finally:
-        stop.set()
-        if desk.stops.get(session) is stop:
+    def talk(regenerate: bool, request: gr.Request, values: tuple) -> Any:
+        session, stop = request.session_hash or "", threading.Event()
+        if desk.stops.setdefault(session, stop) is not stop:  # a double click: the answers are being written
+            yield [gr.skip()] * 6
+            return
+        try:
+            yield from speak(stop, regenerate, values)
+        finally:
             del desk.stops[session]
 
+    def speak(stop: threading.Event, regenerate: bool, values: tuple) -> Any:
+        run_id, system, history, prompt, *settings = values
+        turns = conversation.read_history(history)
+        if regenerate:
+            turns = [conversation.without_answer(pane) for pane in turns]
+        elif prompt and prompt.strip():
+            turns = [[*pane, {"role": "user", "content": prompt.strip()}] for pane in turns]
+        if not turns[0] or turns[0][-1]["role"] != "user":
+            notice = views.message("warn", "The prompt is empty.", "Write a message first.")
+            yield gr.skip(), gr.skip(), notice, *[gr.skip()] * 3
+            return
+        going = gr.update(interactive=False), gr.update(visible=True)
+        options = dict(zip(tab.sampling, settings, strict=True))
+        for panes, after, notice in conversation.answer(desk, stop, run_id, system, turns, options):
+            yield panes, json.dumps(after), notice, "", *going
+        yield *[gr.skip()] * 4, gr.update(interactive=True), gr.update(visible=False)
 
-def _stats(piece: Any) -> str:
-    if not piece.new_tokens or piece.first_token_seconds is None:
-        return ""
-    after = piece.seconds - piece.first_token_seconds
-    speed = f" · {(piece.new_tokens - 1) / after:.1f} tokens/s" if after > 0 and piece.new_tokens > 1 else ""
-    ends = {"length": " · cut at the longest answer", "stopped": " · stopped"}.get(piece.finished or "", "")
-    return f"{piece.new_tokens} tokens{speed} · first after {piece.first_token_seconds:.2f} s{ends}"
+    def send(request: gr.Request, *values: Any) -> Any:
+        yield from talk(False, request, values)
 
+    def again(request: gr.Request, *values: Any) -> Any:
+        yield from talk(True, request, values)
 
-def read_history(text: str | None) -> list[list[dict]]:
-    """The two histories from the hidden field; empty ones if it is not what we wrote."""
-    try:
-        history = json.loads(text or "[]")
-    except ValueError:
-        history = []
-    return history if isinstance(history, list) and len(history) == 2 else [[], []]
+    # "multiple", because with "once" the page drops a prompt that is sent in the moment after an answer has ended
+    say = {
+        "inputs": inputs,
+        "outputs": outputs,
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        "trigger_mode": "multiple",
+        "concurrency_limit": 8,
+    }
+    gr.on([tab.send.click, tab.prompt.submit], send, **say)
+    tab.again.click(again, **say)
+
+    def halt(request: gr.Request) -> None:
+        stop = desk.stops.get(request.session_hash or "")
+        if stop:
+            stop.set()
+
+    def emptied(run_id: str | None) -> tuple[str, str, str]:
+        return conversation.draw([], [], run_id or "", ""), "[]", ""
+
+    def example(run_id: str | None) -> tuple[str, str]:
+        if not run_id:
+            raise StudioError("No tuned model is chosen.", "Train one first, or choose one above.")
+        system, user = conversation.first_user_turn(Run.open(run_id).recipe)
+        return user, system
+
+    tab.stop.click(halt, None, None, **QUIET)
+    tab.clear.click(emptied, tab.run, [tab.panes, tab.history, tab.notice], **QUIET)
+    tab.run.change(emptied, tab.run, [tab.panes, tab.history, tab.notice], **QUIET)
+    tab.example.click(told(example), tab.run, [tab.prompt, tab.system], api_visibility="private")

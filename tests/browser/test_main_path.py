@@ -141,21 +141,37 @@ def test_a_double_click_on_launch_starts_one_run(visit):
     assert len(list_runs()) == before + 1
 
 
+def longest_answer(page, tokens: int) -> None:
+    """Set the limit, once the folded settings are really there: the slider follows the number when it was taken."""
+    page.get_by_text("Sampling, the same for both").click()
+    number = page.get_by_label("number input for Longest answer")
+    slider = page.get_by_label("range slider for Longest answer")
+    for _ in range(20):
+        number.fill(str(tokens))
+        number.press("Tab")
+        page.wait_for_timeout(250)
+        if slider.input_value() == number.input_value() == str(tokens):
+            return
+    raise AssertionError("the limit was never taken")
+
+
 def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
     page = visit()
     open_tab(page, "Compare")
     page.wait_for_selector("#prompt textarea:visible")
-    page.get_by_text("Sampling, the same for both").click()
-    page.get_by_label("number input for Longest answer").fill("16")  # the tiny model's context is short
-    page.get_by_label("number input for Longest answer").press("Tab")
+    longest_answer(page, 16)  # the tiny model's context is short
     for count, text in ((1, "What is 1 plus 1?"), (2, "And 2 plus 1?")):
         page.fill("#prompt textarea", text)
         page.click("#send")
         page.wait_for_function(f"() => document.querySelectorAll('.pane.tuned .stats').length === {count}")
         page.wait_for_selector("#stop-answers", state="hidden")
     first = page.inner_text(".pane.tuned .turns")
+    page.evaluate(
+        "() => new MutationObserver(() => window.answering = true)"
+        ".observe(document.querySelector('#panes'), {childList: true, subtree: true})"
+    )
     page.click("#again")
-    page.wait_for_selector("#stop-answers", state="visible")
+    page.wait_for_function("() => window.answering")  # from the first change on, Stop is there until the end
     page.wait_for_selector("#stop-answers", state="hidden")
     strip = lambda text: re.sub(r"\d+ tokens.*", "", text)  # noqa: E731  speeds differ
     assert strip(page.inner_text(".pane.tuned .turns")) == strip(first)
@@ -166,8 +182,7 @@ def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
 def test_stop_ends_both_answers_and_keeps_what_was_written(visit):
     page = visit()
     open_tab(page, "Compare")
-    page.get_by_text("Sampling, the same for both").click()
-    page.get_by_label("number input for Longest answer").fill("2048")
+    longest_answer(page, 2048)
     page.fill("#prompt textarea", "Tell me a very long story.")
     page.click("#send")
     page.wait_for_function("() => document.querySelector('.pane.tuned header small')?.innerText.includes('tokens')")

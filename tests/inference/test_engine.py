@@ -117,16 +117,17 @@ def test_the_adapter_unused_for_longest_goes_when_there_are_too_many(workspace, 
 
 
 def test_release_frees_everything_and_its_threads(workspace, base):
+    before = set(threading.enumerate())
     engine = Engine(device="cpu")
     engine.open(base)
     engine.open("one")
-    assert any(thread.name.startswith("forward") for thread in threading.enumerate())
+    forward = [t for t in threading.enumerate() if t not in before and t.name.startswith("forward")]
+    assert forward
     engine.release()
     assert engine.loaded() == []
-    for thread in threading.enumerate():
-        if thread.name.startswith("forward"):
-            thread.join(timeout=5)
-    assert not any(thread.name.startswith("forward") for thread in threading.enumerate())
+    for thread in forward:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in forward)
 
 
 def test_a_run_that_was_trained_further_is_loaded_anew(workspace, models, engine):

@@ -1,0 +1,147 @@
+"""The two panes of the Compare tab: how they look, and how their answers come in."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+from studio.errors import StudioError
+from studio.recipe import Recipe
+from studio.runs import Run
+from studio.ui import views
+from studio.ui.desk import Desk
+from studio.ui.preview import bubble
+
+PANES = ("base", "tuned")
+_REDRAW_SECONDS = 0.08
+_SYSTEM = "system"
+
+
+def draw(base: list[dict], tuned: list[dict], run_id: str, base_id: str) -> str:
+    """Both panes. A turn is ``{"role", "content"}`` with, for answers, ``stats``, ``error`` and ``writing``."""
+    names = (f"● Base{f' · {base_id}' if base_id else ''}", f"◆ Tuned{f' · {run_id}' if run_id else ''}")
+    cells = []
+    for kind, name, turns in zip(PANES, names, (base, tuned), strict=True):
+        body = "".join(_turn(turn) for turn in turns if turn["role"] != _SYSTEM)
+        body = body or '<div class="note">Its answers appear here.</div>'
+        stats = next((t["stats"] for t in reversed(turns) if t.get("stats")), "")
+        cells.append(
+            f'<section class="pane {kind}" aria-label="{kind} model"><header>'
+            f'<span class="who" title="{escape(name)}">{escape(name)}</span><small>{escape(stats)}</small></header>'
+            f'<div class="turns">{body}</div></section>'
+        )
+    return f'<div class="panes">{"".join(cells)}</div>'
+
+
+def _turn(turn: dict) -> str:
+    if turn.get("error"):
+        return views.message("bad", *turn["error"])
+    text = bubble(turn["role"], turn["content"], " caret" if turn.get("writing") else "")
+    return text + (f'<div class="stats">{escape(turn["stats"])}</div>' if turn.get("stats") else "")
+
+
+def first_user_turn(recipe: Recipe) -> tuple[str, str]:
+    """(system message, user message) of a held-out row of the recipe's data, another one each time.
+
+    Raises:
+        StudioError: the data cannot be read, or is plain text.
+    """
+    import random
+
+    from studio.data import load_evaluation
+
+    rows = load_evaluation(recipe.data, recipe.train.seed)
+    messages = rows[random.randrange(len(rows))]["messages"]
+    if messages is None:
+        raise StudioError("The data of this run is plain text without prompts.", "Write a prompt yourself.")
+    system = next((m["content"] for m in messages if m["role"] == _SYSTEM), "")
+    return system, next((m["content"] for m in messages if m["role"] == "user"), "")
+
+
+def answer(
+    desk: Desk,
+    stop: threading.Event,
+    run_id: str | None,
+    system: str | None,
+    history: list[list[dict]],
+    sampling: dict[str, Any],
+) -> Iterator[tuple[str, list[list[dict]], str]]:
+    """Let both models answer the last user turn of their histories.
+
+    Args:
+        stop: set it to end both answers.
+
+    Yields:
+        (the panes as HTML, the histories, a notice as HTML), a few times a second and at the end.
+    """
+    from studio.inference import Sampling, Target, stream_many
+
+    if not run_id:
+        yield draw([], [], "", ""), history, views.message("warn", "No tuned model is chosen.", "Train one first.")
+        return
+    try:
+        run = Run.open(run_id)
+        base_id = run.recipe.model.id
+        settings = Sampling(
+            temperature=float(sampling["temperature"]),
+            top_p=float(sampling["top_p"]),
+            top_k=int(sampling["top_k"]),
+            repetition_penalty=float(sampling["repetition_penalty"]),
+            max_new_tokens=int(sampling["max_new_tokens"]),
+            seed=int(sampling["seed"] or 0),
+        )
+        yield draw(*history, run_id, base_id), history, views.working("Loading the models (only the first time)")
+        handles = [desk.engine.open(Target.base_of(run)), desk.engine.open(Target.run(run_id))]
+        start = [{"role": _SYSTEM, "content": system}] if system and system.strip() else []
+        asked = [
+            start + [{"role": t["role"], "content": t["content"]} for t in turns if not t.get("error")]
+            for turns in history
+        ]
+        writing = [{"role": "assistant", "content": "", "writing": True} for _ in PANES]
+        turns = [[*history[i], writing[i]] for i in range(2)]
+        yield draw(*turns, run_id, base_id), history, ""
+        drawn = time.monotonic()
+        for pane, piece in stream_many(handles, asked, settings, stop):
+            turn = writing[pane]
+            turn["content"] += piece.text
+            turn["stats"] = _stats(piece)
+            if piece.finished:
+                turn["writing"] = False
+            if piece.error:
+                turn["error"] = (piece.error.what, piece.error.fix)
+            if time.monotonic() - drawn > _REDRAW_SECONDS:
+                drawn = time.monotonic()
+                yield draw(*turns, run_id, base_id), history, ""
+        yield draw(*turns, run_id, base_id), turns, ""
+    except StudioError as error:
+        yield draw(*history, run_id, ""), history, views.problem(error)
+    finally:
+        stop.set()
+
+
+def _stats(piece: Any) -> str:
+    if not piece.new_tokens or piece.first_token_seconds is None:
+        return ""
+    after = piece.seconds - piece.first_token_seconds
+    speed = f" · {(piece.new_tokens - 1) / after:.1f} tokens/s" if after > 0 and piece.new_tokens > 1 else ""
+    ends = {"length": " · cut at the longest answer", "stopped": " · stopped"}.get(piece.finished or "", "")
+    return f"{piece.new_tokens} tokens{speed} · first after {piece.first_token_seconds:.2f} s{ends}"
+
+
+def without_answer(turns: list[dict]) -> list[dict]:
+    """The turns up to the last one of the user."""
+    last = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
+    return turns[: last + 1]
+
+
+def read_history(text: str | None) -> list[list[dict]]:
+    """The two histories from the hidden field; empty ones if it is not what we wrote."""
+    try:
+        history = json.loads(text or "[]")
+    except ValueError:
+        history = []
+    return history if isinstance(history, list) and len(history) == 2 else [[], []]

@@ -1,0 +1,24 @@
+"""What the tabs' wiring shares: how an event is sent, and where an error becomes a notice on the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import StudioError
+
+QUEUED = {"show_progress": "hidden", "api_visibility": "private"}
+QUIET = {"queue": False, **QUEUED}
+
+
+def told(fn: Any) -> Any:
+    """``fn`` with its StudioErrors shown to the person as a notice that stays until it is closed."""
+
+    def handler(*arguments: Any) -> Any:
+        try:
+            return fn(*arguments)
+        except StudioError as error:
+            raise gr.Error(f"{error.what} {error.fix}".strip(), duration=None, print_exception=False) from error
+
+    return handler
