@@ -6,6 +6,7 @@ const status = element.querySelector('.chart-status');
 const ema = element.querySelector('.ema'), logScale = element.querySelector('.log-scale');
 const css = name => getComputedStyle(element).getPropertyValue(name).trim();
 let shown = null, cursor = null, curves = {}, busy = false;
+let rest = 0;  // no news are asked for before this time: drawing takes at most a fortieth of the page's time
 
 const CHARTS = {
   loss: {height: 300, series: ['loss', 'eval_loss']},
@@ -74,14 +75,17 @@ async function pull() {
       changed = true;
     }
     cursor = news.cursor;
-    if (changed) draw();
+    if (!changed) return;
+    const before = performance.now();
+    draw();
+    rest = performance.now() + Math.min(5000, 40 * (performance.now() - before));
   } finally { busy = false; }
 }
 
 ema.addEventListener('input', () => { element.querySelector('.ema-value').textContent = Number(ema.value).toFixed(2); draw(); });
 logScale.addEventListener('change', draw);
 const timer = setInterval(() => {
-  if (element.isConnected) return pull();
+  if (element.isConnected) return performance.now() < rest ? null : pull();
   clearInterval(timer); colours.disconnect();
   Object.keys(CHARTS).forEach(name => box(name) && P.purge(box(name)));
 }, 1000);

@@ -6,6 +6,7 @@ that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,6 +143,22 @@ def _preview_row(encoded: Any, dropped: str | None) -> dict[str, Any]:
         "labels": kept.labels if kept else [],
         "dropped": dropped,
     }
+
+
+@app.command()
+def check(recipe: RecipePath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Look at every row of the dataset: what is left out or cut, duplicates, contradictions, leaks, keys."""
+    checked = Recipe.load(recipe, overrides).check()
+    with terminal.working() as report:
+        from studio.models.store import fetch
+        from studio.training.check import check as check_rows
+
+        fetch(checked.model, progress=report)
+        found = check_rows(checked, lambda rows: report(f"Checking: {rows:,} rows so far", 0, 0))
+    if as_json:
+        terminal.print_json(json.loads(found.to_json()))
+    else:
+        terminal.show_report(terminal.stdout(), found)
 
 
 @app.command()

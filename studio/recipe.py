@@ -8,6 +8,7 @@ types. Where transformers, TRL or PEFT has a name for a knob, that is the name.
 from __future__ import annotations
 
 import difflib
+import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,7 +18,17 @@ from pydantic.fields import FieldInfo
 
 from studio.errors import StudioError, StudioErrors
 
-Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text"]
+Format = Literal[
+    "auto",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "question_answer",
+    "text",
+    "preference",
+    "unpaired_preference",
+]
 
 
 def knob(default: Any, help: str, *, unit: str = "", advanced: bool = False, link: str = "", **bounds: Any) -> Any:
@@ -66,7 +77,8 @@ class DataSpec(Section):
 
     source: str = knob(
         "builtin/support-triage",
-        "The dataset: builtin/NAME, a Hugging Face Hub id, or a JSON, JSONL, CSV or Parquet file.",
+        "The dataset: builtin/NAME, a Hugging Face Hub id, a file (JSON, JSONL, CSV, TSV, Parquet, Arrow, plain text, "
+        "Markdown; text files also as .gz or .zst), or a folder of such files.",
         min_length=1,
     )
     config: str | None = knob(None, "The Hub dataset's configuration (subset), if it has several.", advanced=True)
@@ -277,7 +289,7 @@ class Recipe(Section):
     def save(self, path: str | Path) -> None:
         """Write the recipe as YAML, every field spelled out, by writing aside and renaming."""
         path = Path(path)
-        aside = path.with_name(path.name + ".part")
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # two browsers may save at once
         aside.write_text(self.to_yaml(), encoding="utf-8")
         aside.replace(path)
 

@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from studio.data.report import Report as DataReport
+from studio.data.report import severity
 from studio.errors import StudioError, StudioErrors
 from studio.models.progress import Report
 from studio.runs import View
@@ -223,3 +225,21 @@ def estimate_table(estimate: dict[str, Any]) -> Table:
 def memory(size: int) -> str:
     """Bytes as ``3.4 GiB`` or ``12 MiB``."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def show_report(console: Console, report: DataReport) -> None:
+    """A dataset in numbers, and what was found in it with the first rows of each finding."""
+    share = report.trained_tokens / max(1, report.tokens)
+    console.print(
+        f"{report.rows:,} rows, {report.kept:,} kept: {report.tokens:,} tokens an epoch, {share:.1%} carry loss; "
+        f"the longest row has {report.longest:,} tokens.",
+        soft_wrap=True,
+    )
+    for finding in report.findings:
+        kind, what, fix = severity(finding)
+        style = {"bad": "red", "warn": "yellow", "note": "cyan"}[kind]
+        console.print(f"\n[bold {style}]{finding.count:,} rows: {what}.[/] {fix}", soft_wrap=True)
+        for row, text in finding.rows[:5]:
+            console.print(f"  row {row:,}  {text}", markup=False, soft_wrap=True)
+    if not report.findings:
+        console.print("Nothing was found.")

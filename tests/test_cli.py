@@ -368,3 +368,13 @@ def test_fetch_prints_the_folder_of_a_model_that_is_at_hand(recipe, capfd):
     model = Recipe.load(recipe).model.id
     assert call("fetch", model).stdout.splitlines()[-1] == model
     assert call("fetch", "/nowhere/x.gguf").exit_code == 1
+
+
+def test_check_looks_at_every_row_and_says_what_it_found(recipe, tmp_path):
+    rows = [{"question": "What?", "answer": "One."}, {"question": "what?", "answer": "Two."}, {"question": "Why?"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    arguments = ("check", recipe, f"data.source={tmp_path / 'rows.jsonl'}", "data.holdout=0")
+    report = json.loads(call(*arguments, "--json").stdout)
+    assert (report["rows"], report["kept"]) == (3, 2)
+    assert {f["kind"]: f["count"] for f in report["findings"]} == {"dropped": 1, "contradiction": 1}
+    assert "another answer to the same prompt" in call(*arguments).stdout

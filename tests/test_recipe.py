@@ -199,3 +199,14 @@ def test_a_saved_recipe_spells_every_field_out(tmp_path):
     values = yaml.safe_load((tmp_path / "saved.yaml").read_text())
     assert set(values["train"]) == set(type(Recipe().train).model_fields)
     assert "resolved" not in values
+
+
+def test_a_recipe_saved_many_times_at_once_is_always_whole(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    path = tmp_path / "recipe.yaml"
+    recipes = [Recipe(name=f"name-{number}") for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: recipes[number % 8].save(path), range(200)))
+    assert Recipe.load(path).name in {recipe.name for recipe in recipes}
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.data import formats, hub, rows
+from studio.data import detect, files, formats, hub, rows
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 from studio.workspace import ASSETS, Workspace
@@ -68,7 +68,7 @@ def locate(data: DataSpec, split: str) -> Path | None:
             raise StudioError(f"{data.source} has no split {split!r}.", f"It has: {splits}.", field="data.split")
         return path
     path = Path(data.source).expanduser()
-    if path.exists() or path.suffix.lower() in rows.SUFFIXES or not hub.is_id(data.source):
+    if path.exists() or files.kind_of(path)[0] in files.KINDS or not hub.is_id(data.source):
         if not path.exists():
             raise StudioError(
                 f"There is no file or Hub dataset {data.source!r}.",
@@ -88,9 +88,9 @@ def read_conversations(data: DataSpec, split: str | None = None) -> Reading:
     """
     split = split or data.split
     path = locate(data, split)
-    source = rows.read_file(path) if path else hub.stream(data, split)
+    source = rows.read_source(path) if path else hub.stream(data, split)
     head = list(islice(source, _SAMPLE))
-    mapping = formats.detect([row.values for row in head], data.format, data.columns)
+    mapping = detect.detect([row.values for row in head], data.format, data.columns)
     columns = list(dict.fromkeys(name for row in head for name in row.values))
     reading = Reading(mapping, columns, iter(()), path.name if path else data.source)
     every = chain(head, source)
@@ -174,7 +174,7 @@ def load_conversations(data: DataSpec, split: str | None = None) -> datasets.Dat
 
     split = split or data.split
     path = locate(data, split)
-    identity = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] if path else hub.identity(data)
+    identity = files.identity(path) if path else hub.identity(data)
     settings = {**data.model_dump(mode="json"), "split": split}
     for unrelated in ("max_length", "train_on", "holdout", "chat_template", "eval_split"):
         del settings[unrelated]
@@ -229,6 +229,13 @@ def fingerprint(dataset: datasets.Dataset) -> str:
     return digest.hexdigest()
 
 
+def held_out_limit(hashes: list[int], holdout: float) -> int | None:
+    """Rows whose hash is smaller are held out; None if there are none to hold out."""
+    if holdout <= 0 or len(set(hashes)) < 2:
+        return None
+    return min(max(int(holdout * 2**64), min(hashes) + 1), max(hashes))
+
+
 def split_conversations(
     dataset: datasets.Dataset, holdout: float, seed: int
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
@@ -237,13 +244,10 @@ def split_conversations(
     A row is held out by the hash of its content and the seed, so adding rows moves none from one side to the other, and
     equal rows are always on the same side.
     """
-    if holdout <= 0:
+    hashes = [content_hash(row, seed) for row in dataset] if holdout > 0 else []
+    limit = held_out_limit(hashes, holdout)
+    if limit is None:
         return dataset, None
-    hashes = [content_hash(row, seed) for row in dataset]
-    if len(set(hashes)) < 2:
-        return dataset, None
-    limit = max(int(holdout * 2**64), min(hashes) + 1)
-    limit = min(limit, max(hashes))
     return (
         dataset.select([i for i, h in enumerate(hashes) if h >= limit]),
         dataset.select([i for i, h in enumerate(hashes) if h < limit]),

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from studio.errors import StudioError
-
 Messages = list[dict[str, str]]
 
 ROLES = {
@@ -44,6 +42,7 @@ class Shape:
     required: dict[str, tuple[str, ...]]
     convert: Callable[[dict[str, Any]], Messages | str]
     optional: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    note: str = ""  # what a person should know about what is trained on
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ def _turns(turns: Any, role_key: str, content_key: str, part: str) -> Messages:
         role = ROLES.get(str(name).lower()) if name is not None else None
         if role is None:
             raise Dropped(f"turn {index} has no known role ({name!r})" if name else f"turn {index} has no role")
+        if turn.get("tool_calls"):
+            raise Dropped(f"turn {index} has tool_calls, which the studio does not render yet")
         messages.append({"role": role, "content": _text(turn.get(content_key), f"turn {index}")})
     return messages
 
@@ -143,6 +144,42 @@ def _plain(parts: dict[str, Any]) -> str:
     return text
 
 
+def _preference(parts: dict[str, Any]) -> Messages:
+    """The conversation that was preferred; the prompt may be a part of it (TRL's implicit prompt) or stand apart."""
+    chosen = _answer(parts["chosen"], "chosen")
+    prompt = parts.get("prompt")
+    if any(message["role"] == "user" for message in chosen):
+        messages = chosen
+    elif isinstance(prompt, list):
+        messages = [*_any_turns(prompt, "prompt"), *chosen]
+    else:
+        text = _text(prompt, "prompt")
+        if not text.strip():
+            raise Dropped("prompt is empty")
+        messages = [{"role": "user", "content": text}, *chosen]
+    system = _text(parts.get("system"), "system")
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def _unpaired_preference(parts: dict[str, Any]) -> Messages:
+    if not parts["label"]:
+        raise Dropped("its answer is marked as unwanted")
+    return _preference({"prompt": parts["prompt"], "chosen": parts["completion"], "system": parts.get("system")})
+
+
+def _answer(value: Any, part: str) -> Messages:
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "type" not in value[0]:
+        return _any_turns(value, part)
+    return [{"role": "assistant", "content": _text(value, part)}]
+
+
+def _any_turns(turns: list, part: str) -> Messages:
+    named = isinstance(turns[0], dict) and "from" in turns[0] if turns else False
+    return _turns(turns, *(("from", "value") if named else ("role", "content")), part)
+
+
 _SYSTEM = {"system": ("system", "system_prompt")}
 SHAPES: dict[str, Shape] = {
     "messages": Shape(
@@ -173,85 +210,21 @@ SHAPES: dict[str, Shape] = {
         {"context": ("context", "passage"), **_SYSTEM},
     ),
     "text": Shape("plain text", {"text": ("text", "content")}, _plain),
+    "preference": Shape(
+        "preference (chosen and rejected)",
+        {"chosen": ("chosen",), "rejected": ("rejected",)},
+        _preference,
+        {"prompt": ("prompt", "question", "instruction", "input", "conversations", "messages"), **_SYSTEM},
+        note="The chosen answers are trained on; the rejected ones are not used.",
+    ),
+    "unpaired_preference": Shape(
+        "unpaired preference (answers with a verdict)",
+        {"prompt": ("prompt", "question"), "completion": ("completion", "response"), "label": ("label",)},
+        _unpaired_preference,
+        _SYSTEM,
+        note="The wanted answers are trained on; the unwanted ones are left out.",
+    ),
 }
-
-
-def _looks(value: Any, keys: set[str]) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and keys <= set(value[0])
-
-
-def _columns(shape: Shape, names: dict[str, str], chosen: dict[str, str]) -> dict[str, str] | None:
-    """Part -> column for a shape, or None if a required part has no column. ``names``: lower case -> real name."""
-    found: dict[str, str] = {}
-    for part, candidates in {**shape.required, **shape.optional}.items():
-        column = chosen.get(part) or next(
-            (names[c] for c in candidates if c in names and names[c] not in found.values()), ""
-        )
-        if column:
-            found[part] = column
-        elif part in shape.required:
-            return None
-    return found
-
-
-def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, str] | None = None) -> Mapping:
-    """Which shape the rows have, from the first few of them; ``format`` and ``chosen`` columns are obeyed if given.
-
-    Raises:
-        StudioError: no known shape fits, or a chosen column is not there; names the columns that are.
-    """
-    chosen = chosen or {}
-    real = list(dict.fromkeys(name for row in rows for name in row))
-    names = {name.lower(): name for name in reversed(real)}
-    have = f"The columns are: {', '.join(real) or 'none'}."
-    for part, column in chosen.items():
-        if column not in real:
-            raise StudioError(
-                f"data.columns.{part} names {column!r}, which is not a column.", have, field=f"data.columns.{part}"
-            )
-    if format != "auto":
-        shape = SHAPES[format]
-        columns = _columns(shape, names, chosen)
-        unknown = [part for part in chosen if part not in {**shape.required, **shape.optional}]
-        if unknown:
-            parts = ", ".join({**shape.required, **shape.optional})
-            raise StudioError(
-                f"The {shape.title} format has no part {unknown[0]!r}.",
-                f"Its parts are: {parts}.",
-                field="data.columns",
-            )
-        if columns is None:
-            missing = [p for p, cs in shape.required.items() if not chosen.get(p) and not any(c in names for c in cs)]
-            raise StudioError(
-                f"The {shape.title} format needs a column for {', '.join(missing) or 'each part'}.",
-                f"{have} Set data.columns, or another data.format.",
-                field="data.format",
-            )
-        return Mapping(format, columns, f"Read as {shape.title}, as chosen.")
-    for name in real:  # a column of turns settles it, whatever it is called
-        value = next((row[name] for row in rows if row.get(name)), None)
-        if name in ("chosen", "rejected", "tools", "history"):
-            continue
-        for kind, part, keys in (
-            ("messages", "messages", {"role", "content"}),
-            ("sharegpt", "conversations", {"from", "value"}),
-        ):
-            if _looks(value, keys) and not (chosen and part not in chosen) and "completion" not in names:
-                columns = _columns(SHAPES[kind], names, {part: name, **chosen}) or {part: name}
-                turn = " and ".join(sorted(keys))
-                return Mapping(kind, columns, f"{SHAPES[kind].title}: the column {name!r} holds turns with {turn}.")
-    for kind in ("alpaca", "prompt_completion", "question_answer", "text"):
-        if chosen and not set(chosen) <= {*SHAPES[kind].required, *SHAPES[kind].optional}:
-            continue
-        columns = _columns(SHAPES[kind], names, chosen)
-        if columns:
-            listed = ", ".join(repr(columns[part]) for part in columns)
-            return Mapping(kind, columns, f"{SHAPES[kind].title}: found the column{'s'[: len(columns) > 1]} {listed}.")
-    raise StudioError(
-        "The shape of the rows is not known.",
-        f"{have} Choose a format, and which column plays which part.",
-        field="data.format",
-    )
 
 
 def convert(values: dict[str, Any], mapping: Mapping, system_prompt: str | None = None) -> Messages | str:

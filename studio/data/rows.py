@@ -10,10 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from studio.data.files import (
+    KINDS,
+    LONGEST_LINE,
+    files_of,
+    kind_of,
+    known_kinds,
+    opened,
+    opened_text,
+    refuse_binary,
+    text_lines,
+)
 from studio.errors import StudioError
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _CHUNK = 1 << 20  # characters read at a time from a JSON file
+_BLOCK = 2000  # characters of running text in one row, cut at a blank line
 
 
 @dataclass(frozen=True)
@@ -24,8 +35,18 @@ class Row:
     values: dict[str, Any]
 
 
+def read_source(path: Path) -> Iterator[Row]:
+    """The rows of a file, or of all files of a folder one after another.
+
+    Raises:
+        StudioError: as ``read_file``.
+    """
+    for file in files_of(path):
+        yield from read_file(file)
+
+
 def read_file(path: Path) -> Iterator[Row]:
-    """The rows of a JSON, JSONL, CSV, TSV or Parquet file.
+    """The rows of one file of a kind in ``KINDS``; text files may be compressed.
 
     Raises:
         StudioError: missing, empty, not of that kind, or broken at a line that the message names. Raised at the row
@@ -33,70 +54,44 @@ def read_file(path: Path) -> Iterator[Row]:
     """
     if not path.exists():
         raise StudioError(f"There is no file at {path}.", "Check the path, or upload the file.")
-    if path.is_dir():
-        raise StudioError(f"{path} is a folder.", "Name one JSON, JSONL, CSV or Parquet file in it.")
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise StudioError(
-            f"{path.name} is of a kind that the studio does not read.", f"Use one of: {', '.join(SUFFIXES)}."
-        )
+    kind, packed = kind_of(path)
+    if kind not in KINDS or (packed and kind in (".parquet", ".arrow")):
+        raise StudioError(f"{path.name} is of a kind that the studio does not read.", f"Use one of: {known_kinds()}.")
     if path.stat().st_size == 0:
         raise StudioError(f"{path.name} is empty (0 bytes).", "Choose a file with at least one row.")
     if not os.access(path, os.R_OK):
         raise StudioError(f"{path.name} may not be read.", "Check the file's permissions.")
-    if suffix == ".parquet":
-        return _parquet(path)
-    _refuse_binary(path)
-    if suffix in (".csv", ".tsv"):
-        return _csv(path)
-    if suffix == ".json" and not _one_object_a_line(path):
+    if kind in (".parquet", ".arrow"):
+        return _table(path, kind)
+    refuse_binary(path)
+    if kind in (".txt", ".md"):
+        return _running_text(path)
+    if kind in (".csv", ".tsv"):
+        return _csv(path, kind)
+    if kind == ".json" and not _one_object_a_line(path):
         return _json(path)
     return _jsonl(path)
 
 
-def _refuse_binary(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(8192)
-    kinds = {b"PAR1": "Parquet", b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"\x89PNG": "PNG", b"%PDF": "PDF"}
-    kind = next((name for magic, name in kinds.items() if head.startswith(magic)), None)
-    if kind or b"\x00" in head:
-        looks = f"it looks like {kind}" if kind else "it holds binary data"
-        fix = "Rename it to .parquet." if kind == "Parquet" else "Choose a text file in UTF-8, one JSON object a line."
-        raise StudioError(f"{path.name} is not a text file: {looks}.", fix)
-
-
 def _one_object_a_line(path: Path) -> bool:
     """Whether a ``.json`` file is really JSON Lines: its first line is a whole object and a second one follows."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        if not file.read(1024).lstrip().startswith("{"):  # an array may be one line of many gigabytes
+    with opened(path) as file:
+        first = file.readline(_CHUNK)
+        if not first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):  # an array may be one line of many gigabytes
             return False
-        file.seek(0)
-        first = file.readline().strip()
-        second = next((line for line in file if line.strip()), "")
-    if not second.lstrip().startswith("{"):
+        first += b"" if first.endswith(b"\n") else file.readline(LONGEST_LINE)
+        second = next((line for line in iter(lambda: file.readline(_CHUNK), b"") if line.strip()), b"")
+    if not second.lstrip().startswith(b"{"):
         return False
     try:
-        return isinstance(json.loads(first), dict)
+        return isinstance(json.loads(first.decode("utf-8-sig")), dict)
     except ValueError:
         return False
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file, from 1; a byte-order mark is taken off."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise StudioError(
-                    f"{path.name}, line {number}: byte {error.start + 1} is not UTF-8.",
-                    "Save the file in UTF-8.",
-                ) from error
-
-
 def _jsonl(path: Path) -> Iterator[Row]:
     found = False
-    for number, line in _text_lines(path):
+    for number, line in text_lines(path):
         if not line.strip():
             continue
         try:
@@ -125,9 +120,9 @@ def _object(path: Path, number: int, values: Any) -> Row:
 
 def _json(path: Path) -> Iterator[Row]:
     """A JSON array of objects, decoded object by object; or an object with one such array in it."""
-    with path.open(encoding="utf-8-sig") as file:
+    with opened_text(path) as file:
         first = _head(path, file)
-        file.seek(0)
+    with opened_text(path) as file:
         if first == "[":
             yield from _array(path, file)
             return
@@ -217,11 +212,11 @@ def _skip(buffer: str, position: int, line: int, what: str) -> tuple[int, int]:
     return position, line
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path, kind: str) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
-    lines = (line for _, line in _text_lines(path))
+    lines = (line for _, line in text_lines(path))
     first = next(lines, "")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    delimiter = "\t" if kind == ".tsv" else max(",;\t", key=first.count)
 
     def whole() -> Iterator[str]:
         yield first
@@ -251,19 +246,61 @@ def _csv(path: Path) -> Iterator[Row]:
         raise StudioError(f"{path.name} has a header and no rows.", "Choose a file with at least one row.")
 
 
-def _parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _running_text(path: Path) -> Iterator[Row]:
+    """Running text as rows of one column ``text``: paragraphs, joined while they are short. Nothing is left out."""
+    block: list[str] = []
+    start = size = 0
+    for number, line in text_lines(path):
+        if size > _BLOCK and not line.strip():
+            yield Row(start, {"text": "".join(block).strip()})
+            block, size = [], 0
+        if not block and not line.strip():
+            continue
+        if not block:
+            start = number
+        block.append(line)
+        size += len(line)
+    if block:
+        yield Row(start, {"text": "".join(block).strip()})
+    elif not start:
+        raise StudioError(f"{path.name} holds only blank lines.", "Choose a file with some text.")
 
+
+def _table(path: Path, kind: str) -> Iterator[Row]:
+    import pyarrow as pa
+
+    number = 0
     try:
-        file = pq.ParquetFile(path)
-        if file.metadata.num_rows == 0:
-            raise StudioError(f"{path.name} holds no rows.", "Choose a file with at least one row.")
-        number = 0
-        for batch in file.iter_batches(batch_size=1000):
+        for batch in _parquet_batches(path) if kind == ".parquet" else _arrow_batches(path):
             for values in batch.to_pylist():
                 number += 1
                 yield Row(number, values)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise StudioError(f"{path.name} is not a readable Parquet file: {reason}", "Write the file again.") from error
+        what = "Parquet" if kind == ".parquet" else "Arrow"
+        raise StudioError(f"{path.name} is not a readable {what} file: {reason}", "Write the file again.") from error
+    if not number:
+        raise StudioError(f"{path.name} holds no rows.", "Choose a file with at least one row.")
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=1000)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    """Record batches of the file or the stream format (``datasets`` writes the second), memory-mapped."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        if file.read(6) == b"ARROW1":
+            reader = pa.ipc.open_file(path)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        else:
+            file.seek(0)
+            batches = iter(pa.ipc.open_stream(file))
+        for batch in batches:
+            for start in range(0, batch.num_rows, 1000):
+                yield batch.slice(start, 1000)

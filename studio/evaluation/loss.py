@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,8 +11,7 @@ from torch.nn import functional
 from studio.data import Encoded
 from studio.errors import StudioError
 from studio.inference import Handle
-
-IGNORE = -100
+from studio.models.head import IGNORE, LabelledLogits
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,11 @@ def row_losses(
     vocabulary = handle.weights.model.get_input_embeddings().weight.shape[0]
     losses = [RowLoss(0.0, 0)] * len(rows)
     done = 0
+    logits_of = LabelledLogits(handle.weights.model)
     for batch in _batches(rows, max_tokens, max_logits // vocabulary):
         try:
             with handle.weights.speaking_as(handle.adapter):
-                found = handle.weights.compute(lambda batch=batch: _losses(handle, [rows[i] for i in batch]))
+                found = handle.weights.compute(lambda batch=batch: _losses(handle, logits_of, [rows[i] for i in batch]))
         except torch.OutOfMemoryError as error:
             raise StudioError(
                 f"{handle.name} ran out of memory on {handle.weights.device} while it was scored.",
@@ -87,19 +86,14 @@ def _batches(rows: Sequence[Encoded], max_tokens: int, max_labelled: int) -> Ite
         yield batch
 
 
-def _losses(handle: Handle, rows: list[Encoded]) -> list[RowLoss]:
-    model, width = handle.weights.model, len(rows[0].input_ids)
+def _losses(handle: Handle, logits_of: LabelledLogits, rows: list[Encoded]) -> list[RowLoss]:
+    width = len(rows[0].input_ids)
     pad = handle.tokenizer.pad_token_id or 0
     ids = torch.tensor([r.input_ids + [pad] * (width - len(r.input_ids)) for r in rows])
     attention = torch.tensor([[1] * len(r.input_ids) + [0] * (width - len(r.input_ids)) for r in rows])
-    # The logits at a position are about the next token, so the labels move one to the left.
-    labels = torch.tensor([r.labels[1:] + [IGNORE] * (width - len(r.labels) + 1) for r in rows])
-    ids, attention, labels = (t.to(handle.weights.device) for t in (ids, attention, labels))
-    mask = labels != IGNORE
-    with _positions(model, mask):
-        logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits
-    logits = logits if logits.dim() == 2 else logits[mask]
-    each = functional.cross_entropy(logits.float(), labels[mask], reduction="none")
+    labels = torch.tensor([r.labels + [IGNORE] * (width - len(r.labels)) for r in rows])
+    logits, targets, mask = logits_of(*(t.to(handle.weights.device) for t in (ids, attention, labels)))
+    each = functional.cross_entropy(logits.float(), targets, reduction="none")
     row_of, counts = mask.nonzero()[:, 0], mask.sum(1).tolist()
     totals = torch.zeros(len(rows), device=each.device).index_add_(0, row_of, each).tolist()
     likeliest = [part.tolist() for part in logits.argmax(-1).split(counts)]
@@ -127,20 +121,3 @@ def foretold_answer(encoded: Encoded, prompt: list[int], loss: RowLoss, stop_ids
         if ids[i] in stop_ids:
             return ids[len(prompt) : i]
     return None
-
-
-@contextmanager
-def _positions(model: torch.nn.Module, mask: torch.Tensor) -> Iterator[None]:
-    """The output head sees only the positions in ``mask`` (batch, length); its logits are (positions, vocabulary).
-
-    Only to be used on the thread of the weights, where nobody else's forward pass can run into the hook.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
-        yield
-        return
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][mask], *inputs[1:]))
-    try:
-        yield
-    finally:
-        hook.remove()

@@ -2,7 +2,7 @@
 
 from studio.runs.events import EventLog, read_events
 from studio.runs.launcher import Launcher
-from studio.runs.run import Run, list_runs
+from studio.runs.run import Run, count_runs, list_runs
 from studio.runs.view import View
 
-__all__ = ["EventLog", "Launcher", "Run", "View", "list_runs", "read_events"]
+__all__ = ["EventLog", "Launcher", "Run", "View", "count_runs", "list_runs", "read_events"]

@@ -48,7 +48,7 @@ def start_worker(run: Run) -> subprocess.Popen:
 class Launcher:
     """Starts queued runs one after another from a background thread. Make one, ``start`` it, and pass it in."""
 
-    def __init__(self, poll_seconds: float = 0.5):
+    def __init__(self, poll_seconds: float = 1.0):
         self._poll_seconds = poll_seconds
         self._lock = threading.Lock()
         self._wake = threading.Event()

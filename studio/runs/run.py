@@ -51,7 +51,7 @@ class Run:
 
     @classmethod
     def create(cls, recipe: Recipe) -> Run:
-        """A new queued run of a recipe. The folder appears whole or not at all.
+        """A new queued run of a recipe, with its paths made absolute. The folder appears whole or not at all.
 
         Raises:
             StudioErrors: the recipe has problems.
@@ -65,7 +65,7 @@ class Run:
         aside = runs / f".{id}.part"
         try:
             aside.mkdir()
-            recipe.model_copy(update={"resolved": None}).save(aside / "recipe.yaml")
+            _settled(recipe).save(aside / "recipe.yaml")
             aside.rename(runs / id)
         except OSError as error:
             raise StudioError(
@@ -214,6 +214,25 @@ class Run:
         }
 
 
+def _settled(recipe: Recipe) -> Recipe:
+    """The recipe with whole paths, so that the run can be resumed from any folder."""
+
+    def whole(name: str) -> str:
+        path = Path(name).expanduser()
+        return str(path.resolve()) if not name.startswith("builtin/") and path.exists() else name
+
+    template = recipe.data.chat_template
+    template = template if template in ("auto", "chatml") else whole(template)
+    data = {"source": whole(recipe.data.source), "chat_template": template}
+    return recipe.model_copy(
+        update={
+            "resolved": None,
+            "model": recipe.model.model_copy(update={"id": whole(recipe.model.id)}),
+            "data": recipe.data.model_copy(update=data),
+        }
+    )
+
+
 def _first_started(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
@@ -228,6 +247,11 @@ def _first_started(path: Path) -> dict[str, Any]:
         if isinstance(event, dict) and event.get("kind") == "started":
             return event
     return {}
+
+
+def count_runs() -> int:
+    """How many runs the current workspace has; costs one look into the folder."""
+    return sum(not name.startswith(".") for name in os.listdir(Workspace.current().runs))
 
 
 def list_runs() -> list[Run]:

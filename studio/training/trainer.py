@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import datasets
@@ -15,6 +13,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from studio.data import Encoded
+from studio.models.head import LabelledLogits
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
 from studio.training.steps import planned_steps
@@ -24,41 +23,6 @@ class Stopped(Exception):
     """The run was asked to stop before its first step."""
 
 
-@contextmanager
-def labelled_positions(head: torch.nn.Module, mask: torch.Tensor) -> Iterator[None]:
-    """Let the output head see only the positions in ``mask`` (batch, length): its logits are (positions, vocabulary).
-
-    On a small model with a large vocabulary most of a step is the head, and most positions of a chat carry no loss;
-    leaving them out changes neither the loss nor its gradients. The idea is that of the fused heads of Liger
-    (https://arxiv.org/abs/2410.10989) and TRL, without tiles. Positions that a method puts in front of the sequence
-    (virtual tokens) are passed over.
-    """
-
-    def select(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        (hidden,) = inputs
-        return (hidden[:, hidden.shape[1] - mask.shape[1] :][mask],)
-
-    hook = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def labelled_loss(model: torch.nn.Module, head: torch.nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, int]:
-    """Summed cross-entropy of the next token over all positions whose label is not -100, and how many there are.
-
-    Args:
-        inputs: ``input_ids``, ``attention_mask``, ``labels``, each (batch, length).
-    """
-    labels = functional.pad(inputs["labels"], (0, 1), value=-100)[:, 1:]
-    mask = labels != -100
-    targets = labels[mask]
-    with labelled_positions(head, mask):
-        logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
-    return functional.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
-
-
 class StudioTrainer(SFTTrainer):
     """``SFTTrainer`` with the loss taken at labelled positions only, and a validation loss that is exact per token."""
 
@@ -66,8 +30,7 @@ class StudioTrainer(SFTTrainer):
 
     def __init__(self, *arguments: Any, event_log: EventLog, **options: Any):
         super().__init__(*arguments, **options)
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self._head = base.get_output_embeddings()
+        self.logits = LabelledLogits(self.model)
         self._event_log = event_log
         self.final_metrics: dict[str, Any] = {}
 
@@ -80,8 +43,13 @@ class StudioTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         assert not return_outputs, "the logits are not kept"
-        total, count = labelled_loss(model, self._head, inputs)
+        total, count = self._loss(model, inputs)
         return total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch)
+
+    def _loss(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, int]:
+        """Summed cross-entropy of the next token over all labelled positions, and how many there are."""
+        logits, targets, _ = self.logits(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], model)
+        return functional.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Validation loss: mean over all labelled tokens of the held-out rows, not over batches.
@@ -93,7 +61,7 @@ class StudioTrainer(SFTTrainer):
         total, count = 0.0, 0
         with torch.random.fork_rng(devices=[]), torch.no_grad(), self.compute_loss_context_manager():
             for inputs in self.get_eval_dataloader():
-                loss, tokens = labelled_loss(self.model, self._head, self._prepare_inputs(inputs))
+                loss, tokens = self._loss(self.model, self._prepare_inputs(inputs))
                 total, count = total + loss.item(), count + tokens
         self.model.train()
         loss = total / max(count, 1)

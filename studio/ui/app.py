@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import gradio as gr
 from studio.errors import StudioError, StudioErrors
 from studio.recipe import Recipe
 from studio.runs import Launcher, Run, list_runs
-from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, runs_tab, views
+from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, report_panel, runs_tab, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.ui.theme import CSS_PATH, theme
@@ -40,7 +39,7 @@ def build(desk: Desk) -> gr.Blocks:
         top = gr.HTML(partial(header, desk.machine))
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=480), gr.Tabs(elem_id="tabs") as tabs:
-                with gr.Tab("1 · Model", id="model", render_children=True):
+                with gr.Tab("1 · Model", id="model", render_children=True) as model_page:
                     model = model_tab.build(form)
                 with gr.Tab("2 · Data", id="data", render_children=True) as data_page:
                     data = data_tab.build(form)
@@ -68,9 +67,8 @@ def build(desk: Desk) -> gr.Blocks:
             html, ready = desk.glance(recipe)
             return html, gr.update(interactive=ready)
 
-        def show_model(values: dict) -> tuple[Any, Any]:
-            html, offer = model_tab.show(desk, form.read(values))
-            return html, gr.update(visible=offer)
+        def show_model(values: dict) -> dict:
+            return model_tab.updates(desk, model, form.read(values))
 
         def show_rows(values: dict) -> Any:
             yield [
@@ -84,7 +82,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         rows_out = [data.found, data.rows, data.parts, *data.columns]
         refresh_panel = {"fn": edited, "inputs": fields, "outputs": [glance, launch], **QUIET}
-        refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get], **QUIET}
+        refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get, model.timer], **QUIET}
         refresh_rows = {"fn": show_rows, "inputs": fields, "outputs": rows_out, **QUEUED}
 
         # every edit shows in the panel; what changes the rows shows in the rows
@@ -108,8 +106,8 @@ def build(desk: Desk) -> gr.Blocks:
             **QUIET,
         ).then(**refresh_rows)
 
-        def uploaded(path: str) -> tuple[Any, str]:
-            kept = data_tab.keep_upload(path)
+        def uploaded(paths: list[str]) -> tuple[Any, str]:
+            kept = data_tab.keep_uploads(paths)
             return gr.update(choices=data_tab.known_datasets(kept), value=kept), "{}"
 
         data.upload.upload(
@@ -119,19 +117,23 @@ def build(desk: Desk) -> gr.Blocks:
             api_visibility="private",
         ).then(lambda: "auto", None, form.fields["data.format"], **QUIET).then(**refresh_rows)
         data_page.select(**refresh_rows)
+        refresh_report = report_panel.wire(desk, form, data.report)
+        data_page.select(**refresh_report)
+        reported = [*(p for p in form.fields if p.startswith(("data.", "model."))), "train.per_device_train_batch_size"]
+        gr.on([form.fields[p].change for p in reported], trigger_mode="always_last", **refresh_report)
 
-        def get_model(values: dict) -> tuple[Any, Any]:
+        def get_model(values: dict) -> tuple[Any, Any, Any]:
             desk.fetch(form.read(values))
-            return views.working("Starting the download"), gr.update(visible=False)
+            return views.working("Starting the download"), gr.update(visible=False), gr.Timer(active=True)
 
-        def watch_model(values: dict) -> tuple[Any, Any, Any]:
-            """Ticks only while the model is on its way; then the panel and the card say what it is."""
+        def watch_model(values: dict) -> dict:
+            """Ticks only until the model is here; the panel and the card say what it is."""
             recipe = form.read(values)
-            html, offer = model_tab.show(desk, recipe)
-            return html, gr.update(visible=offer), desk.glance(recipe)[0]
+            return {**model_tab.updates(desk, model, recipe), glance: desk.glance(recipe)[0]}
 
-        model.get.click(get_model, fields, [model.card, model.get], **QUIET)
-        model.timer.tick(_if_fetching(desk, form, watch_model), fields, [model.card, model.get, glance], **QUIET)
+        model.get.click(get_model, fields, [model.card, model.get, model.timer], **QUIET)
+        model.timer.tick(watch_model, fields, [model.card, model.get, model.timer, glance], **QUIET)
+        model_page.select(**refresh_model)
 
         def chose_method(values: dict) -> list[Any]:
             choice = values[form.fields["method"]] or "lora"
@@ -218,7 +220,6 @@ def build(desk: Desk) -> gr.Blocks:
         def visit(request: gr.Request) -> dict:
             recipe = desk.draft()
             html, ready = desk.glance(recipe)
-            card, offer = model_tab.show(desk, recipe)
             found = {run.id: run for run in list_runs()}
             wanted = request.query_params.get("run") if request else None
             run_id = wanted if wanted in found else next((r.id for r in found.values() if r.status == "running"), None)
@@ -227,8 +228,7 @@ def build(desk: Desk) -> gr.Blocks:
                 **form.show(recipe),
                 glance: html,
                 launch: gr.update(interactive=ready),
-                model.card: card,
-                model.get: gr.update(visible=offer),
+                **model_tab.updates(desk, model, recipe),
                 compare.run: gr.update(
                     choices=compare_tab.tuned(), value=next((v for _, v in compare_tab.tuned()), None)
                 ),
@@ -239,28 +239,13 @@ def build(desk: Desk) -> gr.Blocks:
             return updates
 
         page.load(
-            visit, None, [*fields, glance, launch, model.card, model.get, compare.run, tabs, *run_parts], **QUIET
+            visit,
+            None,
+            [*fields, glance, launch, model.card, model.get, model.timer, compare.run, tabs, *run_parts],
+            **QUIET,
         ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
         gr.Timer(5).tick(partial(header, desk.machine), None, top, **QUIET)
     return page
-
-
-def _if_fetching(desk: Desk, form: Form, fn: Any) -> Any:
-    """``fn``, skipped unless a download of the chosen model is on its way or has just ended."""
-    last: dict[str, Any] = {}
-
-    def handler(values: dict) -> Any:
-        from studio.models.progress import download_state
-
-        recipe = form.read(values)
-        state = download_state(recipe.model.id)
-        known = json.dumps(state, default=str)
-        if last.get(recipe.model.id) == known and (not state or state["state"] != "working"):
-            return gr.skip()
-        last[recipe.model.id] = known
-        return fn(values)
-
-    return handler
 
 
 def _stop(run_id: str | None) -> Any:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 
+from studio.data.files import kind_of
 from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.ui import preview, views
+from studio.ui import preview, report_panel, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.workspace import Workspace, safe_name
@@ -27,6 +29,7 @@ class DataTab:
     columns: list[gr.Dropdown]
     parts: gr.Textbox
     rows: gr.HTML
+    report: report_panel.ReportPanel
 
 
 def build(form: Form) -> DataTab:
@@ -41,14 +44,14 @@ def build(form: Form) -> DataTab:
                         value=form.recipe.data.source,
                         allow_custom_value=True,
                         label="Dataset",
-                        info="Built in, a Hugging Face Hub id, or the path of a JSON, JSONL, CSV or Parquet file.",
+                        info="Built in, a Hugging Face Hub id, or the path of a file or a folder of files.",
                         elem_id="data-source",
                         interactive=True,
                     ),
                 )
             with gr.Column(scale=1, min_width=150):
                 upload = gr.UploadButton(
-                    "Upload a file", file_types=None, file_count="single", type="filepath", elem_id="upload"
+                    "Upload files", file_types=None, file_count="multiple", type="filepath", elem_id="upload"
                 )
         with gr.Row():
             form.add("data.format")
@@ -78,7 +81,7 @@ def build(form: Form) -> DataTab:
     with gr.Column(elem_classes="card"):
         gr.HTML("<h3>The rows as the trainer will see them</h3>")
         rows = gr.HTML(views.empty("No rows yet", "Choose a dataset or upload a file."), elem_id="rows")
-    return DataTab(upload, found, columns, parts, rows)
+    return DataTab(upload, found, columns, parts, rows, report_panel.build())
 
 
 def known_datasets(chosen: str) -> list[str]:
@@ -86,34 +89,61 @@ def known_datasets(chosen: str) -> list[str]:
     from studio.data.conversations import builtin_names
 
     uploads = Workspace.current().datasets / "uploads"
-    files = sorted(str(p) for p in uploads.glob("*") if p.is_file()) if uploads.exists() else []
+    files = sorted(str(p) for p in uploads.glob("*") if not p.name.startswith(".")) if uploads.exists() else []
     return list(dict.fromkeys([*builtin_names(), *files, chosen]))
 
 
-def keep_upload(path: str) -> str:
-    """Copy an uploaded file into the workspace, under a safe name; the same file again is the same copy.
+def keep_uploads(paths: list[str]) -> str:
+    """Copy uploaded files into the workspace, under safe names; the same files again are the same copy.
+
+    Returns:
+        The path of the copy; several files become a folder.
 
     Raises:
         StudioError: the disk is full or the workspace cannot be written.
     """
-    source = Path(path)
-    digest = hashlib.sha256()
-    with source.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    sources = [Path(path) for path in paths]
+    digests = [_digest(source) for source in sources]
     uploads = Workspace.current().folder("datasets/uploads")
-    name = safe_name(source.name, "data")
-    target = uploads / f"{Path(name).stem}-{digest.hexdigest()[:8]}{Path(name).suffix.lower()}"
+    try:
+        if len(sources) == 1:
+            return str(_copy(sources[0], uploads / _name(sources[0], digests[0])))
+        whole = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+        stem = Path(safe_name(sources[0].name, "data")).stem
+        folder = uploads / f"{stem}-and-{len(sources) - 1}-more-{whole[:8]}"
+        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+        if not folder.exists():
+            aside.mkdir()
+            for source, digest in zip(sources, digests, strict=True):
+                _copy(source, aside / _name(source, digest))
+            aside.rename(folder)
+        return str(folder)
+    except OSError as error:
+        raise StudioError(
+            f"The file cannot be kept in the workspace: {error.strerror}.", "Free some disk space and try again."
+        ) from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _name(source: Path, digest: str) -> str:
+    kind, packed = kind_of(source)
+    stem = Path(safe_name(source.name, "data")).name.removesuffix(packed).removesuffix(kind)
+    return f"{stem}-{digest[:8]}{kind}{packed}"
+
+
+def _copy(source: Path, target: Path) -> Path:
     if not target.exists():
-        aside = target.with_name(f".{target.name}.part")
+        aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         try:
             shutil.copyfile(source, aside)
             aside.replace(target)
-        except OSError as error:
-            raise StudioError(
-                f"The file cannot be kept in the workspace: {error.strerror}.", "Free some disk space and try again."
-            ) from error
-    return str(target)
+        finally:
+            aside.unlink(missing_ok=True)  # on a full disk half a file would stay
+    return target
 
 
 def show(desk: Desk, recipe: Recipe) -> tuple[str, str, list[dict], str]:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from studio.data.conversations import Survey, locate, survey
+from studio.data.files import identity
 from studio.errors import StudioError
 from studio.models import store
 from studio.models.machine import machine_memory
 from studio.models.memory import Estimate, estimate
 from studio.recipe import Recipe
 from studio.runs import Launcher, list_runs
+from studio.training.check import report_path
 from studio.ui import views
 from studio.ui.charts import Feed
 from studio.workspace import ASSETS, Workspace
@@ -37,6 +39,7 @@ class Desk:
         self._surveys: dict[tuple, Survey | StudioError] = {}
         self._tokenizers: dict[tuple, tuple[Any, list[str]]] = {}
         self._downloads: dict[str, subprocess.Popen] = {}
+        self._checks: dict[Path, subprocess.Popen] = {}
 
     @property
     def device(self) -> str:
@@ -101,6 +104,14 @@ class Desk:
                 self._tokenizers[key] = (tokenizer, notes)
             return self._tokenizers[key]
 
+    @staticmethod
+    def without_model(recipe: Recipe) -> bool:
+        """Whether the chosen model is still to be fetched."""
+        try:
+            return store.local_folder(recipe.model) is None
+        except StudioError:  # it cannot be had as it is named
+            return False
+
     def fetch(self, recipe: Recipe, *, quiet: bool = True) -> None:
         """Start getting the model in a process of its own, unless it is here or on its way."""
         id = recipe.model.id
@@ -117,6 +128,22 @@ class Desk:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output, cwd=ASSETS.parent
         )
 
+    def check_rows(self, recipe: Recipe) -> None:
+        """Start the report over the whole dataset in a process of its own, unless it is here or being made."""
+        path = report_path(recipe)
+        running = self._checks.get(path)
+        if path.exists() or (running and running.poll() is None):
+            return
+        given = path.with_suffix(".yaml")
+        recipe.save(given)
+        self._checks[path] = subprocess.Popen(
+            [sys.executable, "-m", "studio.training.check", str(given)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=ASSETS.parent,
+        )
+
     # what the panel says
 
     def survey(self, recipe: Recipe) -> Survey | None:
@@ -127,11 +154,13 @@ class Desk:
         """
         data = recipe.data
         path = locate(data, data.split)
-        if path is None or not path.is_file() or path.stat().st_size > _COUNTED_BYTES:
+        if path is None:
             return None
-        stamp = path.stat()
+        stamp = identity(path)
+        if sum(size for _, size, _ in stamp) > _COUNTED_BYTES:
+            return None
         settings = data.model_dump_json(include={"source", "format", "columns", "split", "max_rows", "system_prompt"})
-        key = (str(path), stamp.st_size, stamp.st_mtime_ns, settings)
+        key = (str(stamp), settings)
         if key not in self._surveys:
             try:
                 self._surveys[key] = survey(data)

@@ -52,7 +52,7 @@ def build(form: Form) -> ModelTab:
                 '<p class="note">A gated or private model needs a token: set HF_TOKEN before you start the studio, '
                 "or log in once with <code>hf auth login</code>. The studio never stores it.</p>"
             )
-    return ModelTab(card, get, gr.Timer(1.0, active=True))
+    return ModelTab(card, get, gr.Timer(1.0, active=False))
 
 
 def known_models(chosen: str) -> list[str]:
@@ -60,6 +60,16 @@ def known_models(chosen: str) -> list[str]:
     hub = Workspace.current().models / "hub"
     fetched = sorted(p.name.replace("--", "/") for p in hub.glob("*") if p.is_dir()) if hub.exists() else []
     return list(dict.fromkeys([BUILTIN, *fetched, chosen]))
+
+
+def updates(desk: Desk, tab: ModelTab, recipe: Recipe) -> dict:
+    """What the tab shows for a recipe; the timer goes as long as the model is not here."""
+    html, offer = show(desk, recipe)
+    return {
+        tab.card: html,
+        tab.get: gr.update(visible=offer),
+        tab.timer: gr.Timer(active=desk.without_model(recipe)),
+    }
 
 
 def show(desk: Desk, recipe: Recipe) -> tuple[str, bool]:

@@ -27,11 +27,12 @@ def draw(base: list[dict], tuned: list[dict], run_id: str, base_id: str) -> str:
     cells = []
     for kind, name, turns in zip(PANES, names, (base, tuned), strict=True):
         body = "".join(_turn(turn) for turn in turns if turn["role"] != _SYSTEM)
-        body = body or '<div class="note">Its answers appear here.</div>'
-        stats = next((t["stats"] for t in reversed(turns) if t.get("stats")), "")
+        absent = kind == "tuned" and not run_id
+        empty = "Choose a tuned model above, or launch a training first." if absent else "Its answers appear here."
+        body = body or f'<div class="note">{empty}</div>'
         cells.append(
             f'<section class="pane {kind}" aria-label="{kind} model"><header>'
-            f'<span class="who" title="{escape(name)}">{escape(name)}</span><small>{escape(stats)}</small></header>'
+            f'<span class="who" title="{escape(name)}">{escape(name)}</span></header>'
             f'<div class="turns">{body}</div></section>'
         )
     return f'<div class="panes">{"".join(cells)}</div>'

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
 import gradio as gr
 
 from studio.errors import StudioError
-from studio.runs import Run, View, list_runs
+from studio.runs import Run, View, count_runs, list_runs
 from studio.ui import views
 from studio.ui.charts import live_chart
 from studio.ui.desk import Desk
@@ -32,7 +33,7 @@ class RunsTab:
 
 
 def build(desk: Desk) -> RunsTab:
-    with gr.Row(equal_height=False, elem_classes="card"):
+    with gr.Row(equal_height=False, elem_classes="card bottom"):
         with gr.Column(scale=4):
             run = gr.Dropdown(choices(), label="Run", interactive=True, elem_id="run")
         with gr.Column(scale=3), gr.Row():
@@ -48,7 +49,7 @@ def build(desk: Desk) -> RunsTab:
         log = gr.HTML(elem_id="run-log")
     seen = gr.Textbox("", visible="hidden", elem_id="seen")
     chart.card = chart_card
-    return RunsTab(run, state, numbers, chart, warnings, log, stop, resume, compare, seen, gr.Timer(1.0))
+    return RunsTab(run, state, numbers, chart, warnings, log, stop, resume, compare, seen, gr.Timer(1.5))
 
 
 def nothing() -> str:
@@ -60,12 +61,17 @@ def choices() -> list[tuple[str, str]]:
     return [(f"{run.id} · {run.status}", run.id) for run in list_runs()[:200]]
 
 
-def signature(run: Run | None) -> str:
-    """Changes when there is something new to show."""
+def signature(run: Run | None) -> dict[str, str]:
+    """For each part of the tab, what changes when there is something new to show."""
     if run is None:
-        return ""
-    sizes = [p.stat().st_size if p.exists() else 0 for p in (run.events_path, run.log_path)]
-    return f"{run.id} {run.status} {run.stopping} {sizes} {len(list_runs())}"
+        return {}
+    sizes = {p.name: p.stat().st_size if p.exists() else 0 for p in (run.events_path, run.log_path)}
+    status = run.status
+    return {
+        "runs": f"{run.id} {status} {run.stopping} {count_runs()}",
+        "events": f"{run.id} {status} {run.stopping} {sizes['events.jsonl']}",
+        "log": f"{run.id} {sizes['log.txt']}",
+    }
 
 
 def state(run: Run, status: str, view: View) -> str:
@@ -112,7 +118,12 @@ def numbers(view: View) -> str:
     left = view.seconds_left(time.time())
     speed = f"{view.tokens_per_second:,.0f}" if view.tokens_per_second else "–"
     memory = view.ended and view.ended.get("peak_memory_bytes")
-    last = ("Peak memory", views.size(memory)) if memory else ("Time left", views.duration(left) if left else "–")
+    if memory:
+        last = ("Peak memory", views.size(memory))
+    elif view.ended:
+        last = ("Took", views.duration(view.last_time - view.started["time"]))
+    else:
+        last = ("Time left", views.duration(left) if left else "–")
     return views.tiles(
         [
             ("Step", f"{view.step:,} of {view.max_steps:,}"),
@@ -150,21 +161,36 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
         except StudioError as error:
             return {tab.state: views.problem(error)}
     sign = signature(run)
-    if sign == seen:
-        return {}
+    known = _read(seen)
     if run is None:
-        return {tab.state: nothing(), tab.seen: sign}
+        return {} if known == sign and seen else {tab.state: nothing(), tab.seen: json.dumps(sign)}
+    if known == sign:
+        return {}
+    updates: dict = {tab.seen: json.dumps(sign)}
     status, view = run.status, desk.feed.view(run)
-    return {
-        tab.run: gr.update(choices=choices(), value=run.id),
-        tab.state: state(run, status, view),
-        tab.numbers: numbers(view),
-        tab.chart: run.id,
-        tab.chart.card: gr.update(visible=bool(view.curves)),
-        tab.warnings: warnings(view),
-        tab.log: log_tail(run),
-        tab.stop: gr.update(visible=status in ("running", "queued"), interactive=not run.stopping),
-        tab.resume: gr.update(visible=status in ("interrupted", "stopped", "failed") and bool(view.started)),
-        tab.compare: gr.update(visible=run.has_model and status != "running"),
-        tab.seen: sign,
-    }
+    if known.get("runs") != sign["runs"]:
+        updates |= {
+            tab.run: gr.update(choices=choices(), value=run.id),
+            tab.chart: run.id,
+            tab.stop: gr.update(visible=status in ("running", "queued"), interactive=not run.stopping),
+            tab.resume: gr.update(visible=status in ("interrupted", "stopped", "failed") and bool(view.started)),
+            tab.compare: gr.update(visible=run.has_model and status != "running"),
+        }
+    if known.get("events") != sign["events"]:
+        updates |= {
+            tab.state: state(run, status, view),
+            tab.numbers: numbers(view),
+            tab.chart.card: gr.update(visible=bool(view.curves)),
+            tab.warnings: warnings(view),
+        }
+    if known.get("log") != sign["log"]:
+        updates[tab.log] = log_tail(run)
+    return updates
+
+
+def _read(seen: str | None) -> dict:
+    try:
+        known = json.loads(seen or "{}")
+    except ValueError:
+        known = {}
+    return known if isinstance(known, dict) else {}

@@ -185,7 +185,7 @@ def test_stop_ends_both_answers_and_keeps_what_was_written(visit):
     longest_answer(page, 2048)
     page.fill("#prompt textarea", "Tell me a very long story.")
     page.click("#send")
-    page.wait_for_function("() => document.querySelector('.pane.tuned header small')?.innerText.includes('tokens')")
+    page.wait_for_function("() => document.querySelector('.pane.tuned .stats')?.innerText.includes('tokens')")
     page.click("#stop-answers")
     page.wait_for_selector("#stop-answers", state="hidden", timeout=10_000)
     assert page.locator(".pane .turn.assistant").count() == 2

@@ -164,8 +164,21 @@ def test_a_hub_dataset_is_refused_if_the_hub_is_switched_off(function):
 
 
 @pytest.mark.parametrize("function", [load_conversations, read_conversations])
-def test_a_folder_is_refused(tmp_path, function):
-    assert "is a folder" in refusal(DataSpec(source=str(tmp_path)), function).what
+def test_a_folder_without_a_file_of_rows_is_refused(tmp_path, function):
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    (tmp_path / "README.md").write_text("about the data")
+    assert "holds no file that the studio reads" in refusal(DataSpec(source=str(tmp_path)), function).what
+
+
+def test_a_folder_is_all_its_files_and_a_changed_file_is_read_anew(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.jsonl").write_text('{"prompt": "q1", "completion": "a1"}\n')
+    (folder / "sub" / "b.csv").write_text("prompt,completion\nq2,a2\n")
+    data = DataSpec(source=str(folder))
+    assert [row["messages"][1]["content"] for row in load_conversations(data)] == ["a1", "a2"]
+    (folder / "sub" / "b.csv").write_text("prompt,completion\nq2,other\n")
+    assert [row["messages"][1]["content"] for row in load_conversations(data)] == ["a1", "other"]
 
 
 @pytest.mark.parametrize("name", builtin_names())

@@ -2,7 +2,8 @@
 
 import pytest
 
-from studio.data.formats import Dropped, convert, detect
+from studio.data.detect import detect
+from studio.data.formats import Dropped, convert
 from studio.errors import StudioError
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -211,3 +212,52 @@ def test_the_system_prompt_is_put_before_conversations_that_have_none():
 def test_the_system_prompt_leaves_conversations_alone_that_have_their_own():
     row = {"system": "Be brief.", "prompt": "Why?", "completion": "Because."}
     assert read(row, system_prompt="Be long.")[1] == [SYSTEM, ASK, SAY]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "good", "rejected": "bad"},
+        {"prompt": [{"role": "user", "content": "q"}], "chosen": "good", "rejected": "bad"},
+        {
+            "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}],
+            "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "bad"}],
+        },
+        {
+            "conversations": [{"from": "human", "value": "q"}],
+            "chosen": {"from": "gpt", "value": "good"},
+            "rejected": {"from": "gpt", "value": "bad"},
+        },
+    ],
+    ids=["texts", "prompt of turns", "implicit prompt", "sharegpt"],
+)
+def test_of_a_preference_the_chosen_answer_is_trained_on_and_that_is_said(row):
+    mapping = detect([row])
+    assert mapping.format == "preference"
+    assert "rejected ones are not used" in mapping.why
+    assert convert(row, mapping) == [{"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}]
+
+
+def test_of_answers_with_a_verdict_the_wanted_ones_are_kept():
+    rows = [{"prompt": "q", "completion": "a", "label": wanted} for wanted in (True, False)]
+    mapping = detect(rows)
+    assert mapping.format == "unpaired_preference"
+    assert convert(rows[0], mapping)[-1] == {"role": "assistant", "content": "a"}
+    with pytest.raises(Dropped, match="unwanted"):
+        convert(rows[1], mapping)
+
+
+def test_a_label_that_is_no_verdict_is_not_a_preference():
+    assert detect([{"prompt": "q", "completion": "a", "label": "news"}]).format == "prompt_completion"
+
+
+def test_a_tool_call_that_would_be_lost_drops_the_row_with_the_reason():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    row = {"messages": [{"role": "user", "content": "q"}, call, {"role": "assistant", "content": "a"}]}
+    with pytest.raises(Dropped, match="turn 2 has tool_calls"):
+        convert(row, detect([row]))
+
+
+def test_a_column_of_tools_that_is_not_rendered_is_said():
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "tools": "[]"}
+    assert "'tools' is not rendered" in detect([row]).why

@@ -242,10 +242,6 @@ def test_an_unknown_suffix_is_refused_with_the_known_ones(write):
     assert ".jsonl" in error.fix
 
 
-def test_a_folder_is_refused(tmp_path):
-    assert "is a folder" in refusal(tmp_path).what
-
-
 def test_a_path_that_does_not_exist_is_refused(tmp_path):
     assert "There is no file" in refusal(tmp_path / "nothing.jsonl").what
 

@@ -264,3 +264,14 @@ def test_a_running_run_is_not_queued_again(run, sleeper):
     works_on(run, sleeper.pid)
     with pytest.raises(StudioError, match="it is running"):
         run.reopen()
+
+
+def test_relative_paths_in_a_recipe_are_whole_in_its_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "auto").mkdir()  # a folder that is called like the default template
+    recipe = Recipe.parse({"data": {"source": "rows.jsonl"}, "model": {"id": "owner/name"}})
+    kept = Run.create(recipe).recipe
+    assert kept.data.source == str(tmp_path / "rows.jsonl")
+    assert kept.model.id == "owner/name"
+    assert kept.data.chat_template == "auto"

@@ -5,93 +5,14 @@ import math
 import pytest
 import torch
 from lessons import lesson, write_rows
-from tiny import make_tiny_gpt2
-from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from studio.data import encode_rows, load_conversations, split_conversations
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run, list_runs
-from studio.training.trainer import build_trainer, labelled_loss
+from studio.training.trainer import build_trainer
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-@pytest.fixture(scope="session")
-def models(tiny_model, tmp_path_factory):
-    return {"llama": tiny_model, "gpt2": make_tiny_gpt2(tmp_path_factory.mktemp("models") / "gpt2")}
-
-
-def batch(vocabulary: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Three rows of 12 tokens, padded on the right, with loss on about half of them and none on the last row."""
-    generator = torch.Generator().manual_seed(seed)
-    input_ids = torch.randint(0, vocabulary, (3, 12), generator=generator)
-    attention_mask = torch.ones_like(input_ids)
-    attention_mask[1, 7:] = 0
-    labels = torch.where(torch.rand(3, 12, generator=generator) < 0.5, input_ids, -100)
-    labels[attention_mask == 0] = -100
-    labels[2] = -100
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-
-
-def full_loss(model, inputs) -> torch.Tensor:
-    """Summed cross-entropy from all logits, as written in the textbook."""
-    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-    return functional.cross_entropy(
-        logits[:, :-1].reshape(-1, logits.shape[-1]), inputs["labels"][:, 1:].reshape(-1), reduction="sum"
-    )
-
-
-def prepared(folder, method: str):
-    """A model in double precision, full or with a LoRA whose second matrix is not zero, and its output head."""
-    model = AutoModelForCausalLM.from_pretrained(folder).double()
-    if method == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(0)
-        model = get_peft_model(
-            model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear", init_lora_weights=False)
-        ).double()
-    base = model.get_base_model() if method == "lora" else model
-    return model.train(), base.get_output_embeddings()
-
-
-def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_the_loss_at_labelled_positions_is_that_of_the_full_logits_in_value_and_gradient(models, family, method):
-    model, head = prepared(models[family], method)
-    model.eval()  # GPT-2 has dropout
-    inputs = batch(model.config.vocab_size)
-    expected = full_loss(model, inputs)
-    expected_gradients = gradients(model, expected)
-    loss, count = labelled_loss(model, head, inputs)
-    assert count == int((inputs["labels"][:, 1:] != -100).sum())
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
-    found = gradients(model, loss)
-    assert found.keys() == expected_gradients.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6)
-
-
-def test_the_head_sees_every_position_again_after_the_loss(models):
-    model, head = prepared(models["llama"], "full")
-    inputs = batch(model.config.vocab_size)
-    labelled_loss(model, head, inputs)
-    assert model(input_ids=inputs["input_ids"]).logits.shape[:2] == (3, 12)
-
-
-def test_a_batch_without_labels_has_no_loss(models):
-    model, head = prepared(models["llama"], "full")
-    inputs = batch(model.config.vocab_size)
-    inputs["labels"] = torch.full_like(inputs["labels"], -100)
-    loss, count = labelled_loss(model, head, inputs)
-    assert (loss.item(), count) == (0.0, 0)
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+"""Which shape a dataset's rows have, found from the first few of them, and the reason in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from studio.data.formats import SHAPES, Mapping, Shape
+from studio.errors import StudioError
+
+
+def _looks(value: Any, keys: set[str]) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and keys <= set(value[0])
+
+
+def _columns(shape: Shape, names: dict[str, str], chosen: dict[str, str]) -> dict[str, str] | None:
+    """Part -> column for a shape, or None if a required part has no column. ``names``: lower case -> real name."""
+    found: dict[str, str] = {}
+    for part, candidates in {**shape.required, **shape.optional}.items():
+        column = chosen.get(part) or next(
+            (names[c] for c in candidates if c in names and names[c] not in found.values()), ""
+        )
+        if column:
+            found[part] = column
+        elif part in shape.required:
+            return None
+    return found
+
+
+def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, str] | None = None) -> Mapping:
+    """Which shape the rows have, from the first few of them; ``format`` and ``chosen`` columns are obeyed if given.
+
+    Raises:
+        StudioError: no known shape fits, or a chosen column is not there; names the columns that are.
+    """
+    chosen = chosen or {}
+    real = list(dict.fromkeys(name for row in rows for name in row))
+    names = {name.lower(): name for name in reversed(real)}
+    have = f"The columns are: {', '.join(real) or 'none'}."
+    for part, column in chosen.items():
+        if column not in real:
+            raise StudioError(
+                f"data.columns.{part} names {column!r}, which is not a column.", have, field=f"data.columns.{part}"
+            )
+    if format != "auto":
+        shape = SHAPES[format]
+        columns = _columns(shape, names, chosen)
+        unknown = [part for part in chosen if part not in {**shape.required, **shape.optional}]
+        if unknown:
+            parts = ", ".join({**shape.required, **shape.optional})
+            raise StudioError(
+                f"The {shape.title} format has no part {unknown[0]!r}.",
+                f"Its parts are: {parts}.",
+                field="data.columns",
+            )
+        if columns is None:
+            missing = [p for p, cs in shape.required.items() if not chosen.get(p) and not any(c in names for c in cs)]
+            raise StudioError(
+                f"The {shape.title} format needs a column for {', '.join(missing) or 'each part'}.",
+                f"{have} Set data.columns, or another data.format.",
+                field="data.format",
+            )
+        return Mapping(format, columns, _said(f"Read as {shape.title}, as chosen.", shape, real))
+    if kind := _preferred(rows, names, chosen):
+        shape = SHAPES[kind]
+        columns = _columns(shape, names, chosen) or {}
+        listed = ", ".join(repr(columns[part]) for part in columns)
+        return Mapping(kind, columns, _said(f"{shape.title.capitalize()}: found the columns {listed}.", shape, real))
+    for name in real:  # a column of turns settles it, whatever it is called
+        value = next((row[name] for row in rows if row.get(name)), None)
+        if name in ("chosen", "rejected", "tools", "history"):
+            continue
+        for kind, part, keys in (
+            ("messages", "messages", {"role", "content"}),
+            ("sharegpt", "conversations", {"from", "value"}),
+        ):
+            if _looks(value, keys) and not (chosen and part not in chosen) and "completion" not in names:
+                columns = _columns(SHAPES[kind], names, {part: name, **chosen}) or {part: name}
+                turn = " and ".join(sorted(keys))
+                why = f"{SHAPES[kind].title}: the column {name!r} holds turns with {turn}."
+                return Mapping(kind, columns, _said(why, SHAPES[kind], real))
+    for kind in ("alpaca", "prompt_completion", "question_answer", "text"):
+        if chosen and not set(chosen) <= {*SHAPES[kind].required, *SHAPES[kind].optional}:
+            continue
+        columns = _columns(SHAPES[kind], names, chosen)
+        if columns:
+            listed = ", ".join(repr(columns[part]) for part in columns)
+            return Mapping(kind, columns, f"{SHAPES[kind].title}: found the column{'s'[: len(columns) > 1]} {listed}.")
+    raise StudioError(
+        "The shape of the rows is not known.",
+        f"{have} Choose a format, and which column plays which part.",
+        field="data.format",
+    )
+
+
+def _preferred(rows: list[dict[str, Any]], names: dict[str, str], chosen: dict[str, str]) -> str | None:
+    """The kind of preference that the rows state, if they do: two answers, or one with a verdict of true or false."""
+    for kind in ("preference", "unpaired_preference"):
+        shape = SHAPES[kind]
+        if set(chosen) <= {*shape.required, *shape.optional} and (columns := _columns(shape, names, chosen)):
+            verdicts = [row.get(columns["label"]) for row in rows] if "label" in columns else [True]
+            if all(isinstance(verdict, bool) for verdict in verdicts):
+                return kind
+    return None
+
+
+def _said(why: str, shape: Shape, real: list[str]) -> str:
+    tools = "The column 'tools' is not rendered." if "tools" in real else ""
+    return " ".join(part for part in (why, shape.note, tools) if part)

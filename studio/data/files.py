@@ -1,0 +1,121 @@
+"""Which files a source names, and their bytes and lines, decompressed as they are read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from studio.errors import StudioError
+
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md")
+PACKED = (".gz", ".zst")  # each kind of text file may be compressed
+SUFFIXES = (*KINDS, *PACKED)
+_CHUNK = 1 << 20
+LONGEST_LINE = 1 << 28  # bytes; what decompresses to more in one line is not a dataset
+
+
+def files_of(source: Path) -> list[Path]:
+    """The files that a path names: itself, or all files of a folder that the studio reads, sorted by name.
+
+    Hidden files and files called like a README or a licence are no data; folders in the folder are looked into.
+
+    Raises:
+        StudioError: the folder holds no such file.
+    """
+    if not source.is_dir():
+        return [source]
+    found = sorted(p for p in source.rglob("*") if p.is_file() and kind_of(p)[0] in KINDS and not _aside(p, source))
+    if not found:
+        raise StudioError(f"The folder {source} holds no file that the studio reads.", f"It reads: {known_kinds()}.")
+    return found
+
+
+def _aside(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return hidden or path.stem.lower() in ("readme", "license", "dataset_info", "state")
+
+
+def kind_of(path: Path) -> tuple[str, str]:
+    """What a file is by its name: its suffix without the compression's (``.jsonl``), and the compression (``.gz``)."""
+    suffix = path.suffix.lower()
+    return (Path(path.stem).suffix.lower(), suffix) if suffix in PACKED else (suffix, "")
+
+
+def known_kinds() -> str:
+    return f"{', '.join(KINDS)}, also compressed with {' or '.join(PACKED)}"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed as they are read."""
+    packed = kind_of(path)[1]
+    with path.open("rb") as raw:
+        try:
+            if packed == ".gz":
+                with gzip.open(raw) as file:
+                    yield file
+            elif packed == ".zst":
+                import pyarrow as pa
+
+                with pa.CompressedInputStream(raw, "zstd") as stream, io.BufferedReader(stream, _CHUNK) as file:
+                    yield file
+            else:
+                yield raw
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise _unpackable(path, error) from error
+        except OSError as error:
+            if not packed or error.errno:
+                raise
+            raise _unpackable(path, error) from error
+
+
+def _unpackable(path: Path, error: Exception) -> StudioError:
+    return StudioError(
+        f"{path.name} cannot be decompressed ({str(error)[:120]}).", "It may be cut off; copy or compress it again."
+    )
+
+
+@contextmanager
+def opened_text(path: Path) -> Iterator[TextIO]:
+    with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        yield text
+
+
+def refuse_binary(path: Path) -> None:
+    with opened(path) as file:
+        head = file.read(8192)
+    kinds = {b"PAR1": "Parquet", b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"\x89PNG": "PNG", b"%PDF": "PDF"}
+    kind = next((name for magic, name in kinds.items() if head.startswith(magic)), None)
+    if kind or b"\x00" in head:
+        looks = f"it looks like {kind}" if kind else "it holds binary data"
+        fix = "Rename it to .parquet." if kind == "Parquet" else "Choose a text file in UTF-8, one JSON object a line."
+        raise StudioError(f"{path.name} is not a text file: {looks}.", fix)
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a UTF-8 file, from 1; a byte-order mark is taken off."""
+    with opened(path) as file:
+        for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+            if len(raw) == LONGEST_LINE:
+                raise StudioError(
+                    f"{path.name}, line {number}: longer than {LONGEST_LINE >> 20} MB.",
+                    "Each line must be one row; is it really a file of rows?",
+                )
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise StudioError(
+                    f"{path.name}, line {number}: byte {error.start + 1} is not UTF-8.",
+                    "Save the file in UTF-8.",
+                ) from error
+
+
+def identity(source: Path) -> list[tuple[str, int, int]]:
+    """What changes when any file of a source does: its path, size in bytes, and time of change in nanoseconds."""
+    stats = [(file, file.stat()) for file in files_of(source)]
+    return [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats]

@@ -1,0 +1,36 @@
+"""The check of the whole dataset on the Data tab."""
+
+import json
+
+from test_main_path import open_tab
+
+
+def upload(page, *files) -> None:
+    page.set_input_files("input[type=file] >> nth=0", [{**f, "mimeType": "application/octet-stream"} for f in files])
+
+
+def test_several_files_are_one_dataset_and_checking_it_names_the_rows(visit):
+    page = visit()
+    open_tab(page, "Data")
+    page.wait_for_selector(".rows details:visible")
+    one = [{"question": f"What is {n}?", "answer": f"{n}."} for n in range(30)]
+    other = [{"question": "what is 3?", "answer": "Three."}, {"question": "<b>Key</b>?", "answer": "hf_" + "k" * 34}]
+    files = [
+        {"name": f"{name}.jsonl", "buffer": "\n".join(map(json.dumps, rows)).encode()}
+        for name, rows in (("one", one), ("other", other))
+    ]
+    upload(page, *files)
+    page.wait_for_function("() => document.querySelector('#glance').innerText.includes('32 rows')")
+    page.dblclick("#check-rows")
+    page.wait_for_selector("#report .tiles")
+    report = page.inner_text("#report")
+    assert "32" in report.split("Kept")[1].split("\n")[1]
+    assert "another answer to the same prompt" in report
+    page.get_by_text("what looks like a key or password").click()
+    assert "hf_kkk…" in page.inner_text("#report")
+    assert "hf_kkkk" not in page.inner_text("#report")
+    assert not page.is_visible("#check-rows")  # nothing has changed since
+    page.reload()
+    page.wait_for_selector("#glance .panel")
+    open_tab(page, "Data")
+    page.wait_for_selector("#report .tiles")  # kept

@@ -1,0 +1,94 @@
+"""Compressed files, running text, Arrow tables and folders give the same rows, one at a time."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+from test_rows import ROWS, lines, refusal, values
+
+from studio.data.files import files_of
+from studio.data.rows import read_file, read_source
+from studio.errors import StudioError
+
+
+def compressed(text: str, packed: str) -> bytes:
+    if packed == ".gz":
+        return gzip.compress(text.encode())
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(text.encode())
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("packed", [".gz", ".zst"])
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
+def test_a_compressed_file_has_the_rows_of_the_plain_one(tmp_path, kind, packed):
+    csv = "prompt,completion\n" + "".join(f"{r['prompt']},{r['completion']}\n" for r in ROWS)
+    text = {".jsonl": lines(), ".json": json.dumps(ROWS), ".csv": csv}[kind]
+    (tmp_path / f"a{kind}{packed}").write_bytes(compressed(text, packed))
+    assert values(tmp_path / f"a{kind}{packed}") == ROWS
+
+
+@pytest.mark.parametrize("packed", [".gz", ".zst"])
+def test_a_compressed_file_that_is_cut_off_is_refused(tmp_path, packed):
+    path = tmp_path / f"a.jsonl{packed}"
+    path.write_bytes(compressed(lines([{"text": f"row {n} {hash(str(n))}"} for n in range(9000)]), packed)[:-3000])
+    assert path.name in refusal(path).what
+
+
+@pytest.mark.parametrize("packed", [".gz", ".zst"])
+def test_a_file_that_is_only_called_compressed_is_refused(tmp_path, packed):
+    path = tmp_path / f"a.jsonl{packed}"
+    path.write_text(lines())
+    assert "cannot be decompressed" in refusal(path).what
+
+
+def test_a_line_that_decompresses_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("studio.data.files.LONGEST_LINE", 1 << 20)
+    path = tmp_path / "bomb.jsonl.gz"
+    path.write_bytes(gzip.compress(b"{" + b" " * (4 << 20)))
+    assert "line 1: longer than 1 MB" in refusal(path).what
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_running_text_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path, packed):
+    paragraphs = [f"Paragraph {n}: " + "word " * 100 for n in range(40)]
+    text = "\n\n".join(paragraphs)
+    path = tmp_path / f"book.md{packed}"
+    path.write_bytes(compressed(text, packed) if packed else text.encode())
+    found = list(read_file(path))
+    assert len(found) > 5
+    assert "".join("".join(row.values["text"] for row in found).split()) == "".join(text.split())
+    assert [row.number for row in found][:2] == [1, 9]  # the lines where the blocks begin
+
+
+@pytest.mark.parametrize("format", ["file", "stream"])
+def test_arrow_tables_are_read_in_both_formats(tmp_path, format):
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink:
+        make = pa.ipc.new_file if format == "file" else pa.ipc.new_stream
+        with make(sink, table.schema) as writer:
+            writer.write_table(table)
+    assert values(tmp_path / "a.arrow") == ROWS
+
+
+def test_a_broken_arrow_file_is_refused(tmp_path):
+    (tmp_path / "a.arrow").write_bytes(b"not a table at all")
+    assert "not a readable Arrow file" in refusal(tmp_path / "a.arrow").what
+
+
+def test_a_folder_gives_its_files_in_order_and_leaves_hidden_and_describing_files_out(tmp_path):
+    (tmp_path / "b.jsonl").write_text(lines([{"n": 2}]))
+    (tmp_path / "a.jsonl").write_text(lines([{"n": 1}]))
+    (tmp_path / ".hidden.jsonl").write_text("broken")
+    (tmp_path / "README.md").write_text("about")
+    assert [p.name for p in files_of(tmp_path)] == ["a.jsonl", "b.jsonl"]
+    assert [row.values["n"] for row in read_source(tmp_path)] == [1, 2]
+
+
+def test_a_broken_file_in_a_folder_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text(lines())
+    (tmp_path / "b.jsonl").write_text('{"a": 1}\n{broken\n')
+    with pytest.raises(StudioError, match=r"b.jsonl, line 2"):
+        list(read_source(tmp_path))

@@ -1,0 +1,117 @@
+"""The report: every count is what was put in, and every finding names its rows."""
+
+import pytest
+
+from studio.data import Encoded
+from studio.data.conversations import Conversation
+from studio.data.report import Report, examine
+from studio.recipe import DataSpec
+
+
+def said(row: int, *texts: str, roles: str = "") -> Conversation:
+    """A conversation of these texts; ``roles`` are their first letters, user and assistant by turns if empty."""
+    names = {"s": "system", "u": "user", "a": "assistant"}
+    letters = roles or "ua" * len(texts)
+    return Conversation(row, [{"role": names[r], "content": t} for r, t in zip(letters, texts, strict=False)])
+
+
+def encoded(length: int = 4, trained: int = 2, cut: int = 0) -> Encoded:
+    return Encoded(list(range(length)), [-100] * (length - trained) + [1] * trained, cut=cut)
+
+
+def report(*rows, holdout: float = 0.0, batch_size: int = 2, max_length: int = 512) -> Report:
+    data = DataSpec(holdout=holdout, max_length=max_length)
+    return examine(rows, data, batch_size=batch_size, seed=0)
+
+
+def found(result: Report) -> dict[str, list[int]]:
+    return {finding.kind: [row for row, _ in finding.rows] for finding in result.findings}
+
+
+def test_rows_tokens_and_trained_share_are_counted_on_the_examples():
+    result = report((said(1, "q", "a"), encoded(10, 3)), (said(2, "r", "b", "c", "d"), encoded(6, 2)))
+    assert (result.rows, result.kept, result.tokens, result.trained_tokens) == (2, 2, 16, 5)
+    assert result.turns == [(2, 1), (4, 1)]
+    assert result.padding == pytest.approx(4 / 20)
+    assert result.findings == []
+
+
+def test_dropped_and_refused_rows_are_named_with_the_reason():
+    result = report(
+        (Conversation(3, dropped="no assistant turn"), None),
+        (said(7, "q", "a"), "The chat template refuses this conversation."),
+        (said(9, "q", "a"), Encoded([], [], dropped="no token carries loss")),
+    )
+    assert (result.rows, result.kept) == (3, 0)
+    assert found(result) == {"refused": [7], "dropped": [3, 9]}
+
+
+def test_the_histogram_holds_every_kept_row_once_at_its_whole_length():
+    lengths = [1, 5, 80, 81, 399]
+    rows = [(said(n, f"q{n}", "a"), encoded(min(n, 100), 1, max(0, n - 100))) for n in lengths]
+    result = report(*rows, max_length=100)
+    assert sum(count for _, count in result.histogram) == 5
+    assert result.longest == 399
+    filled = [start for start, count in result.histogram if count]
+    assert all(any(start <= n < start + result.bin_tokens for start in filled) for n in lengths)
+    assert found(result) == {"too_long": [399]}
+
+
+def test_the_same_conversation_in_other_case_and_blanks_is_a_duplicate():
+    result = report(
+        (said(1, "Hello  there", "Yes"), encoded()),
+        (said(2, "hello there", "yes "), encoded()),
+        (said(3, "hello there!", "yes"), encoded()),
+    )
+    assert found(result) == {"duplicate": [2]}
+
+
+def test_another_answer_to_the_same_prompt_is_a_contradiction():
+    result = report((said(1, "q", "yes"), encoded()), (said(2, "q", "no"), encoded()), (said(3, "r", "no"), encoded()))
+    assert found(result) == {"contradiction": [2]}
+
+
+def test_a_prompt_on_both_sides_of_the_split_is_a_leak():
+    rows = [(said(n, f"question {n // 2}", f"answer {n}"), encoded()) for n in range(1, 81)]
+    leaks = set(found(report(*rows, holdout=0.5))["leak"])
+    assert 0 < len(leaks) < 40
+    assert not found(report(*rows, holdout=0.0)).get("leak")
+
+
+@pytest.mark.parametrize(
+    ("roles", "wrong"),
+    [("ua", False), ("sua", False), ("uaua", False), ("au", True), ("uua", True), ("usa", True), ("uau", True)],
+)
+def test_turns_out_of_order_are_found(roles, wrong):
+    result = report((said(4, *[f"text {n}" for n in range(len(roles))], roles=roles), encoded()))
+    assert found(result) == ({"roles": [4]} if wrong else {})
+
+
+@pytest.mark.parametrize(
+    ("ending", "cut"),
+    [(" and then the", True), (" the end.", False), (" 终。", False), ("\n#### 72", False), ("\nThanks", False)],
+)
+def test_a_long_answer_that_stops_in_mid_sentence_is_found(ending, cut):
+    result = report((said(5, "q", "word " * 60 + ending), encoded()))
+    assert found(result) == ({"cut_answer": [5]} if cut else {})
+
+
+def test_keys_are_found_and_never_shown_whole():
+    secret = "AKIA" + "Q" * 16
+    result = report(
+        (said(6, "q", f"use {secret} please"), encoded()), (said(8, "mail a.b@example.org", "ok"), encoded())
+    )
+    assert found(result) == {"secret": [6], "email": [8]}
+    assert secret not in result.to_json()
+
+
+def test_a_finding_counts_all_rows_and_names_the_first():
+    result = report(*[(said(n, "q", "a"), encoded()) for n in range(1, 202)])
+    (duplicates,) = result.findings
+    assert duplicates.count == 200
+    assert len(duplicates.rows) == 50
+
+
+def test_a_report_survives_its_file():
+    result = report((said(1, "q", "يوم"), encoded()), (said(2, "q", "b"), encoded()))
+    assert Report.from_json(result.to_json()) == result
