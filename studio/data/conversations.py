@@ -79,8 +79,11 @@ def locate(data: DataSpec, split: str) -> Path | None:
     return None
 
 
-def read_conversations(data: DataSpec, split: str | None = None) -> Reading:
+def read_conversations(data: DataSpec, split: str | None = None, start: int = 1) -> Reading:
     """Open a dataset and find its shape; rows are then read and converted one by one.
+
+    Args:
+        start: the number of the first row that is wanted. The shape is still found from the first rows of all.
 
     Raises:
         StudioError: the source cannot be read, or its shape is not known. Iterating may raise it too, at the row
@@ -94,7 +97,10 @@ def read_conversations(data: DataSpec, split: str | None = None) -> Reading:
     columns = list(dict.fromkeys(name for row in head for name in row.values))
     reading = Reading(mapping, columns, iter(()), path.name if path else data.source)
     every = chain(head, source)
-    reading.conversations = _convert(islice(every, data.max_rows) if data.max_rows else every, data, reading)
+    left = max(0, data.max_rows - start + 1)
+    if start > 1:
+        every = rows.read_source(path, start) if path else islice(every, start - 1, None)
+    reading.conversations = _convert(islice(every, left) if data.max_rows else every, data, reading)
     return reading
 
 

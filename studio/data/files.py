@@ -7,6 +7,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -97,10 +98,12 @@ def refuse_binary(path: Path) -> None:
         raise StudioError(f"{path.name} is not a text file: {looks}.", fix)
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file, from 1; a byte-order mark is taken off."""
+def text_lines(path: Path, start: int = 1) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a UTF-8 file, from line ``start`` on; a byte-order mark is taken off."""
     with opened(path) as file:
-        for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+        if start > 1 and not _skip_lines(file, start - 1):
+            return
+        for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start):
             if len(raw) == LONGEST_LINE:
                 raise StudioError(
                     f"{path.name}, line {number}: longer than {LONGEST_LINE >> 20} MB.",
@@ -113,6 +116,25 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                     f"{path.name}, line {number}: byte {error.start + 1} is not UTF-8.",
                     "Save the file in UTF-8.",
                 ) from error
+
+
+def _skip_lines(file: BinaryIO, count: int) -> bool:
+    """Move past so many lines without looking at them (a gigabyte takes half a second); False if the file ends before.
+
+    Compressed files cannot be moved in backwards cheaply, so their lines are read.
+    """
+    if isinstance(file, (gzip.GzipFile, io.BufferedReader)) and not isinstance(getattr(file, "raw", None), io.FileIO):
+        return sum(1 for _ in islice(file, count)) == count
+    while block := file.read(_CHUNK << 2):
+        lines = block.count(b"\n")
+        if lines >= count:
+            end = 0
+            for _ in range(count):
+                end = block.index(b"\n", end) + 1
+            file.seek(end - len(block), io.SEEK_CUR)
+            return True
+        count -= lines
+    return False
 
 
 def identity(source: Path) -> list[tuple[str, int, int]]:

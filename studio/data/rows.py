@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,24 @@ class Row:
     values: dict[str, Any]
 
 
-def read_source(path: Path) -> Iterator[Row]:
+def read_source(path: Path, start: int = 1) -> Iterator[Row]:
     """The rows of a file, or of all files of a folder one after another.
+
+    Args:
+        start: the number of the first row that is wanted; of a folder, counted over its files.
 
     Raises:
         StudioError: as ``read_file``.
     """
-    for file in files_of(path):
-        yield from read_file(file)
+    files = files_of(path)
+    if len(files) == 1:
+        yield from read_file(files[0], start)
+    else:
+        yield from islice(chain.from_iterable(map(read_file, files)), start - 1, None)
 
 
-def read_file(path: Path) -> Iterator[Row]:
-    """The rows of one file of a kind in ``KINDS``; text files may be compressed.
+def read_file(path: Path, start: int = 1) -> Iterator[Row]:
+    """The rows of one file of a kind in ``KINDS``, from the row with the number ``start`` on.
 
     Raises:
         StudioError: missing, empty, not of that kind, or broken at a line that the message names. Raised at the row
@@ -62,15 +69,17 @@ def read_file(path: Path) -> Iterator[Row]:
     if not os.access(path, os.R_OK):
         raise StudioError(f"{path.name} may not be read.", "Check the file's permissions.")
     if kind in (".parquet", ".arrow"):
-        return _table(path, kind)
+        return _table(path, kind, start)
     refuse_binary(path)
     if kind in (".txt", ".md"):
-        return _running_text(path)
-    if kind in (".csv", ".tsv"):
-        return _csv(path, kind)
-    if kind == ".json" and not _one_object_a_line(path):
-        return _json(path)
-    return _jsonl(path)
+        rows = _running_text(path)
+    elif kind in (".csv", ".tsv"):
+        rows = _csv(path, kind)
+    elif kind == ".json" and not _one_object_a_line(path):
+        rows = _json(path)
+    else:
+        return _jsonl(path, start)
+    return dropwhile(lambda row: row.number < start, rows)
 
 
 def _one_object_a_line(path: Path) -> bool:
@@ -89,9 +98,9 @@ def _one_object_a_line(path: Path) -> bool:
         return False
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    found = False
-    for number, line in text_lines(path):
+def _jsonl(path: Path, start: int) -> Iterator[Row]:
+    found = start > 1
+    for number, line in text_lines(path, start):
         if not line.strip():
             continue
         try:
@@ -266,13 +275,15 @@ def _running_text(path: Path) -> Iterator[Row]:
         raise StudioError(f"{path.name} holds only blank lines.", "Choose a file with some text.")
 
 
-def _table(path: Path, kind: str) -> Iterator[Row]:
+def _table(path: Path, kind: str, start: int) -> Iterator[Row]:
     import pyarrow as pa
 
     number = 0
     try:
         for batch in _parquet_batches(path) if kind == ".parquet" else _arrow_batches(path):
-            for values in batch.to_pylist():
+            skip = min(batch.num_rows, max(0, start - 1 - number))
+            number += skip
+            for values in batch.slice(skip).to_pylist() if skip < batch.num_rows else []:
                 number += 1
                 yield Row(number, values)
     except (pa.ArrowException, OSError) as error:

@@ -14,7 +14,7 @@ import gradio as gr
 from studio.errors import StudioError, StudioErrors
 from studio.recipe import Recipe
 from studio.runs import Launcher, Run, list_runs
-from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, report_panel, runs_tab, views
+from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, preview, report_panel, runs_tab, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.ui.theme import CSS_PATH, theme
@@ -77,13 +77,13 @@ def build(desk: Desk) -> gr.Blocks:
                 gr.skip(),
                 *[gr.skip()] * len(data.columns),
             ]
-            found, rows, columns, parts = data_tab.show(desk, form.read(values))
+            found, rows, columns, parts = data_tab.show(desk, form.read(values), data_tab.turned(values[data.first], 0))
             yield [found, rows, parts, *columns]
 
         rows_out = [data.found, data.rows, data.parts, *data.columns]
         refresh_panel = {"fn": edited, "inputs": fields, "outputs": [glance, launch], **QUIET}
         refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get, model.timer], **QUIET}
-        refresh_rows = {"fn": show_rows, "inputs": fields, "outputs": rows_out, **QUEUED}
+        refresh_rows = {"fn": show_rows, "inputs": {*fields, data.first}, "outputs": rows_out, **QUEUED}
 
         # every edit shows in the panel; what changes the rows shows in the rows
         gr.on([c.change for c in fields], trigger_mode="always_last", **refresh_panel)
@@ -117,6 +117,10 @@ def build(desk: Desk) -> gr.Blocks:
             api_visibility="private",
         ).then(lambda: "auto", None, form.fields["data.format"], **QUIET).then(**refresh_rows)
         data_page.select(**refresh_rows)
+        for button, rows in ((data.before, -preview.SHOWN_ROWS), (data.after, preview.SHOWN_ROWS)):
+            button.click(partial(data_tab.turned, rows=rows), data.first, data.first, **QUIET).then(**refresh_rows)
+        gr.on([data.first.submit, data.first.blur], **refresh_rows)
+        form.fields["data.source"].change(lambda: 1, None, data.first, **QUIET)
         refresh_report = report_panel.wire(desk, form, data.report)
         data_page.select(**refresh_report)
         reported = [*(p for p in form.fields if p.startswith(("data.", "model."))), "train.per_device_train_batch_size"]

@@ -29,6 +29,9 @@ class DataTab:
     columns: list[gr.Dropdown]
     parts: gr.Textbox
     rows: gr.HTML
+    first: gr.Number
+    before: gr.Button
+    after: gr.Button
     report: report_panel.ReportPanel
 
 
@@ -80,8 +83,22 @@ def build(form: Form) -> DataTab:
                 form.add("data.revision")
     with gr.Column(elem_classes="card"):
         gr.HTML("<h3>The rows as the trainer will see them</h3>")
+        with gr.Row(elem_classes="bottom"):
+            first = gr.Number(
+                1,
+                label="From row",
+                info="As numbered in the file.",
+                minimum=1,
+                precision=0,
+                min_width=130,
+                scale=0,
+                interactive=True,
+                elem_id="first-row",
+            )
+            before = gr.Button("Previous 20", min_width=110, scale=0, elem_id="rows-before")
+            after = gr.Button("Next 20", min_width=110, scale=0, elem_id="rows-after")
         rows = gr.HTML(views.empty("No rows yet", "Choose a dataset or upload a file."), elem_id="rows")
-    return DataTab(upload, found, columns, parts, rows, report_panel.build())
+    return DataTab(upload, found, columns, parts, rows, first, before, after, report_panel.build())
 
 
 def known_datasets(chosen: str) -> list[str]:
@@ -146,8 +163,17 @@ def _copy(source: Path, target: Path) -> Path:
     return target
 
 
-def show(desk: Desk, recipe: Recipe) -> tuple[str, str, list[dict], str]:
-    """(what was found, the rows, an update for each column dropdown, the parts as JSON) for a recipe."""
+def turned(first: float | None, rows: int) -> int:
+    """The first row to show after so many rows forwards, or backwards if negative."""
+    return max(1, int(first or 1) + rows)
+
+
+def show(desk: Desk, recipe: Recipe, start: int = 1) -> tuple[str, str, list[dict], str]:
+    """(what was found, the rows, an update for each column dropdown, the parts as JSON) for a recipe.
+
+    Args:
+        start: the number of the first row to show.
+    """
     hidden = [gr.update(visible=False)] * MAPPED_PARTS
     refused = [p for p in recipe.problems() if p.field and p.field.startswith("data")]
     if refused:
@@ -167,10 +193,13 @@ def show(desk: Desk, recipe: Recipe) -> tuple[str, str, list[dict], str]:
             "[]",
         )
     try:
-        seen = preview.load(recipe, tokenizer, notes)
+        seen = preview.load(recipe, tokenizer, notes, start)
     except StudioError as error:
         return views.problem(error), views.empty("No rows to show", "Mend what is marked above."), hidden, "[]"
-    return _found(seen), preview.html(seen), _mapping(seen), json.dumps(preview.parts(seen.mapping)[:MAPPED_PARTS])
+    rows = preview.html(seen)
+    if not seen.rows:
+        rows = views.empty(f"There is no row {start:,}", "Choose a smaller number: the file ends before it.")
+    return _found(seen), rows, _mapping(seen), json.dumps(preview.parts(seen.mapping)[:MAPPED_PARTS])
 
 
 def _found(seen: preview.Preview) -> str:
@@ -181,7 +210,7 @@ def _found(seen: preview.Preview) -> str:
     if failed:
         kind = "bad" if len(failed) == len(seen.rows) else "warn"
         text += views.message(
-            kind, f"{len(failed)} of the first {len(seen.rows)} rows are left out:", f"{failed[0]} (and so on, below)."
+            kind, f"{len(failed)} of these {len(seen.rows)} rows are left out:", f"{failed[0]} (and so on, below)."
         )
     return text + "".join(f'<p class="note">{views.escape(note)}</p>' for note in seen.notes)
 

@@ -27,13 +27,13 @@ class Preview:
     notes: list[str]
 
 
-def load(recipe: Recipe, tokenizer: Any, notes: list[str], count: int = SHOWN_ROWS) -> Preview:
-    """Read and encode the first ``count`` rows with the encoder of the training.
+def load(recipe: Recipe, tokenizer: Any, notes: list[str], start: int = 1, count: int = SHOWN_ROWS) -> Preview:
+    """Read and encode ``count`` rows, from the row numbered ``start`` on, with the encoder of the training.
 
     Raises:
         StudioError: the source cannot be read or its shape is not known.
     """
-    reading = read_conversations(recipe.data)
+    reading = read_conversations(recipe.data, start=start)
     rows: list[tuple[Conversation, Encoded | str]] = []
     for conversation in islice(reading.conversations, count):
         if conversation.dropped:

@@ -21,6 +21,12 @@ def test_several_files_are_one_dataset_and_checking_it_names_the_rows(visit):
     ]
     upload(page, *files)
     page.wait_for_function("() => document.querySelector('#glance').innerText.includes('32 rows')")
+    page.wait_for_function("() => document.querySelectorAll('.rows details').length === 20")
+    page.click("#rows-after")
+    page.wait_for_function("() => document.querySelectorAll('.rows details').length === 12")
+    page.fill("#first-row input", "99")
+    page.press("#first-row input", "Enter")
+    page.wait_for_function("() => document.querySelector('#rows').innerText.includes('There is no row 99')")
     page.dblclick("#check-rows")
     page.wait_for_selector("#report .tiles")
     report = page.inner_text("#report")

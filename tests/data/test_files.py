@@ -92,3 +92,47 @@ def test_a_broken_file_in_a_folder_is_named(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"a": 1}\n{broken\n')
     with pytest.raises(StudioError, match=r"b.jsonl, line 2"):
         list(read_source(tmp_path))
+
+
+def written(folder, kind: str, count: int):
+    """A file of this kind with ``count`` rows, each with its number from 1 in the column ``n``."""
+    rows = [{"n": str(number)} for number in range(1, count + 1)]
+    path = folder / f"a{kind}"
+    if kind == ".parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == ".json":
+        path.write_text(json.dumps(rows))
+    elif kind == ".csv":
+        path.write_text("n\n" + "".join(f"{row['n']}\n" for row in rows))
+    else:
+        text = lines(rows)
+        path.write_bytes(compressed(text, kind[-3:]) if kind.endswith(".gz") else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("start", [1, 2, 2500, 2999, 3000])
+@pytest.mark.parametrize("kind", [".jsonl", ".jsonl.gz", ".json", ".parquet"])
+def test_reading_from_a_row_on_gives_the_rows_that_reading_all_gives(tmp_path, kind, start):
+    path = written(tmp_path, kind, 3000)
+    rows = list(read_source(path, start))
+    assert rows == [row for row in read_source(path) if row.number >= start]
+    assert rows[0].number == start == int(rows[0].values["n"])
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet"])
+def test_behind_the_last_row_there_is_none(tmp_path, kind):
+    assert list(read_source(written(tmp_path, kind, 3000), 4000)) == []
+
+
+def test_a_jump_passes_over_lines_without_reading_them_as_json(tmp_path):
+    (tmp_path / "a.jsonl").write_text("broken\n" * 5 + '{"n": 6}\n')
+    (row,) = read_source(tmp_path / "a.jsonl", 6)
+    assert (row.number, row.values) == (6, {"n": 6})
+
+
+def test_in_a_folder_rows_are_counted_over_its_files(tmp_path):
+    for name, first in (("a", 1), ("b", 4)):
+        (tmp_path / f"{name}.jsonl").write_text(lines([{"n": first + i} for i in range(3)]))
+    assert [row.values["n"] for row in read_source(tmp_path, 3)] == [3, 4, 5, 6]
