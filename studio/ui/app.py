@@ -61,11 +61,19 @@ def build(desk: Desk) -> gr.Blocks:
 
         fields = form.components()
 
-        def edited(values: dict) -> tuple[str, Any]:
+        def edited(values: dict) -> tuple[str, Any, Any]:
             recipe = form.read(values)
             desk.keep(recipe)
             html, ready = desk.glance(recipe)
-            return html, gr.update(interactive=ready)
+            return html, gr.update(interactive=ready), to_save(recipe)
+
+        def to_save(recipe: Recipe) -> Any:
+            """The file that the button downloads: it must be there before the click."""
+            if recipe.problems():
+                return gr.skip()
+            path = Workspace.current().recipes / "studio-recipe.yaml"
+            recipe.save(path)
+            return gr.update(value=str(path))
 
         def show_model(values: dict) -> dict:
             return model_tab.updates(desk, model, form.read(values))
@@ -81,7 +89,7 @@ def build(desk: Desk) -> gr.Blocks:
             yield [found, rows, parts, *columns]
 
         rows_out = [data.found, data.rows, data.parts, *data.columns]
-        refresh_panel = {"fn": edited, "inputs": fields, "outputs": [glance, launch], **QUIET}
+        refresh_panel = {"fn": edited, "inputs": fields, "outputs": [glance, launch, save], **QUIET}
         refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get, model.timer], **QUIET}
         refresh_rows = {"fn": show_rows, "inputs": {*fields, data.first}, "outputs": rows_out, **QUEUED}
 
@@ -203,13 +211,10 @@ def build(desk: Desk) -> gr.Blocks:
             )
 
         # recipes
-        def save_recipe(values: dict) -> str:
-            recipe = form.read(values).check()
-            path = Workspace.current().recipes / "studio-recipe.yaml"
-            recipe.save(path)
-            return str(path)
+        def refuse_problems(values: dict) -> None:
+            form.read(values).check()
 
-        save.click(told(save_recipe), fields, save, **QUIET)
+        save.click(told(refuse_problems), fields, None, **QUIET)
 
         def load_recipe(path: str) -> dict:
             try:
@@ -232,6 +237,7 @@ def build(desk: Desk) -> gr.Blocks:
                 **form.show(recipe),
                 glance: html,
                 launch: gr.update(interactive=ready),
+                save: to_save(recipe),
                 **model_tab.updates(desk, model, recipe),
                 compare.run: gr.update(
                     choices=compare_tab.tuned(), value=next((v for _, v in compare_tab.tuned()), None)
@@ -245,7 +251,7 @@ def build(desk: Desk) -> gr.Blocks:
         page.load(
             visit,
             None,
-            [*fields, glance, launch, model.card, model.get, model.timer, compare.run, tabs, *run_parts],
+            [*fields, glance, launch, save, model.card, model.get, model.timer, compare.run, tabs, *run_parts],
             **QUIET,
         ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
         gr.Timer(5).tick(partial(header, desk.machine), None, top, **QUIET)

@@ -40,3 +40,18 @@ def test_several_files_are_one_dataset_and_checking_it_names_the_rows(visit):
     page.wait_for_selector("#glance .panel")
     open_tab(page, "Data")
     page.wait_for_selector("#report .tiles")  # kept
+
+
+def test_the_recipe_is_saved_with_one_click_as_it_was_edited(visit, tmp_path):
+    from studio.recipe import Recipe
+
+    page = visit()
+    open_tab(page, "Method")
+    page.get_by_label("Seed").fill("41")
+    page.get_by_label("Seed").press("Tab")
+    page.get_by_text("Save or load a recipe").click()
+    page.wait_for_timeout(1500)  # the edit is on its way
+    with page.expect_download() as download:
+        page.click("#save-recipe")
+    download.value.save_as(tmp_path / "saved.yaml")
+    assert Recipe.load(tmp_path / "saved.yaml").train.seed == 41
