@@ -63,9 +63,15 @@ def build(desk: Desk) -> gr.Blocks:
 
         def edited(values: dict) -> tuple[str, Any, Any]:
             recipe = form.read(values)
-            desk.keep(recipe)
             html, ready = desk.glance(recipe)
-            return html, gr.update(interactive=ready), to_save(recipe)
+            try:
+                desk.keep(recipe)
+                file = to_save(recipe)
+            except OSError as error:
+                what = f"The form cannot be remembered: {error.strerror}."
+                html = views.message("bad", what, "Free some disk space; a launch would fail too.") + html
+                ready, file = False, gr.skip()
+            return html, gr.update(interactive=ready), file
 
         def to_save(recipe: Recipe) -> Any:
             """The file that the button downloads: it must be there before the click."""

@@ -55,3 +55,19 @@ def test_the_recipe_is_saved_with_one_click_as_it_was_edited(visit, tmp_path):
         page.click("#save-recipe")
     download.value.save_as(tmp_path / "saved.yaml")
     assert Recipe.load(tmp_path / "saved.yaml").train.seed == 41
+
+
+def test_a_full_disk_is_said_beside_the_form(visit, monkeypatch):
+    from studio.recipe import Recipe
+
+    page = visit()
+    open_tab(page, "Method")
+
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Recipe, "save", full)
+    page.get_by_label("Seed").fill("42")
+    page.get_by_label("Seed").press("Tab")
+    page.wait_for_function("() => document.querySelector('#glance').innerText.includes('No space left on device')")
+    assert page.is_disabled("#launch")

@@ -171,8 +171,10 @@ def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
         ".observe(document.querySelector('#panes'), {childList: true, subtree: true})"
     )
     page.click("#again")
-    page.wait_for_function("() => window.answering")  # from the first change on, Stop is there until the end
-    page.wait_for_selector("#stop-answers", state="hidden")
+    page.wait_for_function(
+        "() => window.answering && document.querySelectorAll('.pane.tuned .stats').length === 2"
+        " && !document.querySelector('.pane .caret')"
+    )
     strip = lambda text: re.sub(r"\d+ tokens.*", "", text)  # noqa: E731  speeds differ
     assert strip(page.inner_text(".pane.tuned .turns")) == strip(first)
     page.click("#clear")
