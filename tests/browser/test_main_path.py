@@ -155,6 +155,18 @@ def longest_answer(page, tokens: int) -> None:
     raise AssertionError("the limit was never taken")
 
 
+def answered(page, count: int) -> None:
+    """Wait until both panes have so many whole answers and the next prompt may be sent."""
+    page.wait_for_function(
+        """count => ['base', 'tuned'].every(
+             pane => document.querySelectorAll(`.pane.${pane} .turn.assistant`).length === count
+               && document.querySelectorAll(`.pane.${pane} .stats`).length === count)
+           && !document.querySelector('.pane .caret') && !document.querySelector('#send').disabled""",
+        arg=count,
+    )
+    page.wait_for_selector("#stop-answers", state="hidden")
+
+
 def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
     page = visit()
     open_tab(page, "Compare")
@@ -163,18 +175,15 @@ def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
     for count, text in ((1, "What is 1 plus 1?"), (2, "And 2 plus 1?")):
         page.fill("#prompt textarea", text)
         page.click("#send")
-        page.wait_for_function(f"() => document.querySelectorAll('.pane.tuned .stats').length === {count}")
-        page.wait_for_selector("#stop-answers", state="hidden")
+        answered(page, count)
     first = page.inner_text(".pane.tuned .turns")
     page.evaluate(
         "() => new MutationObserver(() => window.answering = true)"
         ".observe(document.querySelector('#panes'), {childList: true, subtree: true})"
     )
     page.click("#again")
-    page.wait_for_function(
-        "() => window.answering && document.querySelectorAll('.pane.tuned .stats').length === 2"
-        " && !document.querySelector('.pane .caret')"
-    )
+    page.wait_for_function("() => window.answering")
+    answered(page, 2)
     strip = lambda text: re.sub(r"\d+ tokens.*", "", text)  # noqa: E731  speeds differ
     assert strip(page.inner_text(".pane.tuned .turns")) == strip(first)
     page.click("#clear")
