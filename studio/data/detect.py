@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from studio.data.formats import SHAPES, Mapping, Shape
+from studio.data.formats import SHAPES, Mapping, Shape, verdict
 from studio.errors import StudioError
 
 
@@ -97,8 +97,9 @@ def _preferred(rows: list[dict[str, Any]], names: dict[str, str], chosen: dict[s
     for kind in ("preference", "unpaired_preference"):
         shape = SHAPES[kind]
         if set(chosen) <= {*shape.required, *shape.optional} and (columns := _columns(shape, names, chosen)):
-            verdicts = [row.get(columns["label"]) for row in rows] if "label" in columns else [True]
-            if all(isinstance(verdict, bool) for verdict in verdicts):
+            labels = [row.get(columns["label"]) for row in rows] if "label" in columns else [True]
+            known = [label for label in labels if label is not None]
+            if known and all(verdict(label) is not None for label in known):
                 return kind
     return None
 

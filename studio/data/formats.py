@@ -161,8 +161,16 @@ def _preference(parts: dict[str, Any]) -> Messages:
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
+def verdict(value: Any) -> bool | None:
+    """A label as true or false, also if it is 0 or 1 or text as in a CSV; None if it is neither."""
+    return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(str(value).lower())
+
+
 def _unpaired_preference(parts: dict[str, Any]) -> Messages:
-    if not parts["label"]:
+    wanted = verdict(parts["label"])
+    if wanted is None:
+        raise Dropped(f"its label is {str(parts['label'])[:40]!r}, neither true nor false")
+    if not wanted:
         raise Dropped("its answer is marked as unwanted")
     return _preference({"prompt": parts["prompt"], "chosen": parts["completion"], "system": parts.get("system")})
 

@@ -83,9 +83,10 @@ class LabelledLogits:
             cache = model(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(input_ids))
         with labelled_positions(self._head, mask[:, shared:]):
-            return model(
+            logits = model(
                 input_ids=input_ids[:, shared:], attention_mask=attention, past_key_values=cache, use_cache=True
             ).logits
+        return logits if logits.dim() == 2 else logits[mask[:, shared:]]
 
     @torch.no_grad()
     def _same_both_ways(

@@ -77,7 +77,7 @@ def build(desk: Desk) -> gr.Blocks:
             """The file that the button downloads: it must be there before the click."""
             if recipe.problems():
                 return gr.skip()
-            path = Workspace.current().recipes / "studio-recipe.yaml"
+            path = desk.downloads / "studio-recipe.yaml"
             recipe.save(path)
             return gr.update(value=str(path))
 

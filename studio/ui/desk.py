@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Desk:
         self.feed = Feed()
         self.machine = machine_memory()
         self.stops: dict[str, threading.Event] = {}
+        self.downloads = Path(tempfile.mkdtemp(prefix="sft-studio-"))  # Gradio hands out no file of the workspace
         self._engine: Any = None
         self._lock = threading.Lock()
         self._surveys: dict[tuple, Survey | StudioError] = {}

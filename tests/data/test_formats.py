@@ -261,3 +261,14 @@ def test_a_tool_call_that_would_be_lost_drops_the_row_with_the_reason():
 def test_a_column_of_tools_that_is_not_rendered_is_said():
     row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "tools": "[]"}
     assert "'tools' is not rendered" in detect([row]).why
+
+
+@pytest.mark.parametrize(("yes", "no"), [(True, False), (1, 0), ("True", "False"), ("1", "0")])
+def test_a_verdict_may_be_a_number_or_text_and_a_row_without_one_is_left_out(yes, no):
+    rows = [{"prompt": "q", "completion": "a", "label": label} for label in (yes, no, None)]
+    mapping = detect(rows)
+    assert mapping.format == "unpaired_preference"
+    assert convert(rows[0], mapping)
+    for row in rows[1:]:
+        with pytest.raises(Dropped):
+            convert(row, mapping)
