@@ -276,14 +276,15 @@ def _resume(desk: Desk, run_id: str | None) -> Any:
     return gr.update(visible=False)
 
 
-def launch_options() -> dict[str, Any]:
-    """Options of ``Blocks.launch`` that make the page private, quiet and ours."""
+def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
+    """Options of ``Blocks.launch`` that make the page private, quiet and ours. It answers under the name ``host``."""
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     hosts = ["127.0.0.1", "localhost", "[::1]", "testserver"]
     space = os.environ.get("SPACE_HOST")
-    allowed = ["*"] if space or os.environ.get("STUDIO_ANY_HOST") else hosts
+    anyone = host in ("0.0.0.0", "::") or space or os.environ.get("STUDIO_ANY_HOST")
+    allowed = ["*"] if anyone else [*hosts, host]
     return {
         "theme": theme(),
         "css_paths": [CSS_PATH],
@@ -309,7 +310,7 @@ def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> 
     page = build(desk)
     page.queue(default_concurrency_limit=8)
     try:
-        page.launch(server_name=host, server_port=port, prevent_thread_lock=True, **launch_options())
+        page.launch(server_name=host, server_port=port, prevent_thread_lock=True, **launch_options(host))
     except OSError as error:
         launcher.close()
         raise StudioError(f"Port {port} on {host} cannot be opened.", "Choose another one with --port.") from error
