@@ -15,7 +15,6 @@ from studio.errors import StudioError
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md")
 PACKED = (".gz", ".zst")  # each kind of text file may be compressed
-SUFFIXES = (*KINDS, *PACKED)
 _CHUNK = 1 << 20
 LONGEST_LINE = 1 << 28  # bytes; what decompresses to more in one line is not a dataset
 
@@ -101,7 +100,10 @@ def refuse_binary(path: Path) -> None:
 def text_lines(path: Path, start: int = 1) -> Iterator[tuple[int, str]]:
     """Numbered lines of a UTF-8 file, from line ``start`` on; a byte-order mark is taken off."""
     with opened(path) as file:
-        if start > 1 and not _skip_lines(file, start - 1):
+        skip = start - 1
+        if kind_of(path)[1]:  # compressed bytes cannot be moved back in, so these lines are read
+            skip -= sum(1 for _ in islice(file, skip))
+        if not _skip_lines(file, skip):
             return
         for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start):
             if len(raw) == LONGEST_LINE:
@@ -119,12 +121,9 @@ def text_lines(path: Path, start: int = 1) -> Iterator[tuple[int, str]]:
 
 
 def _skip_lines(file: BinaryIO, count: int) -> bool:
-    """Move past so many lines without looking at them (a gigabyte takes half a second); False if the file ends before.
-
-    Compressed files cannot be moved in backwards cheaply, so their lines are read.
-    """
-    if isinstance(file, (gzip.GzipFile, io.BufferedReader)) and not isinstance(getattr(file, "raw", None), io.FileIO):
-        return sum(1 for _ in islice(file, count)) == count
+    """Move past so many lines without looking at them, a gigabyte in half a second; False if the file is shorter."""
+    if not count:
+        return True
     while block := file.read(_CHUNK << 2):
         lines = block.count(b"\n")
         if lines >= count:

@@ -31,7 +31,11 @@ KINDS = {
     "refused": ("bad", "the chat template refuses them", "Mend or remove them: the training does not start with them."),
     "dropped": ("warn", "left out", "Mend them if they should be trained on."),
     "too_long": ("warn", "longer than max_length, and cut", "Raise max_length to train on them whole."),
-    "duplicate": ("warn", "said before, word for word", "Remove the copies: they count more than the others."),
+    "duplicate": (
+        "warn",
+        "said before (case and blanks aside)",
+        "Remove the copies: they count more than others.",
+    ),
     "contradiction": ("warn", "another answer to the same prompt", "Decide which answer the model should learn."),
     "leak": ("warn", "a prompt that is also on the other side of the split", "The validation loss looks too good."),
     "roles": ("warn", "turns that are out of order", "User and assistant should take turns after a system message."),
@@ -147,10 +151,10 @@ class Examiner:
 
     def _compare(self, conversation: Conversation, text: str) -> None:
         key = _digest(text)
-        if first := self._first.get(key):
+        first = self._first.get(key)
+        self._first.setdefault(key, conversation.row)
+        if first is not None:
             self._found["duplicate"].add(conversation.row, f"as row {first}: {text[:_EXCERPT]}")
-            return
-        self._first[key] = conversation.row
         split = content_hash({"messages": conversation.messages, "text": conversation.text}, self._seed)
         self._hashes.append(split)
         if conversation.messages:
@@ -245,8 +249,3 @@ def _padding(lengths: list[int], batch_size: int) -> float:
 def severity(finding: Finding) -> tuple[str, str, str]:
     """How serious a finding is, what it is, and what to do."""
     return KINDS[finding.kind]
-
-
-def blocking(report: Report) -> list[Finding]:
-    """The findings that keep a training from starting."""
-    return [finding for finding in report.findings if finding.kind == "refused"]

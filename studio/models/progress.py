@@ -82,7 +82,7 @@ def download_state(model_id: str, workspace: Workspace | None = None) -> dict | 
         state = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    if state["state"] == "working" and not _alive(state["pid"], state["time"]):
+    if state["state"] == "working" and not alive(state["pid"], state["time"]):
         state["state"] = "failed"
         state["error"] = {
             "what": "The download was interrupted.",
@@ -91,7 +91,7 @@ def download_state(model_id: str, workspace: Workspace | None = None) -> dict | 
     return state
 
 
-def _alive(pid: int, seen: float) -> bool:
+def alive(pid: int, seen: float) -> bool:
     """Whether the process that wrote at unix time ``seen`` still runs (a pid can be given to a newer process)."""
     import psutil
 

@@ -7,6 +7,7 @@ training because it encodes exactly as the worker does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -31,6 +32,7 @@ from studio.data.conversations import Conversation, locate
 from studio.data.encode import Encoded
 from studio.data.report import Report, examine
 from studio.errors import StudioError
+from studio.models.progress import alive
 from studio.recipe import Recipe
 from studio.workspace import Workspace
 
@@ -195,26 +197,19 @@ def check_state(recipe: Recipe) -> tuple[Report | None, dict | None]:
         return report, None
     try:
         state = json.loads(path.with_suffix(".progress").read_text(encoding="utf-8"))
-        if state["state"] == "working" and not _alive(state):
+        if state["state"] == "working" and not alive(state["pid"], state["time"]):
             state |= {"state": "failed", "error": ["The check was interrupted.", "Start it again."]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None, None
     return None, state
 
 
-def _alive(state: dict) -> bool:
-    try:
-        process = psutil.Process(state["pid"])
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= state["time"] + 1
-    except psutil.Error:
-        return False
-
-
 def cancel(recipe: Recipe) -> None:
     """End the process that makes the report of a recipe, if there is one."""
     _, state = check_state(recipe)
     if state and state["state"] == "working":
-        psutil.Process(state["pid"]).terminate()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            psutil.Process(state["pid"]).terminate()
 
 
 def main(arguments: list[str]) -> int:

@@ -115,3 +115,10 @@ def test_a_finding_counts_all_rows_and_names_the_first():
 def test_a_report_survives_its_file():
     result = report((said(1, "q", "يوم"), encoded()), (said(2, "q", "b"), encoded()))
     assert Report.from_json(result.to_json()) == result
+
+
+def test_rows_that_differ_in_case_alone_may_leak_across_the_split():
+    rows = [(said(n, f"{'Q' if n % 2 else 'q'}uestion {n // 2}", "same"), encoded()) for n in range(2, 82)]
+    kinds = found(report(*rows, holdout=0.5))
+    assert len(kinds["duplicate"]) == 40
+    assert 0 < len(kinds["leak"]) < 40
