@@ -112,8 +112,7 @@ def preview(
         for conversation in islice(reading.conversations, rows):
             encoded = None
             if conversation.dropped is None:
-                row = {"messages": conversation.messages, "text": conversation.text}
-                encoded = encode_row(tokenizer, row, checked.data)
+                encoded = encode_row(tokenizer, conversation.content(), checked.data)
             seen.append((conversation.row, encoded, conversation.dropped or encoded.dropped))
     if as_json:
         terminal.print_json([_preview_row(encoded, dropped) for _, encoded, dropped in seen])

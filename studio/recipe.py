@@ -28,7 +28,21 @@ Format = Literal[
     "text",
     "preference",
     "unpaired_preference",
+    "classification",
+    "tokenized",
 ]
+
+CHAT_TEMPLATES = ("auto", "chatml", "llama3", "gemma", "mistral", "phi", "alpaca", "plain")
+
+
+def is_inline(chat_template: str) -> bool:
+    """Whether ``data.chat_template`` is a template itself, written into the recipe."""
+    return "{{" in chat_template or "{%" in chat_template
+
+
+def is_template_file(chat_template: str) -> bool:
+    """Whether ``data.chat_template`` names a file."""
+    return chat_template not in CHAT_TEMPLATES and not is_inline(chat_template)
 
 
 def knob(default: Any, help: str, *, unit: str = "", advanced: bool = False, link: str = "", **bounds: Any) -> Any:
@@ -72,8 +86,8 @@ class ModelSpec(Section):
     )
 
 
-class DataSpec(Section):
-    """What is trained on, and how a row becomes tokens and a loss mask."""
+class SourceSpec(Section):
+    """Where rows come from, and which column plays which part."""
 
     source: str = knob(
         "builtin/support-triage",
@@ -82,34 +96,87 @@ class DataSpec(Section):
         min_length=1,
     )
     config: str | None = knob(None, "The Hub dataset's configuration (subset), if it has several.", advanced=True)
+    data_dir: str | None = knob(None, "A folder in the Hub dataset, if only that is wanted.", advanced=True)
     revision: str | None = knob(None, "Branch, tag or commit of the Hub dataset.", advanced=True)
+    streaming: bool = knob(
+        True,
+        "Read a Hub dataset row by row, which fetches no more than is used; off downloads it whole and keeps it.",
+        advanced=True,
+    )
     format: Format = knob("auto", "The shape of a row; auto looks at the columns and says what it found.")
     columns: dict[str, str] = knob(
-        {}, "Which column plays which part, for example {prompt: question, completion: answer}; empty means as found."
+        {},
+        "Which column plays which part, for example {prompt: question, completion: answer}; a part that is not named "
+        "is as found, and one that is named with nothing is left out.",
     )
     split: str = knob("train", "The split to train on, where the dataset has several.", min_length=1)
+    skip_rows: int = knob(0, "Leave out so many rows at the start.", unit="rows", ge=0, advanced=True)
+    max_rows: int = knob(0, "Use only so many rows, from there on; 0 means all.", unit="rows", ge=0, advanced=True)
+
+
+class MixSpec(SourceSpec):
+    """One more source that is trained on together with the first."""
+
+    source: str = knob(..., "As data.source.", min_length=1)
+    weight: float = knob(
+        1.0,
+        "How often each of its rows is used in an epoch: 0.5 takes half of the rows, 2 each row twice.",
+        gt=0,
+        le=100,
+    )
+
+
+class DataSpec(SourceSpec):
+    """What is trained on, and how a row becomes tokens and a loss mask."""
+
+    mix: list[MixSpec] = knob(
+        [],
+        "More sources, each with a weight and the fields of a source: [{source: owner/name, weight: 0.5}].",
+        advanced=True,
+    )
     eval_split: str = knob(
         "auto",
         "The split that `evaluate` scores; auto takes the dataset's test split, or else the held-out rows.",
         advanced=True,
     )
-    max_rows: int = knob(0, "Use only the first so many rows; 0 means all.", unit="rows", ge=0, advanced=True)
     system_prompt: str | None = knob(
         None, "A system message put before conversations that have none of their own.", advanced=True
     )
     chat_template: str = knob(
         "auto",
-        "auto takes the model's own template (ChatML if it has none); chatml forces ChatML; "
-        "or the path of a .jinja file.",
+        "auto takes the model's own template (ChatML if it has none); or chatml, llama3, gemma, mistral, phi, alpaca, "
+        "plain; or the path of a .jinja file; or the template itself.",
         min_length=1,
+        max_length=200_000,
+    )
+    reasoning: Literal["keep", "drop"] = knob(
+        "keep", "What the assistant thinks before it answers (<think>): train on it, or leave it out.", advanced=True
     )
     train_on: Literal["assistant", "last", "all"] = knob(
         "assistant",
         "Which tokens carry the loss: every assistant turn, only the last assistant turn, or all tokens.",
     )
     max_length: int = knob(512, "Longer rows are cut at their end.", unit="tokens", ge=8, le=1_048_576)
+    invalid_rows: Literal["ask", "drop", "stop"] = knob(
+        "ask",
+        "Rows that cannot be trained on: drop leaves them out, stop trains nothing until they are mended. With ask the "
+        "page asks before a launch, and the terminal leaves out rows without an answer and stops at rows that the chat "
+        "template refuses.",
+        advanced=True,
+    )
     holdout: float = knob(
         0.1, "Share of the rows kept from training to measure the validation loss; 0 turns it off.", ge=0, le=0.5
+    )
+    holdout_rows: int = knob(
+        0, "Hold out so many rows instead of a share; 0 goes by the share.", unit="rows", ge=0, advanced=True
+    )
+    holdout_column: str | None = knob(
+        None,
+        "Hold out the rows in which this column is true, test, validation, valid, dev or eval, instead of a share.",
+        advanced=True,
+    )
+    holdout_source: str | None = knob(
+        None, "Hold out the rows of this second file or dataset instead of a share of the first.", advanced=True
     )
 
 
@@ -349,6 +416,15 @@ def _combinations(recipe: Recipe) -> list[StudioError]:
         found.append(
             StudioError(
                 "float16 cannot be trained on a CPU.", "Use dtype auto, bfloat16 or float32.", field="model.dtype"
+            )
+        )
+    ways = [name for name in ("holdout_rows", "holdout_column", "holdout_source") if getattr(recipe.data, name)]
+    if len(ways) > 1:
+        found.append(
+            StudioError(
+                f"{' and '.join('data.' + name for name in ways)} are both set.",
+                "Choose one way to hold rows out.",
+                field=f"data.{ways[1]}",
             )
         )
     return found

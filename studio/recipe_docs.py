@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from studio.recipe import METHODS, SECTIONS, Recipe, Resolved, bounds
+from studio.recipe import METHODS, SECTIONS, MixSpec, Recipe, Resolved, bounds
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipe.md"
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
@@ -94,7 +94,7 @@ def kind_of(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join("empty" if part is type(None) else kind_of(part) for part in get_args(annotation))
     if origin is list:
-        return "list of texts"
+        return "list of sources" if get_args(annotation)[0] is MixSpec else "list of texts"
     if origin is dict:
         return "mapping of texts"
     return _WORDS[annotation]

@@ -1,7 +1,9 @@
 """Rows -> conversations -> tokens and labels. What the preview shows and what the trainer gets, from one encoder."""
 
-from studio.data.conversations import load_conversations, load_evaluation, read_conversations, split_conversations
+from studio.data.conversations import read_conversations
 from studio.data.encode import Encoded, encode_conversation, encode_row, encode_rows
+from studio.data.load import load_conversations, load_evaluation
+from studio.data.split import split_conversations
 
 __all__ = [
     "Encoded",

@@ -1,82 +1,62 @@
-"""A dataset, wherever it lives, as canonical conversations: read lazily for a preview, or whole for training."""
+"""A dataset as canonical conversations: read lazily for a preview, or whole for training."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from studio.data import detect, files, formats, hub, rows
+from studio.data import formats, sources
+from studio.data.files import Row
+from studio.data.split import content_hash, is_held_out
+from studio.data.turns import Dropped, without_reasoning
 from studio.errors import StudioError
 from studio.recipe import DataSpec
-from studio.workspace import ASSETS, Workspace
-
-if TYPE_CHECKING:
-    import datasets
-
-_SAMPLE = 20  # rows looked at to find the shape
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One row after conversion: its number in the source and either ``messages``, ``text``, or why it is dropped."""
+    """One row after conversion.
+
+    Attributes:
+        row: its number in the source; ``where`` says which file and row that is, if there are several sources.
+        messages, tools: the conversation and the functions that it may call; or
+        text: plain text; or
+        input_ids, labels: tokens that pass through; or
+        dropped: why it is left out. ``unwanted`` says that the dataset wants it so and nothing needs mending.
+        copies: how often it is trained on in an epoch (a mixture's weight).
+        held_out: whether ``data.holdout_column`` holds it out.
+    """
 
     row: int
-    messages: list[dict[str, str]] | None = None
+    messages: list[dict[str, Any]] | None = None
     text: str | None = None
     dropped: str | None = None
+    tools: list[dict] | None = None
+    input_ids: list[int] | None = None
+    labels: list[int] | None = None
+    where: str = ""
+    unwanted: bool = False
+    copies: int = 1
+    held_out: bool = False
+
+    def content(self) -> dict[str, Any]:
+        """What the encoder takes."""
+        return {key: getattr(self, key) for key in ("messages", "text", "tools", "input_ids", "labels")}
 
 
 @dataclass
 class Reading:
-    """An open dataset: the mapping found, its real columns, and the conversations, read as they are asked for."""
+    """An open dataset: the mapping and the columns of its first source, all sources, and the conversations."""
 
     mapping: formats.Mapping
     columns: list[str]
     conversations: Iterator[Conversation]
     source: str
     dropped: Counter = field(default_factory=Counter)
-
-
-def builtin_names() -> list[str]:
-    """The datasets that come with the studio, as ``builtin/NAME``."""
-    return sorted(f"builtin/{p.parent.name}" for p in (ASSETS / "datasets").glob("*/train.jsonl"))
-
-
-def locate(data: DataSpec, split: str) -> Path | None:
-    """The local file behind a source, or None if it is a Hub id.
-
-    Raises:
-        StudioError: there is no such built-in dataset, split or file.
-    """
-    if data.source.startswith("builtin/"):
-        if data.source not in builtin_names():
-            raise StudioError(
-                f"There is no built-in dataset {data.source!r}.",
-                f"There is: {', '.join(builtin_names())}.",
-                field="data.source",
-            )
-        folder = ASSETS / "datasets" / data.source.removeprefix("builtin/")
-        path = folder / f"{split}.jsonl"
-        if path not in folder.glob("*.jsonl"):
-            splits = ", ".join(sorted(p.stem for p in folder.glob("*.jsonl")))
-            raise StudioError(f"{data.source} has no split {split!r}.", f"It has: {splits}.", field="data.split")
-        return path
-    path = Path(data.source).expanduser()
-    if path.exists() or files.kind_of(path)[0] in files.KINDS or not hub.is_id(data.source):
-        if not path.exists():
-            raise StudioError(
-                f"There is no file or Hub dataset {data.source!r}.",
-                "Upload the file, or give its path, or a Hub id such as owner/name.",
-                field="data.source",
-            )
-        return path
-    return None
+    sources: list[sources.Source] = field(default_factory=list)
 
 
 def read_conversations(data: DataSpec, split: str | None = None, start: int = 1) -> Reading:
@@ -89,42 +69,66 @@ def read_conversations(data: DataSpec, split: str | None = None, start: int = 1)
         StudioError: the source cannot be read, or its shape is not known. Iterating may raise it too, at the row
             where the source is broken.
     """
-    split = split or data.split
-    path = locate(data, split)
-    source = rows.read_source(path) if path else hub.stream(data, split)
-    head = list(islice(source, _SAMPLE))
-    mapping = detect.detect([row.values for row in head], data.format, data.columns)
-    columns = list(dict.fromkeys(name for row in head for name in row.values))
-    reading = Reading(mapping, columns, iter(()), path.name if path else data.source)
-    every = chain(head, source)
-    left = max(0, data.max_rows - start + 1)
-    if start > 1:
-        every = rows.read_source(path, start) if path else islice(every, start - 1, None)
-    reading.conversations = _convert(islice(every, left) if data.max_rows else every, data, reading)
+    return _reading(data, *sources.open_all(sources.parts(data, split), start))
+
+
+def conversations_at(data: DataSpec, numbers: Iterable[int]) -> Reading:
+    """The same for some rows by their numbers, in ascending order."""
+    return _reading(data, *sources.rows_at(sources.parts(data), numbers))
+
+
+def _reading(data: DataSpec, opened: list[sources.Source], pairs: Iterator[tuple[sources.Source, Row]]) -> Reading:
+    first = opened[0]
+    column = data.holdout_column
+    if column and not any(column in source.columns for source in opened):
+        raise StudioError(
+            f"data.holdout_column names {column!r}, which is not a column.",
+            f"The columns are: {', '.join(first.columns) or 'none'}.",
+            field="data.holdout_column",
+        )
+    name = first.name if len(opened) == 1 else f"{first.name} and {len(opened) - 1} more"
+    reading = Reading(first.mapping, first.columns, iter(()), name, sources=opened)
+    reading.conversations = (c for c in (_convert(s, row, data, reading) for s, row in pairs) if c.copies)
     return reading
 
 
-def _convert(source: Iterator[rows.Row], data: DataSpec, reading: Reading) -> Iterator[Conversation]:
-    for row in source:
-        try:
-            result = formats.convert(row.values, reading.mapping, data.system_prompt)
-        except formats.Dropped as reason:
-            reading.dropped[str(reason)] += 1
-            yield Conversation(row.number, dropped=str(reason))
-            continue
-        if isinstance(result, str):
-            yield Conversation(row.number, text=result)
-        else:
-            yield Conversation(row.number, messages=result)
+def _convert(source: sources.Source, row: Row, data: DataSpec, reading: Reading) -> Conversation:
+    known: dict[str, Any] = {"row": row.number, "where": row.where}
+    if data.holdout_column:
+        known["held_out"] = is_held_out(row.values.get(data.holdout_column))
+    try:
+        content = formats.convert(row.values, source.mapping, data.system_prompt)
+        if data.reasoning == "drop" and content.get("messages"):
+            content["messages"] = without_reasoning(content["messages"])
+            if not any(
+                m["content"].strip() or m.get("tool_calls") for m in content["messages"] if m["role"] == "assistant"
+            ):
+                raise Dropped("nothing is left of the answer without its reasoning")
+    except Dropped as reason:
+        reading.dropped[str(reason)] += 1
+        return Conversation(**known, dropped=str(reason), unwanted=reason.wanted)
+    if source.weight != 1:
+        whole, part = divmod(source.weight, 1)
+        known["copies"] = int(whole) + (content_hash(content, seed=-1) < part * 2**64)
+    return Conversation(**known, **content)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over a dataset tells: usable rows, dropped rows by reason, and the length of the longest row."""
+    """What one pass over a dataset tells.
+
+    Attributes:
+        rows: usable rows, a row of a mixture as often as it is used.
+        dropped: left-out rows by reason; ``invalid`` those of them that need mending.
+        first: the first row of each reason.
+        longest_characters: the length of the longest row.
+    """
 
     rows: int
     dropped: dict[str, int]
     longest_characters: int
+    invalid: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
 
     def longest_tokens(self, max_length: int) -> int:
         """A cautious guess at the longest row in tokens: three characters a token, at most ``max_length``."""
@@ -138,26 +142,36 @@ def survey(data: DataSpec, split: str | None = None) -> Survey:
         StudioError: it cannot be read, or no row can be trained on.
     """
     reading = read_conversations(data, split)
-    rows, longest, first = 0, 0, {}
+    rows, longest, first, invalid = 0, 0, {}, Counter()
     for conversation in reading.conversations:
         if conversation.dropped:
-            first.setdefault(conversation.dropped, conversation.row)
+            first.setdefault(conversation.dropped, place(conversation))
+            invalid.update([] if conversation.unwanted else [conversation.dropped])
             continue
-        rows += 1
-        turns = (
-            [conversation.text or ""]
-            if conversation.messages is None
-            else [m["content"] for m in conversation.messages]
-        )
-        longest = max(longest, sum(map(len, turns)) + 8 * len(turns))
+        rows += conversation.copies
+        longest = max(longest, _characters(conversation))
     if not rows:
         raise nothing_left(reading, first)
-    return Survey(rows, dict(reading.dropped), longest)
+    return Survey(rows, dict(reading.dropped), longest, dict(invalid), first)
 
 
-def nothing_left(reading: Reading, first: dict[str, int]) -> StudioError:
+def _characters(conversation: Conversation) -> int:
+    if conversation.messages is None:
+        return len(conversation.text or "") + 3 * len(conversation.input_ids or [])
+    extra = len(json.dumps(conversation.tools, ensure_ascii=False)) if conversation.tools else 0
+    return extra + sum(
+        len(m["content"]) + (len(str(m)) - len(m["content"]) if len(m) > 2 else 0) + 8 for m in conversation.messages
+    )
+
+
+def place(conversation: Conversation) -> str:
+    """Where a row stands, in words: ``row 7``, or ``more.csv, row 7``."""
+    return conversation.where or f"row {conversation.row:,}"
+
+
+def nothing_left(reading: Reading, first: dict[str, str]) -> StudioError:
     """The refusal of a dataset without a usable row; ``first`` has the first row of each reason."""
-    reasons = "; ".join(f"{n} x {why} (first in row {first[why]})" for why, n in reading.dropped.most_common(3))
+    reasons = "; ".join(f"{n} x {why} (first in {first[why]})" for why, n in reading.dropped.most_common(3))
     return StudioError(
         f"No row of {reading.source} can be trained on: {reasons or 'it has no rows'}.",
         f"It was read as {formats.SHAPES[reading.mapping.format].title}; choose another format or other columns, "
@@ -166,122 +180,18 @@ def nothing_left(reading: Reading, first: dict[str, int]) -> StudioError:
     )
 
 
-def load_conversations(data: DataSpec, split: str | None = None) -> datasets.Dataset:
-    """The whole dataset as canonical conversations, on disk and memory-mapped; dropped rows are left out.
-
-    Columns: ``row`` (int, the row's number in the source), ``messages`` (list of ``{"role", "content"}``) and, for
-    plain text, ``text``; the one that does not apply is None. Kept in the workspace, by the identity of the source and
-    the settings.
-
-    Raises:
-        StudioError: the source cannot be read, or no row is left.
-    """
-    import datasets
-
-    split = split or data.split
-    path = locate(data, split)
-    identity = files.identity(path) if path else hub.identity(data)
-    settings = {**data.model_dump(mode="json"), "split": split}
-    for unrelated in ("max_length", "train_on", "holdout", "chat_template", "eval_split"):
-        del settings[unrelated]
-    turn = {"role": datasets.Value("string"), "content": datasets.Value("string")}
-    features = {"row": datasets.Value("int64"), "messages": datasets.List(turn), "text": datasets.Value("string")}
-    bars = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        return datasets.Dataset.from_generator(
-            _generate,
-            features=datasets.Features(features),
-            gen_kwargs={"settings": json.dumps(settings, sort_keys=True), "split": split, "identity": str(identity)},
-            cache_dir=str(Workspace.current().datasets / "cache"),
-        )
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, StudioError):
-            raise error.__cause__ from None
-        raise
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-
-
-def _generate(settings: str, split: str, identity: str) -> Iterator[dict[str, Any]]:
-    """Rows for ``Dataset.from_generator``; ``identity`` is there to be part of its cache key."""
-    spec = {k: v for k, v in json.loads(settings).items() if k != "split"}
-    reading = read_conversations(DataSpec(**spec), split)
-    first: dict[str, int] = {}
-    kept = 0
-    for conversation in reading.conversations:
-        if conversation.dropped:
-            first.setdefault(conversation.dropped, conversation.row)
-            continue
-        kept += 1
-        yield {"row": conversation.row, "messages": conversation.messages, "text": conversation.text}
-    if not kept:
-        raise nothing_left(reading, first)
-
-
-def content_hash(row: dict[str, Any], seed: int = 0) -> int:
-    """64 bits of sha256 over a conversation's content and a seed."""
-    content = row.get("messages") or row.get("text")
-    text = f"{seed}:{json.dumps(content, ensure_ascii=False, sort_keys=True)}"
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-
-
-def fingerprint(dataset: datasets.Dataset) -> str:
-    """sha256 over the canonical conversations, in order."""
-    digest = hashlib.sha256()
-    for row in dataset:
-        digest.update(content_hash(row).to_bytes(8, "big"))
-    return digest.hexdigest()
-
-
-def held_out_limit(hashes: list[int], holdout: float) -> int | None:
-    """Rows whose hash is smaller are held out; None if there are none to hold out."""
-    if holdout <= 0 or len(set(hashes)) < 2:
-        return None
-    return min(max(int(holdout * 2**64), min(hashes) + 1), max(hashes))
-
-
-def split_conversations(
-    dataset: datasets.Dataset, holdout: float, seed: int
-) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Training and held-out rows; about ``holdout`` of all, at least one of each if there are two different rows.
-
-    A row is held out by the hash of its content and the seed, so adding rows moves none from one side to the other, and
-    equal rows are always on the same side.
-    """
-    hashes = [content_hash(row, seed) for row in dataset] if holdout > 0 else []
-    limit = held_out_limit(hashes, holdout)
-    if limit is None:
-        return dataset, None
-    return (
-        dataset.select([i for i, h in enumerate(hashes) if h >= limit]),
-        dataset.select([i for i, h in enumerate(hashes) if h < limit]),
+def invalid_rows(invalid: dict[str, int], first: dict[str, str]) -> StudioError:
+    """The refusal to train while some rows cannot be trained on; each reason with its number and first row."""
+    reasons = "; ".join(f"{n:,} x {why} (first in {first[why]})" for why, n in list(invalid.items())[:3])
+    count = sum(invalid.values())
+    return StudioError(
+        f"{count:,} row{'s'[: count != 1]} cannot be trained on: {reasons}.",
+        "Mend them, or set data.invalid_rows to drop.",
+        field="data.invalid_rows",
     )
 
 
-def load_evaluation(data: DataSpec, seed: int) -> datasets.Dataset:
-    """The rows that ``evaluate`` scores: the dataset's own test split if it has one, otherwise the held-out rows.
-
-    Raises:
-        StudioError: there is neither.
-    """
-    if data.eval_split != "auto":
-        return load_conversations(data.model_copy(update={"max_rows": 0}), data.eval_split)
-    if "test" in splits(data) and data.split != "test":
-        return load_conversations(data.model_copy(update={"max_rows": 0}), "test")
-    held_out = split_conversations(load_conversations(data), data.holdout, seed)[1]
-    if held_out is None:
-        raise StudioError(
-            "There are no held-out rows to score: the dataset has no test split and data.holdout is 0.",
-            "Set data.holdout, or name a split in data.eval_split, and train again.",
-            field="data.holdout",
-        )
-    return held_out
-
-
-def splits(data: DataSpec) -> list[str]:
-    """The names of a dataset's splits; a single file has one, ``train``."""
-    if data.source.startswith("builtin/"):
-        return sorted(p.stem for p in locate(data, "train").parent.glob("*.jsonl"))
-    return ["train"] if locate(data, data.split) else hub.splits(data)
+def held_out_source(data: DataSpec) -> DataSpec:
+    """The dataset that ``data.holdout_source`` names, read with the same settings."""
+    own = {"source": data.holdout_source, "holdout_source": None, "mix": [], "skip_rows": 0, "max_rows": 0}
+    return data.model_copy(update=own)

@@ -16,9 +16,9 @@ def _columns(shape: Shape, names: dict[str, str], chosen: dict[str, str]) -> dic
     """Part -> column for a shape, or None if a required part has no column. ``names``: lower case -> real name."""
     found: dict[str, str] = {}
     for part, candidates in {**shape.required, **shape.optional}.items():
-        column = chosen.get(part) or next(
-            (names[c] for c in candidates if c in names and names[c] not in found.values()), ""
-        )
+        column = chosen.get(part)
+        if column is None:
+            column = next((names[c] for c in candidates if c in names and names[c] not in found.values()), "")
         if column:
             found[part] = column
         elif part in shape.required:
@@ -37,7 +37,7 @@ def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, s
     names = {name.lower(): name for name in reversed(real)}
     have = f"The columns are: {', '.join(real) or 'none'}."
     for part, column in chosen.items():
-        if column not in real:
+        if column and column not in real:
             raise StudioError(
                 f"data.columns.{part} names {column!r}, which is not a column.", have, field=f"data.columns.{part}"
             )
@@ -60,6 +60,11 @@ def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, s
                 field="data.format",
             )
         return Mapping(format, columns, _said(f"Read as {shape.title}, as chosen.", shape, real))
+    if "input_ids" in names and set(chosen) <= {"input_ids", "labels", "mask"}:
+        shape = SHAPES["tokenized"]
+        columns = _columns(shape, names, chosen)
+        if columns and _ids(next((row.get(columns["input_ids"]) for row in rows), None)):
+            return Mapping("tokenized", columns, _said("Already tokenised: found the column 'input_ids'.", shape, real))
     if kind := _preferred(rows, names, chosen):
         shape = SHAPES[kind]
         columns = _columns(shape, names, chosen) or {}
@@ -78,18 +83,30 @@ def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, s
                 turn = " and ".join(sorted(keys))
                 why = f"{SHAPES[kind].title}: the column {name!r} holds turns with {turn}."
                 return Mapping(kind, columns, _said(why, SHAPES[kind], real))
-    for kind in ("alpaca", "prompt_completion", "question_answer", "text"):
-        if chosen and not set(chosen) <= {*SHAPES[kind].required, *SHAPES[kind].optional}:
+    for kind in ("alpaca", "prompt_completion", "question_answer", "classification", "text"):
+        shape = SHAPES[kind]
+        if chosen and not set(chosen) <= {*shape.required, *shape.optional}:
             continue
-        columns = _columns(SHAPES[kind], names, chosen)
-        if columns:
+        columns = _columns(shape, names, chosen)
+        if columns and (kind != "classification" or _labelled(rows, columns["label"])):
             listed = ", ".join(repr(columns[part]) for part in columns)
-            return Mapping(kind, columns, f"{SHAPES[kind].title}: found the column{'s'[: len(columns) > 1]} {listed}.")
+            why = f"{shape.title.capitalize()}: found the column{'s'[: len(columns) > 1]} {listed}."
+            return Mapping(kind, columns, _said(why, shape, real))
     raise StudioError(
         "The shape of the rows is not known.",
         f"{have} Choose a format, and which column plays which part.",
         field="data.format",
     )
+
+
+def _labelled(rows: list[dict[str, Any]], column: str) -> bool:
+    """Whether a column holds what could be a label: one short text or number a row."""
+    labels = [row.get(column) for row in rows if row.get(column) is not None]
+    return bool(labels) and all(isinstance(label, (str, int, float)) and len(str(label)) <= 80 for label in labels)
+
+
+def _ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], int)
 
 
 def _preferred(rows: list[dict[str, Any]], names: dict[str, str], chosen: dict[str, str]) -> str | None:
@@ -105,5 +122,6 @@ def _preferred(rows: list[dict[str, Any]], names: dict[str, str], chosen: dict[s
 
 
 def _said(why: str, shape: Shape, real: list[str]) -> str:
-    tools = "The column 'tools' is not rendered." if "tools" in real else ""
+    unread = "tools" in real and "tools" not in shape.optional
+    tools = "The column 'tools' is not used by this format." if unread else ""
     return " ".join(part for part in (why, shape.note, tools) if part)

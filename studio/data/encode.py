@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain, islice
+from operator import itemgetter
 from typing import Any
 
-from studio.data.spans import Span, render, render_text
+import numpy
+
+from studio.data.spans import Rendered, Span, render, render_text
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
+_START, _END = itemgetter(0), itemgetter(1)
+_BATCH = 64  # rows that are tokenised at once
 IGNORE = -100  # the label that carries no loss, as in torch.nn.functional.cross_entropy
 
 
@@ -46,7 +53,7 @@ def encode_conversation(
 
     Args:
         tokenizer: a fast tokenizer of transformers with a chat template.
-        messages: dicts with ``role`` and ``content``, in order.
+        messages: dicts with ``role`` and ``content``, and what else ``studio.data.turns`` names, in order.
         tools: JSON schemas of functions, for templates that render them.
         max_length: keep only the first so many tokens.
         train_on: ``assistant`` takes the loss on every assistant turn, from its first character to its end-of-turn
@@ -58,56 +65,117 @@ def encode_conversation(
     Raises:
         StudioError: the template refuses the conversation or cannot be masked exactly.
     """
+    rendered = _rendered(tokenizer, messages, tools, train_on)
+    return _placed(rendered, *_tokenised(tokenizer, [rendered.text])[0], max_length)
+
+
+def _rendered(tokenizer: Any, messages: list[dict], tools: list[dict] | None, train_on: str) -> Rendered:
     assert train_on in ("assistant", "last", "all"), train_on
     if not messages:
         raise StudioError("The conversation has no messages.", "Remove the row.")
     if train_on == "all":
         text = render_text(tokenizer, messages, tools)
-        return _tokenise(tokenizer, text, [(0, len(text))], max_length)
+        return Rendered(text, [(0, len(text))])
     rendered = render(tokenizer, messages, tools)
-    spans = rendered.spans[-1:] if train_on == "last" else rendered.spans
-    return _tokenise(tokenizer, rendered.text, spans, max_length)
+    return Rendered(rendered.text, rendered.spans[-1:]) if train_on == "last" else rendered
 
 
 def encode_text(tokenizer: Any, text: str, *, max_length: int | None = None) -> Encoded:
     """Plain text for continued pre-training: every token carries loss, and the end-of-text token closes it."""
-    whole = text + (tokenizer.eos_token or "")
-    return _tokenise(tokenizer, whole, [(0, len(whole))], max_length)
+    rendered = _whole(tokenizer, text)
+    return _placed(rendered, *_tokenised(tokenizer, [rendered.text])[0], max_length)
+
+
+def _whole(tokenizer: Any, text: str) -> Rendered:
+    text += tokenizer.eos_token or ""
+    return Rendered(text, [(0, len(text))])
 
 
 def encode_row(tokenizer: Any, row: dict[str, Any], data: DataSpec) -> Encoded:
-    """A row of ``load_conversations`` as an example, by the settings of a recipe."""
-    if row.get("messages") is None:
-        return encode_text(tokenizer, row["text"], max_length=data.max_length)
-    return encode_conversation(
-        tokenizer, row["messages"], tools=row.get("tools"), max_length=data.max_length, train_on=data.train_on
-    )
+    """A row of ``load_conversations`` as an example, by the settings of a recipe.
+
+    Raises:
+        StudioError: the template refuses the conversation or cannot be masked exactly.
+    """
+    encoded = encode_batch(tokenizer, [row], data)[0]
+    if isinstance(encoded, StudioError):
+        raise encoded
+    return encoded
 
 
-def _tokenise(tokenizer: Any, text: str, spans: list[Span], max_length: int | None) -> Encoded:
+def encode_batch(tokenizer: Any, rows: Sequence[dict[str, Any]], data: DataSpec) -> list[Encoded | StudioError]:
+    """Rows as examples, each as ``encode_row`` makes it, or its refusal; quicker than one after another."""
+    made: list[Encoded | StudioError | None] = [None] * len(rows)
+    waiting: dict[int, Rendered] = {}
+    for index, row in enumerate(rows):
+        try:
+            if row.get("input_ids"):
+                made[index] = _passed_through(tokenizer, row["input_ids"], row["labels"], data.max_length)
+            elif row.get("messages"):
+                waiting[index] = _rendered(tokenizer, row["messages"], row.get("tools"), data.train_on)
+            else:
+                waiting[index] = _whole(tokenizer, row["text"])
+        except StudioError as error:
+            made[index] = error
+    tokenised = _tokenised(tokenizer, [rendered.text for rendered in waiting.values()])
+    for (index, rendered), (ids, offsets) in zip(waiting.items(), tokenised, strict=True):
+        made[index] = _placed(rendered, ids, offsets, data.max_length)
+    return made
+
+
+def _passed_through(tokenizer: Any, ids: list[int], labels: list[int], max_length: int) -> Encoded:
+    """Tokens that a dataset brings itself; the text is there to be looked at."""
+    size = len(tokenizer)
+    if beyond := next((i for i in ids if i >= size), None):
+        raise StudioError(
+            f"It holds the token id {beyond}, and the tokenizer has {size:,} tokens.",
+            "These tokens were made with another tokenizer; choose its model.",
+            field="data.source",
+        )
+    pieces = [tokenizer.decode([i]) for i in ids]
+    ends = list(accumulate(map(len, pieces)))
+    offsets = list(zip([0, *ends], ends, strict=False))
+    kept = max_length if any(label != IGNORE for label in labels[1:max_length]) else 0
+    dropped = None if kept else f"no token that carries loss is left within max_length {max_length}"
+    cut = max(0, len(ids) - max_length)
+    return Encoded(ids[:max_length], labels[:max_length], "".join(pieces), offsets[:max_length], cut, dropped)
+
+
+def _tokenised(tokenizer: Any, texts: list[str]) -> list[tuple[list[int], list[Span]]]:
+    """For each text its token ids and the characters that each stands for."""
     if not getattr(tokenizer, "is_fast", False):
         raise StudioError(
             "This model's tokenizer cannot say which characters a token stands for, so the mask cannot be exact.",
             "Choose a model with a fast tokenizer (tokenizer.json).",
             field="model.id",
         )
-    output = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
-    ids, offsets = output["input_ids"], _whole_offsets(output["offset_mapping"])
+    if not texts:
+        return []
+    only = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    output = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, truncation=False, **only)
+    return [
+        (ids, _whole_offsets(offsets))
+        for ids, offsets in zip(output["input_ids"], output["offset_mapping"], strict=True)
+    ]
+
+
+def _placed(rendered: Rendered, ids: list[int], offsets: list[Span], max_length: int | None) -> Encoded:
+    """The example: the loss on the tokens that touch a span."""
     labels = [IGNORE] * len(ids)
-    position = 0
-    for start, end in spans:
-        while position < len(ids) and offsets[position][1] <= start:
-            position += 1
-        while position < len(ids) and offsets[position][0] < end:
-            labels[position] = ids[position]
-            position += 1
     keep = len(ids) if max_length is None else min(max_length, len(ids))
+    trained = left = False
+    for start, end in rendered.spans:
+        first = bisect_right(offsets, start, key=_END)
+        last = bisect_left(offsets, end, key=_START)
+        labels[first:last] = ids[first:last]
+        trained |= first < last
+        left |= max(first, 1) < min(last, keep)  # nothing comes before the first token, so it is never predicted
     dropped = None
-    if not any(label != IGNORE for label in labels):
+    if not trained:
         dropped = "no token carries loss"
-    elif not any(label != IGNORE for label in labels[1:keep]):
+    elif not left:
         dropped = f"no token that carries loss is left within max_length {max_length}"
-    return Encoded(ids[:keep], labels[:keep], text, offsets[:keep], len(ids) - keep, dropped)
+    return Encoded(ids[:keep], labels[:keep], rendered.text, offsets[:keep], len(ids) - keep, dropped)
 
 
 def _whole_offsets(offsets: list[Span]) -> list[Span]:
@@ -116,7 +184,9 @@ def _whole_offsets(offsets: list[Span]) -> list[Span]:
     A blank that no token claims belongs to the token before it if that token is empty (it is the blank), otherwise to
     the token after it.
     """
-    if all(e > s and s <= previous for (s, e), previous in zip(offsets, [0, *(e for _, e in offsets)], strict=False)):
+    place = numpy.fromiter(chain.from_iterable(offsets), numpy.int64, 2 * len(offsets))
+    starts, ends = place[::2], place[1::2]
+    if (ends > starts).all() and (starts[1:] <= ends[:-1]).all() and not starts[:1].any():
         return offsets
     whole, covered = [], 0
     for index, (start, end) in enumerate(offsets):
@@ -139,17 +209,33 @@ def encode_rows(
     """Encode many rows: the examples to train on, and for each reason to drop one the numbers of its rows.
 
     Raises:
-        StudioError: no row is left, or the template cannot be masked exactly.
+        StudioError: the template refuses a row that is not to be dropped, or no row is left.
     """
     kept: list[Encoded] = []
     dropped: dict[str, list[int]] = {}
-    for count, row in enumerate(rows, 1):
-        encoded = encode_row(tokenizer, row, data)
-        if encoded.dropped:
-            dropped.setdefault(encoded.dropped, []).append(row.get("row", count))
-        else:
-            kept.append(encoded)
+    refused = 0
+    first: tuple[int, StudioError] | None = None
+    count = 0
+    for some in _batches(rows):
+        for row, encoded in zip(some, encode_batch(tokenizer, some, data), strict=True):
+            count += 1
+            number = row.get("row", count)
+            if isinstance(encoded, StudioError):
+                refused += 1
+                first = first or (number, encoded)
+                dropped.setdefault(encoded.what.rstrip("."), []).append(number)
+            elif encoded.dropped:
+                dropped.setdefault(encoded.dropped, []).append(number)
+            else:
+                kept.append(encoded)
         progress(count)
+    if first and (data.invalid_rows != "drop" or not kept):
+        more = f" ({refused:,} rows are refused.)" if refused > 1 else ""
+        raise StudioError(
+            f"Row {first[0]:,}: {first[1].what}{more}",
+            f"{first[1].fix} Or set data.invalid_rows to drop to leave such rows out.",
+            field=first[1].field or "data.invalid_rows",
+        )
     if not kept:
         reasons = "; ".join(f"{len(rows)} x {why}" for why, rows in dropped.items()) or "there are no rows"
         raise StudioError(
@@ -158,3 +244,8 @@ def encode_rows(
             field="data.max_length",
         )
     return kept, dropped
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    every = iter(rows)
+    return iter(lambda: list(islice(every, _BATCH)), [])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from studio.errors import StudioError
 
@@ -17,6 +18,18 @@ KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".t
 PACKED = (".gz", ".zst")  # each kind of text file may be compressed
 _CHUNK = 1 << 20
 LONGEST_LINE = 1 << 28  # bytes; what decompresses to more in one line is not a dataset
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a dataset: its ``number`` (the line in the file, where it has lines) and its column ``values``.
+
+    ``where`` says the file and the row in it, if the dataset is of several files.
+    """
+
+    number: int
+    values: dict[str, Any]
+    where: str = ""
 
 
 def files_of(source: Path) -> list[Path]:
@@ -106,18 +119,38 @@ def text_lines(path: Path, start: int = 1) -> Iterator[tuple[int, str]]:
         if not _skip_lines(file, skip):
             return
         for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start):
-            if len(raw) == LONGEST_LINE:
-                raise StudioError(
-                    f"{path.name}, line {number}: longer than {LONGEST_LINE >> 20} MB.",
-                    "Each line must be one row; is it really a file of rows?",
-                )
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise StudioError(
-                    f"{path.name}, line {number}: byte {error.start + 1} is not UTF-8.",
-                    "Save the file in UTF-8.",
-                ) from error
+            yield number, _decoded(path, number, raw)
+
+
+def lines_at(path: Path, numbers: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """Some lines of a UTF-8 file by their numbers, which must ascend; those beyond its end are left out."""
+    if kind_of(path)[1]:
+        wanted = set(numbers)
+        last = max(wanted, default=0)
+        yield from ((number, line) for number, line in islice(text_lines(path), last) if number in wanted)
+        return
+    with opened(path) as file:
+        at = 1
+        for number in numbers:
+            if not _skip_lines(file, number - at):
+                return
+            raw, at = file.readline(LONGEST_LINE), number + 1
+            if raw:
+                yield number, _decoded(path, number, raw)
+
+
+def _decoded(path: Path, number: int, raw: bytes) -> str:
+    if len(raw) == LONGEST_LINE:
+        raise StudioError(
+            f"{path.name}, line {number}: longer than {LONGEST_LINE >> 20} MB.",
+            "Each line must be one row; is it really a file of rows?",
+        )
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise StudioError(
+            f"{path.name}, line {number}: byte {error.start + 1} is not UTF-8.", "Save the file in UTF-8."
+        ) from error
 
 
 def _skip_lines(file: BinaryIO, count: int) -> bool:

@@ -6,32 +6,12 @@ The shapes are those that the field's datasets come in: OpenAI ``messages``, Sha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-Messages = list[dict[str, str]]
-
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-}
-
-
-class Dropped(Exception):
-    """A row that cannot be trained on; the message is the reason, as a clause ("no assistant turn")."""
+from studio.data.turns import Dropped, Messages, any_turns, text_of, tools_of, turns
 
 
 @dataclass(frozen=True)
@@ -40,7 +20,7 @@ class Shape:
 
     title: str
     required: dict[str, tuple[str, ...]]
-    convert: Callable[[dict[str, Any]], Messages | str]
+    convert: Callable[[dict[str, Any]], Messages | str | dict[str, Any]]
     optional: dict[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""  # what a person should know about what is trained on
 
@@ -54,38 +34,14 @@ class Mapping:
     why: str
 
 
-def _text(value: Any, part: str) -> str:
-    """A column's value as text. Typed content (``[{"type": "text", "text": ...}]``) is joined."""
-    if value is None:
-        return ""
-    if isinstance(value, list) and all(isinstance(item, dict) and item.get("type") == "text" for item in value):
-        value = "".join(str(item.get("text") or "") for item in value)
-    if isinstance(value, str):
+def _list(value: Any) -> Any:
+    """A column of turns, which a CSV holds as the text of a JSON list."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value.encode()
-        except UnicodeEncodeError as error:  # JSON can write one half of a surrogate pair, UTF-8 cannot
-            raise Dropped(f"{part} holds half a character") from error
-        return value
-    if isinstance(value, (int, float, bool)):
-        return str(value)
-    raise Dropped(f"{part} is a {type(value).__name__}, not text")
-
-
-def _turns(turns: Any, role_key: str, content_key: str, part: str) -> Messages:
-    if not isinstance(turns, list) or not turns:
-        raise Dropped(f"{part} is empty" if not turns else f"{part} is not a list of turns")
-    messages = []
-    for index, turn in enumerate(turns, 1):
-        if not isinstance(turn, dict):
-            raise Dropped(f"turn {index} is not an object")
-        name = turn.get(role_key)
-        role = ROLES.get(str(name).lower()) if name is not None else None
-        if role is None:
-            raise Dropped(f"turn {index} has no known role ({name!r})" if name else f"turn {index} has no role")
-        if turn.get("tool_calls"):
-            raise Dropped(f"turn {index} has tool_calls, which the studio does not render yet")
-        messages.append({"role": role, "content": _text(turn.get(content_key), f"turn {index}")})
-    return messages
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
 
 
 def _pair(system: str, user: str, assistant: str) -> Messages:
@@ -94,26 +50,26 @@ def _pair(system: str, user: str, assistant: str) -> Messages:
 
 
 def _messages(parts: dict[str, Any]) -> Messages:
-    return _turns(parts["messages"], "role", "content", "messages")
+    return turns(_list(parts["messages"]), "messages")
 
 
 def _sharegpt(parts: dict[str, Any]) -> Messages:
-    messages = _turns(parts["conversations"], "from", "value", "conversations")
-    system = _text(parts.get("system"), "system")
+    messages = turns(_list(parts["conversations"]), "conversations", "from", "value")
+    system = text_of(parts.get("system"), "system")
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
 def _alpaca(parts: dict[str, Any]) -> Messages:
-    instruction, extra = _text(parts["instruction"], "instruction"), _text(parts.get("input"), "input")
+    instruction, extra = text_of(parts["instruction"], "instruction"), text_of(parts.get("input"), "input")
     if not instruction.strip():
         raise Dropped("instruction is empty")
     user = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    messages = _pair(_text(parts.get("system"), "system"), user, _text(parts["output"], "output"))
-    history = parts.get("history") or []
+    messages = _pair(text_of(parts.get("system"), "system"), user, text_of(parts["output"], "output"))
+    history = _list(parts.get("history") or [])
     if not isinstance(history, list) or not all(isinstance(h, (list, tuple)) and len(h) == 2 for h in history):
         raise Dropped("history is not a list of [question, answer] pairs")
     earlier = [
-        m for question, answer in history for m in _pair("", _text(question, "history"), _text(answer, "history"))
+        m for question, answer in history for m in _pair("", text_of(question, "history"), text_of(answer, "history"))
     ]
     return [*messages[:-2], *earlier, *messages[-2:]]
 
@@ -121,24 +77,24 @@ def _alpaca(parts: dict[str, Any]) -> Messages:
 def _prompt_completion(parts: dict[str, Any]) -> Messages:
     prompt, completion = parts["prompt"], parts["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
-        return _turns([*prompt, *completion], "role", "content", "prompt and completion")
-    prompt = _text(prompt, "prompt")
+        return turns([*prompt, *completion], "prompt and completion")
+    prompt = text_of(prompt, "prompt")
     if not prompt.strip():
         raise Dropped("prompt is empty")
-    return _pair(_text(parts.get("system"), "system"), prompt, _text(completion, "completion"))
+    return _pair(text_of(parts.get("system"), "system"), prompt, text_of(completion, "completion"))
 
 
 def _question_answer(parts: dict[str, Any]) -> Messages:
-    question = _text(parts["question"], "question")
+    question = text_of(parts["question"], "question")
     if not question.strip():
         raise Dropped("question is empty")
-    context = _text(parts.get("context"), "context")
+    context = text_of(parts.get("context"), "context")
     user = f"{context}\n\n{question}" if context.strip() else question
-    return _pair(_text(parts.get("system"), "system"), user, _text(parts["answer"], "answer"))
+    return _pair(text_of(parts.get("system"), "system"), user, text_of(parts["answer"], "answer"))
 
 
 def _plain(parts: dict[str, Any]) -> str:
-    text = _text(parts["text"], "text")
+    text = text_of(parts["text"], "text")
     if not text.strip():
         raise Dropped("text is empty")
     return text
@@ -151,13 +107,13 @@ def _preference(parts: dict[str, Any]) -> Messages:
     if any(message["role"] == "user" for message in chosen):
         messages = chosen
     elif isinstance(prompt, list):
-        messages = [*_any_turns(prompt, "prompt"), *chosen]
+        messages = [*any_turns(prompt, "prompt"), *chosen]
     else:
-        text = _text(prompt, "prompt")
+        text = text_of(prompt, "prompt")
         if not text.strip():
             raise Dropped("prompt is empty")
         messages = [{"role": "user", "content": text}, *chosen]
-    system = _text(parts.get("system"), "system")
+    system = text_of(parts.get("system"), "system")
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
@@ -171,7 +127,7 @@ def _unpaired_preference(parts: dict[str, Any]) -> Messages:
     if wanted is None:
         raise Dropped(f"its label is {str(parts['label'])[:40]!r}, neither true nor false")
     if not wanted:
-        raise Dropped("its answer is marked as unwanted")
+        raise Dropped("its answer is marked as unwanted", wanted=True)
     return _preference({"prompt": parts["prompt"], "chosen": parts["completion"], "system": parts.get("system")})
 
 
@@ -179,22 +135,46 @@ def _answer(value: Any, part: str) -> Messages:
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list) and value and isinstance(value[0], dict) and "type" not in value[0]:
-        return _any_turns(value, part)
-    return [{"role": "assistant", "content": _text(value, part)}]
+        return any_turns(value, part)
+    return [{"role": "assistant", "content": text_of(value, part)}]
 
 
-def _any_turns(turns: list, part: str) -> Messages:
-    named = isinstance(turns[0], dict) and "from" in turns[0] if turns else False
-    return _turns(turns, *(("from", "value") if named else ("role", "content")), part)
+def _classification(parts: dict[str, Any]) -> Messages:
+    text, label = text_of(parts["text"], "text"), text_of(parts["label"], "label")
+    if not text.strip():
+        raise Dropped("text is empty")
+    return _pair(text_of(parts.get("system"), "system"), text, label)
 
 
+def _tokenized(parts: dict[str, Any]) -> dict[str, Any]:
+    """Token ids that pass through as they are; labels, or a mask of what carries loss, or else every token."""
+    ids = parts["input_ids"]
+    if not isinstance(ids, list) or not ids or not all(isinstance(i, int) and i >= 0 for i in ids):
+        raise Dropped("input_ids is not a list of token ids")
+    labels, mask = parts.get("labels"), parts.get("mask")
+    if labels is None:
+        labels = [i if mask is None or taken else -100 for i, taken in zip(ids, mask or ids, strict=False)]
+    if not isinstance(labels, list) or len(labels) != len(ids):
+        raise Dropped("labels are not as many as input_ids")
+    if any(label not in (-100, i) for label, i in zip(labels, ids, strict=True)):
+        raise Dropped("labels differ from input_ids; they must be the same ids, or -100 (they are not to be shifted)")
+    return {"input_ids": ids, "labels": labels}
+
+
+_TOOLS = {"tools": ("tools", "functions")}
 _SYSTEM = {"system": ("system", "system_prompt")}
 SHAPES: dict[str, Shape] = {
     "messages": Shape(
-        "OpenAI messages", {"messages": ("messages", "conversation", "conversations", "chat")}, _messages
+        "OpenAI messages",
+        {"messages": ("messages", "conversation", "conversations", "chat")},
+        _messages,
+        {**_TOOLS},
     ),
     "sharegpt": Shape(
-        "ShareGPT", {"conversations": ("conversations", "conversation", "messages")}, _sharegpt, {"system": ("system",)}
+        "ShareGPT",
+        {"conversations": ("conversations", "conversation", "messages")},
+        _sharegpt,
+        {"system": ("system",), **_TOOLS},
     ),
     "alpaca": Shape(
         "Alpaca",
@@ -212,10 +192,27 @@ SHAPES: dict[str, Shape] = {
         "question and answer",
         {
             "question": ("question", "query", "problem", "input", "user", "text"),
-            "answer": ("answer", "response", "solution", "output", "assistant", "label", "summary"),
+            "answer": ("answer", "response", "solution", "output", "assistant", "summary"),
         },
         _question_answer,
         {"context": ("context", "passage"), **_SYSTEM},
+    ),
+    "classification": Shape(
+        "text classification",
+        {
+            "text": ("text", "sentence", "review", "content"),
+            "label": ("label", "labels", "category", "class", "intent"),
+        },
+        _classification,
+        _SYSTEM,
+        note="The label is trained as the answer to the text.",
+    ),
+    "tokenized": Shape(
+        "already tokenised",
+        {"input_ids": ("input_ids",)},
+        _tokenized,
+        {"labels": ("labels",), "mask": ("completion_mask", "assistant_masks")},
+        note="The token ids go to the trainer as they are; no chat template is used.",
     ),
     "text": Shape("plain text", {"text": ("text", "content")}, _plain),
     "preference": Shape(
@@ -235,8 +232,8 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def convert(values: dict[str, Any], mapping: Mapping, system_prompt: str | None = None) -> Messages | str:
-    """One row as canonical messages (``role`` and ``content``), or as plain text for the ``text`` format.
+def convert(values: dict[str, Any], mapping: Mapping, system_prompt: str | None = None) -> dict[str, Any]:
+    """One row in canonical form: ``messages`` (and ``tools``), or ``text``, or ``input_ids`` and ``labels``.
 
     Raises:
         Dropped: the row cannot be trained on; says why.
@@ -248,11 +245,15 @@ def convert(values: dict[str, Any], mapping: Mapping, system_prompt: str | None 
         raise Dropped(f"{mapping.columns.get(missing[0], missing[0])} is missing")
     result = shape.convert(parts)
     if isinstance(result, str):
+        return {"text": result}
+    if isinstance(result, dict):
         return result
-    if not any(m["role"] == "assistant" for m in result):
+    said = [m for m in result if m["role"] == "assistant"]
+    if not said:
         raise Dropped("no assistant turn")
-    if not any(m["content"].strip() for m in result if m["role"] == "assistant"):
+    if not any(m["content"].strip() or m.get("tool_calls") for m in said):
         raise Dropped("the assistant's answer is empty")
     if system_prompt and result[0]["role"] != "system":
         result = [{"role": "system", "content": system_prompt}, *result]
-    return result
+    tools = tools_of(parts.get("tools"))
+    return {"messages": result, "tools": tools} if tools else {"messages": result}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from studio.data.rows import Row
+from studio.data.files import Row
 from studio.errors import StudioError
-from studio.recipe import DataSpec
+from studio.recipe import SourceSpec
 from studio.workspace import Workspace, safe_name
 
+_TRUSTED_SECONDS = 60  # how long the commit of a dataset is believed without asking again
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -21,7 +23,7 @@ def is_id(source: str) -> bool:
 
 
 @contextmanager
-def _plainly(data: DataSpec) -> Iterator[None]:
+def _plainly(data: SourceSpec) -> Iterator[None]:
     import datasets
     import httpx
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
@@ -67,8 +69,8 @@ def unreachable(name: str) -> StudioError:
     )
 
 
-def stream(data: DataSpec, split: str) -> Iterator[Row]:
-    """The rows of a split, as they arrive.
+def stream(data: SourceSpec, split: str, start: int = 1) -> Iterator[Row]:
+    """The rows of a split from the number ``start`` on, as they arrive; labels by their names.
 
     Raises:
         StudioError: wrong id, gated, no such configuration or split, or the Hub does not answer.
@@ -80,12 +82,29 @@ def stream(data: DataSpec, split: str) -> Iterator[Row]:
     import datasets
 
     with _plainly(data):
-        rows = datasets.load_dataset(data.source, data.config, split=split, revision=data.revision, streaming=True)
-        for number, values in enumerate(rows, 1):
-            yield Row(number, values)
+        rows = datasets.load_dataset(
+            data.source,
+            data.config,
+            data_dir=data.data_dir,
+            split=split,
+            revision=data.revision,
+            streaming=data.streaming,
+        )
+        names = {
+            column: feature.names
+            for column, feature in (rows.features or {}).items()
+            if isinstance(feature, datasets.ClassLabel)
+        }
+        for number, values in enumerate(rows.skip(start - 1) if start > 1 else rows, start):
+            named = {column: _label(values.get(column), known) for column, known in names.items()}
+            yield Row(number, {**values, **named})
 
 
-def identity(data: DataSpec) -> list[Any]:
+def _label(value: Any, names: list[str]) -> Any:
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+
+def identity(data: SourceSpec) -> list[Any]:
     """What tells one state of a Hub dataset from another: its commit; the last one seen if the Hub does not answer.
 
     Raises:
@@ -95,6 +114,8 @@ def identity(data: DataSpec) -> list[Any]:
 
     name = safe_name(f"{data.source}-{data.config}-{data.revision}".replace("/", "--"))
     seen = Workspace.current().datasets / f"{name}.commit"
+    if seen.exists() and 0 <= time.time() - seen.stat().st_mtime < _TRUSTED_SECONDS:  # asked a moment ago
+        return [data.source, seen.read_text(encoding="utf-8")]
     if not answers():
         if not seen.exists():
             raise unreachable(data.source)
@@ -127,7 +148,7 @@ def identity(data: DataSpec) -> list[Any]:
     return [data.source, commit]
 
 
-def splits(data: DataSpec) -> list[str]:
+def splits(data: SourceSpec) -> list[str]:
     """The names of the dataset's splits; only the recipe's own if the Hub does not answer."""
     from studio.hub import answers
 

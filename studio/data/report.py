@@ -5,37 +5,38 @@ Everything is counted on the very examples that the encoder makes for the traini
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from pathlib import Path
 
-from studio.data.conversations import Conversation, content_hash, held_out_limit
-from studio.data.encode import IGNORE, Encoded
+import numpy
+
+from studio.data.conversations import Conversation
+from studio.data.duplicates import Clusters
+from studio.data.encode import Encoded
+from studio.data.inspect_row import EXCERPT, Inspection, inspect_row
+from studio.data.split import by_hash
+from studio.errors import StudioError
 from studio.recipe import DataSpec
 
 _SHOWN = 50  # rows that a finding names
-_EXCERPT = 160  # characters
 _BINS = 40
-_LONG_ANSWER = 200  # characters; a shorter answer may well be a phrase
-_SECRETS = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,}|\bhf_[A-Za-z0-9]{30,}"
-    r"|\bsk-[A-Za-z0-9_-]{20,}|\bxox[abprs]-[A-Za-z0-9-]{10,}"
-)
-_EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b")
 
 KINDS = {
-    "refused": ("bad", "the chat template refuses them", "Mend or remove them: the training does not start with them."),
-    "dropped": ("warn", "left out", "Mend them if they should be trained on."),
+    "refused": ("bad", "the chat template refuses them", "Mend them, or drop them."),
+    "dropped": ("bad", "left out", "Mend them, or drop them."),
+    "unwanted": ("note", "left out, as the dataset says", "Nothing needs to be done."),
+    "masked": ("warn", "left out: nothing to learn within max_length", "Raise max_length to train on them."),
     "too_long": ("warn", "longer than max_length, and cut", "Raise max_length to train on them whole."),
     "duplicate": (
         "warn",
         "said before (case and blanks aside)",
         "Remove the copies: they count more than others.",
     ),
+    "near_duplicate": ("note", "nearly said before", "Remove them if they add nothing."),
     "contradiction": ("warn", "another answer to the same prompt", "Decide which answer the model should learn."),
     "leak": ("warn", "a prompt that is also on the other side of the split", "The validation loss looks too good."),
     "roles": ("warn", "turns that are out of order", "User and assistant should take turns after a system message."),
@@ -44,6 +45,7 @@ KINDS = {
     "email": ("note", "e-mail addresses", "Remove them if they belong to real people."),
 }
 """For each kind of finding: how serious it is (``bad``, ``warn``, ``note``), what it is, and what to do."""
+INVALID = ("refused", "dropped")  # they stand in the way of a launch until they are mended or dropped
 
 
 @dataclass
@@ -54,11 +56,6 @@ class Finding:
     count: int = 0
     rows: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, row: int, text: str) -> None:
-        self.count += 1
-        if len(self.rows) < _SHOWN:
-            self.rows.append((row, " ".join(text.split())[:_EXCERPT]))
-
 
 @dataclass
 class Report:
@@ -66,24 +63,29 @@ class Report:
 
     Attributes:
         rows, kept: rows in the source, and examples that are trained on or held out.
+        held_out: how many of them are held out.
         tokens, trained_tokens: of the kept examples, after ``max_length``.
         longest: tokens of the longest example, whole.
         histogram: (tokens from, examples), in bins of ``bin_tokens``, of the lengths before ``max_length``.
         turns: (messages in a conversation, examples).
         padding: share of the batches that is padding, where rows of similar length go together.
+        packing: share of rows of ``max_length`` that is filled if short examples are packed into them.
         findings: in the order of ``KINDS``; only those with rows.
     """
 
     rows: int = 0
     kept: int = 0
+    held_out: int = 0
     tokens: int = 0
     trained_tokens: int = 0
     longest: int = 0
     max_length: int = 0
+    batch_size: int = 1
     bin_tokens: int = 1
     histogram: list[tuple[int, int]] = field(default_factory=list)
     turns: list[tuple[int, int]] = field(default_factory=list)
     padding: float = 0.0
+    packing: float = 0.0
     findings: list[Finding] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -97,153 +99,199 @@ class Report:
             values[pairs] = [tuple(pair) for pair in values[pairs]]
         return cls(**values, findings=findings)
 
+    def found(self, kind: str) -> int:
+        """How many rows there are of a kind of finding."""
+        return next((f.count for f in self.findings if f.kind == kind), 0)
+
+
+@dataclass
+class Index:
+    """Every row by its number, and which rows each finding names: what the row browser filters and sorts by.
+
+    Attributes:
+        rows: row numbers, ascending; ``lengths``: their tokens before ``max_length``, 0 if left out.
+        flags: kind of finding -> row numbers, ascending.
+    """
+
+    rows: numpy.ndarray
+    lengths: numpy.ndarray
+    flags: dict[str, numpy.ndarray]
+
+    def save(self, path: Path) -> None:
+        """Write it as an ``.npz`` file."""
+        with path.open("wb") as file:
+            named = {f"flag_{kind}": rows for kind, rows in self.flags.items()}
+            numpy.savez(file, rows=self.rows, lengths=self.lengths, **named)
+
+    @classmethod
+    def load(cls, path: Path) -> Index:
+        with numpy.load(path) as stored:
+            flags = {name.removeprefix("flag_"): stored[name] for name in stored.files if name.startswith("flag_")}
+            return cls(stored["rows"], stored["lengths"], flags)
+
+    def chosen(self, flag: str = "", order: str = "file") -> numpy.ndarray:
+        """Row numbers with a flag (or all that are kept or not), by ``file``, ``longest`` or ``shortest`` first."""
+        rows, lengths = self.rows, self.lengths
+        if flag:
+            with_flag = numpy.isin(rows, self.flags.get(flag, numpy.array([], dtype=numpy.int64)))
+            rows, lengths = rows[with_flag], lengths[with_flag]
+        if order == "file":
+            return rows
+        rows, lengths = rows[lengths > 0], lengths[lengths > 0]
+        return rows[numpy.argsort(-lengths if order == "longest" else lengths, kind="stable")]
+
 
 class Examiner:
     """Takes the rows one by one and makes the report at the end; keeps a few numbers for each row, never its text."""
 
-    def __init__(self, data: DataSpec, *, batch_size: int, seed: int):
-        self._data, self._batch_size, self._seed = data, batch_size, seed
-        self._found = {kind: Finding(kind) for kind in KINDS}
-        self._lengths: list[int] = []
+    def __init__(self, data: DataSpec, *, batch_size: int, known_prompts: Iterable[bytes] = ()):
+        """``known_prompts``: digests of the prompts of rows that are held out from another source."""
+        self._data = data
+        self._rows: dict[str, list[tuple[int, str]]] = {kind: [] for kind in KINDS}
+        self._flags: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        self._numbers: list[int] = []
+        self._all_lengths: list[int] = []
+        self._lengths: Counter[int] = Counter()
         self._turns: Counter[int] = Counter()
-        self._first: dict[bytes, int] = {}  # conversation -> the row where it was first said
-        self._prompts: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)  # -> (row, answer, split)
+        self._first: dict[bytes, int] = {}  # what is said -> the row where it was first said
+        self._prompts: dict[bytes, list[tuple[int, bytes, int]]] = defaultdict(
+            list
+        )  # -> (row, answer, place among the kept)
+        self._kept_rows: list[int] = []  # of the rows that are kept, in order, as the next three
         self._hashes: list[int] = []
-        self._report = Report(max_length=data.max_length)
+        self._held_out: list[bool] = []
+        self._copies: list[int] = []
+        self._clusters = Clusters()
+        self._known = set(known_prompts)
+        self._report = Report(max_length=data.max_length, batch_size=batch_size)
 
-    def add(self, conversation: Conversation, encoded: Encoded | str | None) -> None:
-        """A row with its example; with the reason as text if the template refuses it; with None if it was dropped."""
-        self._report.rows += 1
-        row, found = conversation.row, self._found
-        if conversation.dropped:
-            found["dropped"].add(row, conversation.dropped)
+    def add(self, inspection: Inspection) -> None:
+        """Take in a row."""
+        report, row = self._report, inspection.row
+        report.rows += 1
+        self._numbers.append(row)
+        self._all_lengths.append(inspection.tokens + inspection.cut)
+        for kind, text in inspection.findings.items():
+            self._find(kind, row, text, inspection.where)
+        if not inspection.kept:
             return
-        text = "\n".join(_texts(conversation))
-        if not isinstance(encoded, Encoded):
-            found["refused"].add(row, encoded or "not encoded")
-            return
-        if encoded.dropped:
-            found["dropped"].add(row, encoded.dropped)
-            return
-        self._count(conversation, encoded)
-        if encoded.cut:
-            found["too_long"].add(row, f"{len(encoded.input_ids) + encoded.cut:,} tokens: {text[:_EXCERPT]}")
-        if match := _SECRETS.search(text):
-            found["secret"].add(row, _masked(match.group()))
-        if match := _EMAIL.search(text):
-            found["email"].add(row, match.group())
-        self._compare(conversation, text)
-        if conversation.messages:
-            if reason := _disorder([m["role"] for m in conversation.messages]):
-                found["roles"].add(row, reason)
-            answer = conversation.messages[-1]["content"].rstrip()
-            if len(answer) > _LONG_ANSWER and _breaks_off(answer):
-                found["cut_answer"].add(row, "… " + answer[-100:])
+        copies = inspection.copies
+        report.kept += copies
+        report.tokens += inspection.tokens * copies
+        report.trained_tokens += inspection.trained * copies
+        self._lengths[inspection.tokens + inspection.cut] += copies
+        if inspection.messages:
+            self._turns[inspection.messages] += copies
+        self._compare(inspection)
 
-    def _count(self, conversation: Conversation, encoded: Encoded) -> None:
-        report = self._report
-        report.kept += 1
-        report.tokens += len(encoded.input_ids)
-        report.trained_tokens += sum(label != IGNORE for label in encoded.labels)
-        self._lengths.append(len(encoded.input_ids) + encoded.cut)
-        if conversation.messages:
-            self._turns[len(conversation.messages)] += 1
+    def _find(self, kind: str, row: int, text: str, where: str = "") -> None:
+        self._flags[kind].append(row)
+        if len(self._rows[kind]) < _SHOWN:
+            self._rows[kind].append((row, " ".join(f"{where}: {text}".removeprefix(": ").split())[:EXCERPT]))
 
-    def _compare(self, conversation: Conversation, text: str) -> None:
-        key = _digest(text)
-        first = self._first.get(key)
-        self._first.setdefault(key, conversation.row)
-        if first is not None:
-            self._found["duplicate"].add(conversation.row, f"as row {first}: {text[:_EXCERPT]}")
-        split = content_hash({"messages": conversation.messages, "text": conversation.text}, self._seed)
-        self._hashes.append(split)
-        if conversation.messages:
-            *before, last = _texts(conversation)
-            prompt = _digest("\n".join(before))
-            self._prompts[prompt].append((conversation.row, hash(_plain(last)), split))
+    def _compare(self, inspection: Inspection) -> None:
+        row, index = inspection.row, len(self._hashes)
+        first = self._first.setdefault(inspection.whole, row)
+        near = self._clusters.add(index, inspection.signature)
+        if first != row:
+            self._find("duplicate", row, f"as row {first:,}: {inspection.excerpt}", inspection.where)
+        elif near is not None:
+            self._find("near_duplicate", row, f"like row {self._kept_rows[near]:,}: {inspection.excerpt}")
+        self._kept_rows.append(row)
+        self._hashes.append(inspection.hash)
+        self._held_out.append(inspection.held_out)
+        self._copies.append(inspection.copies)
+        if inspection.prompt is not None:
+            self._prompts[inspection.prompt].append((row, inspection.answer, index))
+            if inspection.prompt in self._known:
+                self._find("leak", row, f"its prompt is also held out: {inspection.excerpt}")
 
     def report(self) -> Report:
         """The report over all rows that were added."""
         report, lengths = self._report, self._lengths
-        limit = held_out_limit(self._hashes, self._data.holdout)
+        held_out = self._split()
+        report.held_out = sum(copies for copies, out in zip(self._copies, held_out, strict=True) if out)
         for same in self._prompts.values():
             if len(same) < 2:
                 continue
-            first_row, first_answer, first_split = same[0]
-            for row, answer, split in same[1:]:
+            first_row, first_answer, first_index = same[0]
+            for row, answer, index in same[1:]:
                 if answer != first_answer:
-                    self._found["contradiction"].add(row, f"answered otherwise in row {first_row}")
-                if limit is not None and (split < limit) != (first_split < limit):
-                    self._found["leak"].add(row, f"the same prompt as row {first_row}")
+                    self._find("contradiction", row, f"answered otherwise in row {first_row:,}")
+                if held_out[index] != held_out[first_index]:
+                    self._find("leak", row, f"the same prompt as row {first_row:,}")
         if lengths:
             report.longest = max(lengths)
             report.bin_tokens = max(1, -(-report.longest // _BINS))
-            bins = Counter(length // report.bin_tokens for length in lengths)
+            bins: Counter[int] = Counter()
+            for length, count in lengths.items():
+                bins[length // report.bin_tokens] += count
             report.histogram = [(number * report.bin_tokens, bins[number]) for number in range(max(bins) + 1)]
-            report.padding = _padding([min(n, self._data.max_length) for n in lengths], self._batch_size)
+            shown = Counter()
+            for length, count in lengths.items():
+                shown[min(length, report.max_length)] += count
+            report.padding = _padding(shown, report.batch_size)
+            report.packing = _packing(shown, report.max_length)
         report.turns = sorted(self._turns.items())
-        report.findings = [finding for finding in self._found.values() if finding.count]
+        report.findings = [Finding(kind, len(rows), self._rows[kind]) for kind, rows in self._flags.items() if rows]
         return report
+
+    def _split(self) -> list[bool]:
+        """Which of the kept rows are held out, as ``split_conversations`` does it."""
+        if self._data.holdout_source:
+            return [False] * len(self._hashes)
+        if self._data.holdout_column:
+            return self._held_out
+        used = [index for index, copies in enumerate(self._copies) for _ in range(copies)]
+        hashes = [self._hashes[index] for index in used]
+        out = by_hash(hashes, [self._clusters.group(index) for index in used], self._data)
+        held_out = dict(zip(used, out, strict=True))
+        return [held_out[index] for index in range(len(self._hashes))]
+
+    def index(self) -> Index:
+        """The rows and findings to browse by, after :meth:`report`."""
+        flags = {kind: numpy.array(sorted(rows), dtype=numpy.int64) for kind, rows in self._flags.items() if rows}
+        return Index(numpy.array(self._numbers, numpy.int64), numpy.array(self._all_lengths, numpy.int32), flags)
 
 
 def examine(
-    rows: Iterable[tuple[Conversation, Encoded | str | None]], data: DataSpec, *, batch_size: int, seed: int
+    rows: Iterable[tuple[Conversation, Encoded | StudioError | None]], data: DataSpec, *, batch_size: int, seed: int
 ) -> Report:
     """The report over rows and their examples."""
-    examiner = Examiner(data, batch_size=batch_size, seed=seed)
+    examiner = Examiner(data, batch_size=batch_size)
     for conversation, encoded in rows:
-        examiner.add(conversation, encoded)
+        examiner.add(inspect_row(conversation, encoded, seed))
     return examiner.report()
 
 
-def _texts(conversation: Conversation) -> Iterator[str]:
-    if conversation.messages is None:
-        yield conversation.text or ""
-    else:
-        yield from (message["content"] for message in conversation.messages)
-
-
-def _plain(text: str) -> str:
-    """Text without what makes no difference to a reader: case and blanks."""
-    return " ".join(text.casefold().split())
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(_plain(text).encode("utf-8", "surrogatepass"), digest_size=12).digest()
-
-
-def _breaks_off(answer: str) -> bool:
-    """Whether a text ends with a letter or a comma in a line of several words; lists, numbers and code do not."""
-    line = answer.rsplit("\n", 1)[-1]
-    return (line[-1:].isalpha() or line.endswith(",")) and len(line.split()) > 5
-
-
-def _masked(secret: str) -> str:
-    return secret[:6] + "…" if len(secret) > 6 else "…"
-
-
-def _disorder(roles: list[str]) -> str | None:
-    """What is wrong with the order of the roles, or None."""
-    if "system" in roles[1:]:
-        return f"a system message as message {roles.index('system', 1) + 1}"
-    turns = roles[1:] if roles[0] == "system" else roles
-    if turns and turns[0] != "user":
-        return f"it begins with the {turns[0]}"
-    for number, (one, other) in enumerate(pairwise(turns), len(roles) - len(turns) + 2):
-        if one == other and one in ("user", "assistant"):
-            return f"two messages of the {one} in a row (message {number})"
-    if turns[-1] != "assistant":
-        return f"it ends with the {turns[-1]}"
-    return None
-
-
-def _padding(lengths: list[int], batch_size: int) -> float:
+def _padding(lengths: Counter[int], batch_size: int) -> float:
     """Share of padding in batches of similar length."""
-    ordered = sorted(lengths, reverse=True)
+    ordered = sorted(lengths.elements(), reverse=True)
     room = sum(
         ordered[start] * len(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)
     )
-    return 1 - sum(lengths) / room if room else 0.0
+    return 1 - sum(ordered) / room if room else 0.0
+
+
+def _packing(lengths: Counter[int], size: int) -> float:
+    """Share of the room that is used when examples are packed into rows of ``size`` tokens, best fit first.
+
+    The order of TRL's ``bfd`` strategy (https://arxiv.org/abs/2404.10830): the longest first, each into the fullest row
+    that still has room.
+    """
+    free: list[int] = []  # tokens free in each row that is not full, ascending
+    rows = 0
+    for length in sorted(lengths, reverse=True):
+        for _ in range(lengths[length]):
+            fits = bisect_left(free, length)
+            if fits == len(free):
+                rows, room = rows + 1, size
+            else:
+                room = free.pop(fits)
+            if room > length:
+                insort(free, room - length)
+    used = sum(length * count for length, count in lengths.items())
+    return used / (rows * size) if rows else 0.0
 
 
 def severity(finding: Finding) -> tuple[str, str, str]:

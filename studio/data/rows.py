@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain, dropwhile, islice
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 from studio.data.files import (
     KINDS,
-    LONGEST_LINE,
+    Row,
     files_of,
     kind_of,
     known_kinds,
-    opened,
-    opened_text,
     refuse_binary,
     text_lines,
 )
+from studio.data.json_rows import jsonl_rows_at, one_object_a_line, read_json, read_jsonl
 from studio.errors import StudioError
 
-_CHUNK = 1 << 20  # characters read at a time from a JSON file
 _BLOCK = 2000  # characters of running text in one row, cut at a blank line
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a dataset: its ``number`` (the line in the file, where it has lines) and its column ``values``."""
-
-    number: int
-    values: dict[str, Any]
 
 
 def read_source(path: Path, start: int = 1) -> Iterator[Row]:
@@ -49,7 +38,43 @@ def read_source(path: Path, start: int = 1) -> Iterator[Row]:
     if len(files) == 1:
         yield from read_file(files[0], start)
     else:
-        yield from islice(chain.from_iterable(map(read_file, files)), start - 1, None)
+        yield from dropwhile(lambda row: row.number < start, _one_after_another(files))
+
+
+def _one_after_another(files: list[Path]) -> Iterator[Row]:
+    number = 0
+    for file in files:
+        for row in read_file(file):
+            number += 1
+            yield replace(row, number=number, where=f"{file.name}, row {row.number}")
+
+
+def read_rows_at(path: Path, numbers: Iterable[int]) -> Iterator[Row]:
+    """The rows with these numbers, in ascending order; of JSON Lines only they are parsed.
+
+    Raises:
+        StudioError: as ``read_file``.
+    """
+    wanted = sorted(set(numbers))
+    files = files_of(path)
+    if not wanted:
+        return
+    if len(files) == 1 and is_jsonl(files[0]):
+        yield from jsonl_rows_at(files[0], wanted)
+        return
+    left = set(wanted)
+    for row in read_source(path, wanted[0]):
+        if row.number in left:
+            left.remove(row.number)
+            yield row
+        if not left:
+            return
+
+
+def is_jsonl(path: Path) -> bool:
+    """Whether a file holds one JSON object a line, whatever it is called."""
+    kind = kind_of(path)[0]
+    return kind in (".jsonl", ".ndjson") or (kind == ".json" and one_object_a_line(path))
 
 
 def read_file(path: Path, start: int = 1) -> Iterator[Row]:
@@ -75,150 +100,11 @@ def read_file(path: Path, start: int = 1) -> Iterator[Row]:
         rows = _running_text(path)
     elif kind in (".csv", ".tsv"):
         rows = _csv(path, kind)
-    elif kind == ".json" and not _one_object_a_line(path):
-        rows = _json(path)
+    elif is_jsonl(path):
+        return read_jsonl(path, start)
     else:
-        return _jsonl(path, start)
+        rows = read_json(path)
     return dropwhile(lambda row: row.number < start, rows)
-
-
-def _one_object_a_line(path: Path) -> bool:
-    """Whether a ``.json`` file is really JSON Lines: its first line is a whole object and a second one follows."""
-    with opened(path) as file:
-        first = file.readline(_CHUNK)
-        if not first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):  # an array may be one line of many gigabytes
-            return False
-        first += b"" if first.endswith(b"\n") else file.readline(LONGEST_LINE)
-        second = next((line for line in iter(lambda: file.readline(_CHUNK), b"") if line.strip()), b"")
-    if not second.lstrip().startswith(b"{"):
-        return False
-    try:
-        return isinstance(json.loads(first.decode("utf-8-sig")), dict)
-    except ValueError:
-        return False
-
-
-def _jsonl(path: Path, start: int) -> Iterator[Row]:
-    found = start > 1
-    for number, line in text_lines(path, start):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", str(error))
-            column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise StudioError(
-                f"{path.name}, line {number}{column}: broken JSON ({reason}).",
-                "Mend or remove that line; each line must be one whole JSON object.",
-            ) from error
-        yield _object(path, number, values)
-        found = True
-    if not found:
-        raise StudioError(f"{path.name} holds no rows, only blank lines.", "Choose a file with at least one row.")
-
-
-def _object(path: Path, number: int, values: Any) -> Row:
-    if not isinstance(values, dict):
-        raise StudioError(
-            f"{path.name}, line {number}: a {type(values).__name__} where a JSON object should be.",
-            'Each row must be an object such as {"prompt": "...", "completion": "..."}.',
-        )
-    return Row(number, values)
-
-
-def _json(path: Path) -> Iterator[Row]:
-    """A JSON array of objects, decoded object by object; or an object with one such array in it."""
-    with opened_text(path) as file:
-        first = _head(path, file)
-    with opened_text(path) as file:
-        if first == "[":
-            yield from _array(path, file)
-            return
-        try:
-            whole = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise _broken(path, error) from error
-    arrays = [v for v in whole.values() if isinstance(v, list) and v] if isinstance(whole, dict) else []
-    if isinstance(whole, dict) and (not arrays or any(_are_turns(array) for array in arrays)):
-        yield Row(1, whole)
-    elif len(arrays) == 1 and all(isinstance(item, dict) for item in arrays[0]):
-        yield from (Row(number, item) for number, item in enumerate(arrays[0], 1))
-    else:
-        raise StudioError(f"{path.name} is not a list of rows.", "Use a JSON array of objects, or one object a line.")
-
-
-def _are_turns(array: list) -> bool:
-    return all(isinstance(item, dict) and ("role" in item or "from" in item) for item in array)
-
-
-def _head(path: Path, file) -> str:
-    try:
-        return file.read(65536).lstrip()[:1]
-    except UnicodeDecodeError as error:
-        raise StudioError(f"{path.name} is not in UTF-8.", "Save the file in UTF-8.") from error
-
-
-def _broken(path: Path, error: ValueError | RecursionError, line: int = 0) -> StudioError:
-    if isinstance(error, UnicodeDecodeError):
-        return StudioError(f"{path.name} is not in UTF-8.", "Save the file in UTF-8.")
-    number = line or getattr(error, "lineno", 1)
-    reason = getattr(error, "msg", str(error))
-    return StudioError(f"{path.name}, line {number}: broken JSON ({reason}).", "Mend the file at that line.")
-
-
-def _array(path: Path, file) -> Iterator[Row]:
-    decoder, buffer, position, line, number, ended = json.JSONDecoder(), "", 0, 1, 0, False
-    wanted = _CHUNK
-    opened = False
-    while True:
-        position, line = _skip(buffer, position, line, " \t\r\n" if not opened else " \t\r\n,")
-        if position < len(buffer) and not opened:
-            opened, position = True, position + 1  # the bracket that opens the array
-            continue
-        if opened and buffer[position : position + 1] == "]":
-            _refuse_more(path, buffer[position + 1 :], file, line)
-            break
-        try:
-            if position == len(buffer):
-                raise json.JSONDecodeError("the array does not end", buffer, position)
-            value, end = decoder.raw_decode(buffer, position)
-        except RecursionError as error:
-            raise _broken(path, error, line) from error
-        except json.JSONDecodeError as error:
-            if ended:
-                raise _broken(path, error, line + buffer.count("\n", position, error.pos)) from error
-            buffer, position = buffer[position:], 0
-            try:
-                more = file.read(max(wanted, len(buffer)))  # doubling: a long object is parsed a few times, not often
-            except UnicodeDecodeError as failure:
-                raise _broken(path, failure) from failure
-            buffer, ended = buffer + more, not more
-            continue
-        number += 1
-        row = _object(path, line, value)
-        yield Row(number, row.values)
-        line += buffer.count("\n", position, end)
-        position = end
-    if not number:
-        raise StudioError(f"{path.name} holds an empty list.", "Choose a file with at least one row.")
-
-
-def _refuse_more(path: Path, rest: str, file, line: int) -> None:
-    while rest or (rest := file.read(_CHUNK)):
-        if text := rest.lstrip():
-            line += rest[: len(rest) - len(text)].count("\n")
-            raise StudioError(
-                f"{path.name}, line {line}: text after the end of the list.", "Put all rows into one list."
-            )
-        line, rest = line + rest.count("\n"), ""
-
-
-def _skip(buffer: str, position: int, line: int, what: str) -> tuple[int, int]:
-    while position < len(buffer) and buffer[position] in what:
-        line += buffer[position] == "\n"
-        position += 1
-    return position, line
 
 
 def _csv(path: Path, kind: str) -> Iterator[Row]:
@@ -286,7 +172,7 @@ def _table(path: Path, kind: str, start: int) -> Iterator[Row]:
             for values in batch.slice(skip).to_pylist() if skip < batch.num_rows else []:
                 number += 1
                 yield Row(number, values)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0][:200]
         what = "Parquet" if kind == ".parquet" else "Arrow"
         raise StudioError(f"{path.name} is not a readable {what} file: {reason}", "Write the file again.") from error

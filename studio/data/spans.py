@@ -11,20 +11,23 @@ Two ways, neither of them a guess:
   studio refuses it.
 
 A turn's span runs from its first character to the end of its end-of-turn token, which is the special token that the
-template puts after the message: a model that is not trained on it does not learn to stop.
+template puts after the message: a model that is not trained on it does not learn to stop. What the assistant thinks
+before it answers, and the tools that it calls, belong to its turn.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from studio.data.spans_by_turn import Span, inexact, spans_by_turn, special_at, unclosed
+from studio.data.turns import split_reasoning
 from studio.errors import StudioError
 
-Span = tuple[int, int]
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -48,10 +51,12 @@ def render(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None
         StudioError: the tokenizer has no template, the template refuses the conversation, or it cannot be masked
             exactly.
     """
+    template = _template(tokenizer, tools)
+    messages = fitted(template, messages)
     write = _writer(tokenizer, tools)
     specials = special_tokens(tokenizer)
     assistants = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    if has_markers(_template(tokenizer, tools)):
+    if has_markers(template):
         text, spans = write(messages, True)
         spans = _marked_spans(text, spans, specials)
         if len(spans) < len(assistants):
@@ -63,7 +68,13 @@ def render(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None
         _check_markers(text, messages, write, specials)
         return Rendered(text, spans)
     text, _ = write(messages, False)
-    return Rendered(text, _spans_by_marks(text, messages, assistants, lambda chat: write(chat, False)[0], specials))
+
+    def plainly(chat: list[dict]) -> str:
+        return write(chat, False)[0]
+
+    if any(m.get("tool_calls") or m.get("reasoning_content") for m in messages):
+        return Rendered(text, spans_by_turn(text, messages, assistants, plainly, specials))
+    return Rendered(text, _spans_by_marks(text, messages, assistants, plainly, specials))
 
 
 def render_text(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None) -> str:
@@ -72,7 +83,21 @@ def render_text(tokenizer: Any, messages: list[dict], tools: list[dict] | None =
     Raises:
         StudioError: the tokenizer has no template, or the template refuses the conversation.
     """
-    return _writer(tokenizer, tools)(messages, False)[0]
+    return _writer(tokenizer, tools)(fitted(_template(tokenizer, tools), messages), False)[0]
+
+
+def leaves_out(tokenizer: Any) -> list[str]:
+    """What the tokenizer's chat template has no place for, and what is done instead, in sentences."""
+    template = tokenizer.chat_template
+    text = "".join(template.values()) if isinstance(template, dict) else template or ""
+    notes = []
+    if "tools" not in text:
+        notes.append("The chat template has no place for tools: the model is not told which functions there are.")
+    if "tool_calls" not in text:
+        notes.append(
+            "The chat template has no place for tool calls: they are written as text between <tool_call> tags."
+        )
+    return notes
 
 
 def _writer(tokenizer: Any, tools: list[dict] | None) -> Callable[[list[dict], bool], tuple[str, list[Span]]]:
@@ -118,8 +143,39 @@ def special_tokens(tokenizer: Any) -> list[str]:
     return sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}, key=len, reverse=True)
 
 
-def _special_at(text: str, position: int, specials: list[str]) -> str | None:
-    return next((token for token in specials if text.startswith(token, position)), None)
+def fitted(template: str, messages: list[dict]) -> list[dict]:
+    """The messages in the form that a template has a place for: tool calls and reasoning as fields, or as text."""
+    calls, thinks = "tool_calls" in template, "reasoning_content" in template or ".thinking" in template
+    return [_fitted(message, calls, thinks) for message in messages]
+
+
+def _fitted(message: dict, calls: bool, thinks: bool) -> dict:
+    if message["role"] != "assistant":
+        return message
+    content = message.get("content") or ""
+    if thinks and not message.get("reasoning_content") and "</think>" in content and isinstance(content, str):
+        thought, said = split_reasoning(content)
+        if thought:
+            message = {**message, "content": said, "reasoning_content": thought}
+    elif not thinks and message.get("reasoning_content"):
+        message = {k: v for k, v in message.items() if k != "reasoning_content"} | {
+            "content": f"<think>\n{message_thought(message)}\n</think>\n\n{content}"
+        }
+    if message.get("tool_calls") and not calls:
+        message = {k: v for k, v in message.items() if k != "tool_calls"} | {
+            "content": "\n".join(part for part in (message["content"], _as_text(message["tool_calls"])) if part)
+        }
+    return message
+
+
+def message_thought(message: dict) -> str:
+    """What the assistant thinks in a message, without the blanks around it."""
+    return message["reasoning_content"].strip("\n")
+
+
+def _as_text(calls: list[dict]) -> str:
+    """Calls as the Hermes models write them."""
+    return "\n".join(f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls)
 
 
 def _to_end_of_turn(text: str, span: Span, specials: list[str]) -> Span:
@@ -129,7 +185,7 @@ def _to_end_of_turn(text: str, span: Span, specials: list[str]) -> Span:
     if any(text.endswith(token, start, trimmed) for token in specials):
         return start, trimmed
     blank = end + len(text[end:]) - len(text[end:].lstrip())
-    token = _special_at(text, blank, specials)
+    token = special_at(text, blank, specials)
     return (start, blank + len(token)) if token else (start, end)
 
 
@@ -143,6 +199,12 @@ def _marks(text: str, indices: list[int]) -> dict[int, str]:
     return {i: f"mark{key}x{n}x" for n, i in enumerate(indices)}
 
 
+def _called(message: dict, name: str) -> dict:
+    """The message with another name for the last function that it calls."""
+    *others, last = message["tool_calls"]
+    return {**message, "tool_calls": [*others, {**last, "function": {**last["function"], "name": name}}]}
+
+
 def _put_in(messages: list[dict], marks: dict[int, str]) -> list[dict]:
     return [{**m, "content": marks[i]} if i in marks else m for i, m in enumerate(messages)]
 
@@ -150,8 +212,10 @@ def _put_in(messages: list[dict], marks: dict[int, str]) -> list[dict]:
 def _check_markers(text: str, messages: list[dict], write: Callable, specials: list[str]) -> None:
     """Refuse markers that do not hold what the assistant says up to an end-of-turn token, or that hold anybody else."""
     plain = [i for i, m in enumerate(messages) if m["role"] != "tool" and isinstance(m.get("content"), str)]
+    calling = {i for i in plain if messages[i].get("tool_calls")}
     marks = _marks(text, plain)
-    marked, spans = write(_put_in(messages, marks), True)
+    named = [_called(m, marks[i]) if i in calling else m for i, m in enumerate(messages)]  # a call is found by its name
+    marked, spans = write(_put_in(named, {i: mark for i, mark in marks.items() if i not in calling}), True)
     spans = _marked_spans(marked, spans, specials)
     places = {i: marked.find(mark) for i, mark in marks.items()}
     ends = [end for start, end in spans if any(marked.endswith(token, start, end) for token in specials)]
@@ -159,13 +223,13 @@ def _check_markers(text: str, messages: list[dict], write: Callable, specials: l
         held = any(start <= place < end for start, end in spans)
         if messages[i]["role"] != "assistant":
             if held:
-                raise _inexact(f"its markers hold what the {messages[i]['role']} says")
+                raise inexact(f"its markers hold what the {messages[i]['role']} says")
         elif not held:
-            raise _inexact("its markers do not hold what the assistant says")
+            raise inexact("its markers do not hold what the assistant says")
         else:
             following = min((other for other in places.values() if other > place), default=len(marked))
             if not any(place < end <= following for end in ends):
-                raise _unclosed()
+                raise unclosed()
 
 
 def _spans_by_marks(
@@ -182,7 +246,7 @@ def _spans_by_marks(
     for mark in marks.values():
         before, found, rest = rest.partition(mark)
         if not found or mark in rest:
-            raise _inexact("it leaves out or repeats what the assistant says")
+            raise inexact("it leaves out or repeats what the assistant says")
         pieces.append(before)
     pieces.append(rest)
 
@@ -191,7 +255,7 @@ def _spans_by_marks(
         spans = _put_together(text, pieces, contents)
         if spans is not None:
             return [_end_of_turn(text, span, specials) for span in spans]
-    raise _inexact("it rewrites what the assistant says")
+    raise inexact("it rewrites what the assistant says")
 
 
 def _put_together(text: str, pieces: list[str], contents: list[str]) -> list[Span] | None:
@@ -208,24 +272,7 @@ def _put_together(text: str, pieces: list[str], contents: list[str]) -> list[Spa
 def _end_of_turn(text: str, span: Span, specials: list[str]) -> Span:
     start, end = span
     blank = end + len(text[end:]) - len(text[end:].lstrip())
-    token = _special_at(text, blank, specials)
+    token = special_at(text, blank, specials)
     if token is None:
-        raise _unclosed()
+        raise unclosed()
     return start, blank + len(token)
-
-
-def _unclosed() -> StudioError:
-    return StudioError(
-        "The chat template does not close the assistant's turn with a special token, "
-        "so a model tuned on it would not learn to stop.",
-        "Set data.chat_template to chatml.",
-        field="data.chat_template",
-    )
-
-
-def _inexact(reason: str) -> StudioError:
-    return StudioError(
-        f"The loss mask cannot be placed exactly for this chat template: {reason}.",
-        "Use a template with {% generation %} markers, or set data.chat_template to chatml.",
-        field="data.chat_template",
-    )

@@ -39,14 +39,16 @@ def evaluate(run: Run, engine: Engine, progress: Report = quiet) -> dict[str, An
     recipe = run.recipe
     tuned = engine.open(Target.run(run.id), progress)
 
-    from studio.data import encode_row, load_evaluation
+    from studio.data import load_evaluation
+    from studio.data.encode import encode_batch
 
     progress("Reading the data", 0, 0)
     held_out = list(load_evaluation(recipe.data, recipe.train.seed))
-    pairs = [(row, encode_row(tuned.tokenizer, row, recipe.data)) for row in held_out]
-    kept = [(row, encoded) for row, encoded in pairs if not encoded.dropped]
+    pairs = list(zip(held_out, encode_batch(tuned.tokenizer, held_out, recipe.data), strict=True))
+    kept = [(row, encoded) for row, encoded in pairs if not isinstance(encoded, StudioError) and not encoded.dropped]
     if not kept:
-        reason = pairs[0][1].dropped if pairs else "there are none"
+        reasons = (e.what if isinstance(e, StudioError) else e.dropped for _, e in pairs)
+        reason = next(reasons, "there are none").rstrip(".")
         raise StudioError(
             f"None of the {len(pairs)} held-out rows can be scored: {reason}.",
             "Raise data.max_length or data.holdout, and train again.",
@@ -135,8 +137,10 @@ def _details(rows: list[dict], scored: dict[str, dict[str, Any]]) -> list[dict[s
 
 
 def _has_answer(row: dict) -> bool:
+    """Whether a row ends with a text to compare an answer with; where tools are called there is none."""
     messages = row.get("messages") or []
-    return len(messages) > 1 and messages[-1]["role"] == "assistant"
+    calls = row.get("tools") or any(message.get("tool_calls") for message in messages)
+    return len(messages) > 1 and messages[-1]["role"] == "assistant" and not calls
 
 
 def _reference(row: dict) -> str:

@@ -15,7 +15,7 @@ from studio.errors import StudioError
 from studio.inference.types import Target, pinned_model, template_of
 from studio.inference.weights import Weights
 from studio.models.progress import Report, quiet
-from studio.recipe import ModelSpec
+from studio.recipe import ModelSpec, is_template_file
 from studio.runs import Run
 
 _SHARE = {"LORA"}  # adapters of these kinds live side by side on one copy of the base
@@ -158,7 +158,7 @@ class Engine:
 
     def _key(self, spec: ModelSpec, chat_template: str) -> tuple:
         """Equal for targets that can share weights; a template file counts by what is in it."""
-        if chat_template not in ("auto", "chatml"):
+        if is_template_file(chat_template):
             with contextlib.suppress(OSError, UnicodeDecodeError):  # prepare_chat will say what is wrong with it
                 chat_template = Path(chat_template).expanduser().read_text(encoding="utf-8")
         return (spec.id, spec.revision, spec.dtype, spec.quantization, spec.trust_remote_code, chat_template)

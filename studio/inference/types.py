@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from studio.errors import StudioError
-from studio.recipe import ModelSpec, Recipe
+from studio.recipe import ModelSpec, Recipe, is_template_file
 from studio.runs import Run
 
 
@@ -85,7 +85,7 @@ def pinned_model(recipe: Recipe) -> ModelSpec:
 def template_of(run: Run, recipe: Recipe) -> str:
     """A run's ``data.chat_template``; for a file of the user's, the copy that the run has kept, once it has one."""
     kept = run.model_dir / "chat_template.jinja"
-    if recipe.data.chat_template not in ("auto", "chatml") and kept.exists():
+    if is_template_file(recipe.data.chat_template) and kept.exists():
         return str(kept)
     return recipe.data.chat_template
 

@@ -6,23 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.models.templates import BUILTIN, CHATML, END, START, BuiltinTemplate
+from studio.recipe import is_inline
 
-START, END = "<|im_start|>", "<|im_end|>"
+__all__ = ["CHATML", "END", "START", "Notes", "adds_bos", "prepare_chat"]
 
-# ChatML with transformers' markers of what the assistant says: the mask covers each answer and its <|im_end|>, and not
-# the newline after it, which no model has to produce.
-CHATML = (
-    "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' }}"
-    "{%- if message['role'] == 'assistant' %}"
-    "{%- generation %}{{- (message['content'] or '') + '<|im_end|>' }}{%- endgeneration %}"
-    "{%- else %}"
-    "{{- (message['content'] or '') + '<|im_end|>' }}"
-    "{%- endif %}"
-    "{{- '\\n' }}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+SAMPLE = (  # a conversation to try a template on, with contents that no template has of its own
+    {"role": "user", "content": "ping-7"},
+    {"role": "assistant", "content": "pong-8"},
 )
+TEMPLATE_CHARACTERS = 1_000_000  # of a template's file; the longest template of a known model has 30,000
 
 # Tokens that families keep for padding or never use in text, best first.
 PAD_CANDIDATES = (
@@ -52,13 +45,16 @@ def prepare_chat(tokenizer: Any, model: Any | None = None, chat_template: str = 
     Args:
         tokenizer: as :func:`studio.models.load.load_tokenizer` gives it; changed in place.
         model: the model to fit, or None; changed in place.
-        chat_template: ``auto`` (its own, or ChatML if it has none), ``chatml``, or the path of a Jinja file.
+        chat_template: ``auto`` (its own, or ChatML if it has none), a name of
+            :data:`studio.models.templates.BUILTIN`, a template itself (it has ``{{`` or ``{%``), or the path of a
+            Jinja file.
 
     Returns:
         Notes, with ``new_token_ids``: LoRA leaves embeddings alone, so a method has to train these rows itself.
 
     Raises:
-        StudioError: the template file is missing or is not a chat template.
+        StudioError: the template's file is missing; the template is not one, or leaves its bounds when it is tried;
+            or it ends turns with an end-of-text token that the tokenizer does not have.
     """
     before = getattr(tokenizer, "prepared", None)
     if before and before[0] == chat_template:  # the tokenizer was prepared before its model was there
@@ -74,21 +70,28 @@ def prepare_chat(tokenizer: Any, model: Any | None = None, chat_template: str = 
 
 def _prepare_tokenizer(tokenizer: Any, chat_template: str) -> Notes:
     notes = Notes()
-    if chat_template not in ("auto", "chatml"):
-        tokenizer.chat_template = _read_template(chat_template, tokenizer)
-        notes.append(f"The chat template is {Path(chat_template).name}.")
-    elif chat_template == "chatml" or not tokenizer.chat_template:
+    if chat_template == "auto" and tokenizer.chat_template:
+        _check_own(tokenizer)
+    elif chat_template == "auto" or chat_template in BUILTIN:
+        chosen = BUILTIN["chatml" if chat_template == "auto" else chat_template]
+        had = bool(tokenizer.chat_template)
+        notes.new_token_ids = _set_builtin(tokenizer, chosen)
         notes.append(
-            "ChatML replaces the model's own chat template."
-            if tokenizer.chat_template
-            else "The model has no chat template, so ChatML is used."
+            f"{chosen.title} replaces the model's own chat template."
+            if had
+            else f"The model has no chat template, so {chosen.title} is used."
         )
-        notes.new_token_ids = _set_chatml(tokenizer)
         if notes.new_token_ids:
             new = tokenizer.convert_ids_to_tokens(list(notes.new_token_ids))
             notes.append(
                 f"{len(new)} {'token was' if len(new) == 1 else 'tokens were'} added for it: {', '.join(new)}."
             )
+    elif is_inline(chat_template):
+        tokenizer.chat_template = _checked(chat_template, tokenizer)
+        notes.append("The chat template is the one written in the recipe.")
+    else:
+        tokenizer.chat_template = _checked(_read_template(chat_template), tokenizer)
+        notes.append(f"The chat template is {Path(chat_template).name}.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = _pad_token(tokenizer)
         notes.append(f"The model has no padding token, so {tokenizer.pad_token} is used.")
@@ -101,14 +104,21 @@ def adds_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
-def _set_chatml(tokenizer: Any) -> tuple[int, ...]:
-    begins = adds_bos(tokenizer)
+def _set_builtin(tokenizer: Any, chosen: BuiltinTemplate) -> tuple[int, ...]:
+    if chosen.end is None and not tokenizer.eos_token:
+        raise StudioError(
+            f"{chosen.title} ends each answer with the tokenizer's end-of-text token, and this tokenizer has none.",
+            "Set data.chat_template to chatml, which brings its own.",
+            field="data.chat_template",
+        )
+    begins = adds_bos(tokenizer) and tokenizer.bos_token not in chosen.special_tokens
     known = tokenizer.get_vocab()
-    new = [token for token in (START, END) if token not in known]
+    new = [token for token in chosen.special_tokens if token not in known]
     if new:
         tokenizer.add_special_tokens({"additional_special_tokens": new}, replace_extra_special_tokens=False)
-    tokenizer.eos_token = END
-    tokenizer.chat_template = ("{{- bos_token }}" if begins and tokenizer.bos_token != START else "") + CHATML
+    if chosen.end is not None:
+        tokenizer.eos_token = chosen.end
+    tokenizer.chat_template = ("{{- bos_token }}" if begins else "") + chosen.template
     return tuple(tokenizer.convert_tokens_to_ids(new))
 
 
@@ -117,34 +127,49 @@ def _pad_token(tokenizer: Any) -> str:
     return next((t for t in PAD_CANDIDATES if t in known and t != tokenizer.eos_token), None) or tokenizer.eos_token
 
 
-def _read_template(path: str, tokenizer: Any) -> str:
-    import jinja2
-
+def _read_template(path: str) -> str:
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        with open(Path(path).expanduser(), encoding="utf-8") as file:
+            text = file.read(TEMPLATE_CHARACTERS + 1)
     except OSError as error:
         raise StudioError(
             f"The chat template {path} cannot be read: {error.strerror}.",
-            "Use auto, chatml, or the path of a .jinja file.",
+            f"Use auto, {', '.join(BUILTIN)}, the path of a .jinja file, or the template itself.",
             field="data.chat_template",
         ) from error
     except UnicodeDecodeError as error:
         raise StudioError(f"{path} is not a text file.", "Name a .jinja file.", field="data.chat_template") from error
-    sample = [{"role": "user", "content": "ping-7"}, {"role": "assistant", "content": "pong-8"}]
-    try:
-        rendered = tokenizer.apply_chat_template(sample, chat_template=text, tokenize=False)
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
-        line = f" at line {error.lineno}" if getattr(error, "lineno", None) else ""
+    if len(text) > TEMPLATE_CHARACTERS:
         raise StudioError(
-            f"The chat template {path} fails{line}: {error}.", "Mend the file.", field="data.chat_template"
-        ) from error
-    if "ping-7" not in rendered or "pong-8" not in rendered:
-        raise StudioError(
-            f"The chat template {path} leaves out what is said.",
-            "It must print message['content'] of every message.",
+            f"{path} has more than {TEMPLATE_CHARACTERS:,} characters.",
+            "Name a .jinja file.",
             field="data.chat_template",
         )
     return text
+
+
+def _checked(template: str, tokenizer: Any) -> str:
+    """A template of the user's, once a process of its own has shown that it ends and prints what is said."""
+    from studio.models.jinja_check import try_template
+
+    rendered = try_template(template, SAMPLE, tokenizer.special_tokens_map)
+    if not all(message["content"] in rendered for message in SAMPLE):
+        raise StudioError(
+            "The chat template leaves out what is said.",
+            "It must print message['content'] of every message.",
+            field="data.chat_template",
+        )
+    return template
+
+
+def _check_own(tokenizer: Any) -> None:
+    """Try the model's own template too, but start no process for one that cannot leave its bounds."""
+    from studio.models.jinja_check import needs_trying, try_template
+
+    own = tokenizer.chat_template
+    for template in own.values() if isinstance(own, dict) else [own]:
+        if needs_trying(template):
+            try_template(template, SAMPLE, tokenizer.special_tokens_map)
 
 
 def _fit(model: Any, tokenizer: Any, new_ids: tuple[int, ...]) -> None:

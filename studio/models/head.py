@@ -31,7 +31,8 @@ class LabelledLogits:
 
     A beginning that all rows share is computed once where the model allows it: plain causal attention with the usual
     cache, no dropout, no recomputation of activations. The first batch that could use it is computed both ways on
-    two of its rows, and where the losses differ beyond rounding, sharing stays off for this model.
+    two of its rows, and where the losses differ beyond rounding, sharing stays off for this model. Where these rows
+    carry no loss, the next batch decides.
 
     Args:
         model: as it is called: bare, or PEFT's.
@@ -91,10 +92,11 @@ class LabelledLogits:
     @torch.no_grad()
     def _same_both_ways(
         self, model: Any, input_ids: torch.Tensor, attention: torch.Tensor, targets: torch.Tensor, shared: int
-    ) -> bool:
+    ) -> bool | None:
+        """Whether the loss is the same from a shared beginning; None if there is no loss to tell it by."""
         mask = targets != IGNORE
         if not mask.any():
-            return False
+            return None
         try:
             logits = self._after_prefix(model, input_ids, attention, mask, shared)
         except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from studio.errors import StudioError
-from studio.recipe import Recipe
+from studio.recipe import Recipe, is_template_file
 from studio.runs import process
 from studio.runs.events import TERMINAL, EventLog, last_events, read_events
 from studio.runs.view import View
@@ -218,12 +218,21 @@ def _settled(recipe: Recipe) -> Recipe:
     """The recipe with whole paths, so that the run can be resumed from any folder."""
 
     def whole(name: str) -> str:
-        path = Path(name).expanduser()
-        return str(path.resolve()) if not name.startswith("builtin/") and path.exists() else name
+        try:
+            path = Path(name).expanduser()
+            return str(path.resolve()) if not name.startswith("builtin/") and path.exists() else name
+        except (OSError, ValueError, RuntimeError):  # no file system takes such a name
+            return name
 
     template = recipe.data.chat_template
-    template = template if template in ("auto", "chatml") else whole(template)
-    data = {"source": whole(recipe.data.source), "chat_template": template}
+    template = whole(template) if is_template_file(template) else template
+    second = recipe.data.holdout_source
+    data = {
+        "source": whole(recipe.data.source),
+        "chat_template": template,
+        "mix": [part.model_copy(update={"source": whole(part.source)}) for part in recipe.data.mix],
+        "holdout_source": whole(second) if second else None,
+    }
     return recipe.model_copy(
         update={
             "resolved": None,

@@ -19,25 +19,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from studio.data import encode_row, read_conversations
-from studio.data import files as data_files
-from studio.data.conversations import Conversation, locate
-from studio.data.encode import Encoded
-from studio.data.report import Report, examine
+from studio.data import read_conversations, sources
+from studio.data.conversations import Conversation, held_out_source
+from studio.data.duplicates import signature
+from studio.data.encode import encode_batch
+from studio.data.inspect_row import Inspection, inspect_row
+from studio.data.report import Examiner, Index, Report
 from studio.errors import StudioError
 from studio.models.progress import alive
-from studio.recipe import Recipe
+from studio.recipe import Recipe, is_template_file
 from studio.workspace import Workspace
 
-_CHUNK = 250  # rows encoded at a time
-_VERSION = 1  # of what the report says; an older one is made anew
+_CHUNK = 256  # rows encoded at a time
+_VERSION = 2  # of what the report says; an older one is made anew
 Progress = Callable[[int], None]
 
 
@@ -55,25 +55,44 @@ def check(recipe: Recipe, progress: Progress = lambda rows: None) -> Report:
     if report := _kept(path):
         return report
     tokenizer = _tokenizer(recipe)
-    reading = read_conversations(recipe.data)
-    rows = _encoded(reading.conversations, tokenizer, recipe, progress)
-    report = examine(rows, recipe.data, batch_size=recipe.train.per_device_train_batch_size, seed=recipe.train.seed)
+    data = recipe.data
+    known: set[bytes] = set()
+    if data.holdout_source:
+        held_out = read_conversations(held_out_source(data)).conversations
+        known = {i.prompt for i in _inspected(held_out, tokenizer, recipe, lambda rows: None) if i.prompt}
+    examiner = Examiner(data, batch_size=recipe.train.per_device_train_batch_size, known_prompts=known)
+    for inspection in _inspected(read_conversations(data).conversations, tokenizer, recipe, progress):
+        examiner.add(inspection)
+    report = examiner.report()
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    examiner.index().save(aside)
+    aside.replace(index_path(path))
     aside.write_text(report.to_json(), encoding="utf-8")
     aside.replace(path)
     return report
 
 
-def _encoded(
+def _changed(template: str) -> int:
+    """When a template's file was last changed, in nanoseconds; 0 if it is none or is not there."""
+    path = Path(template).expanduser() if is_template_file(template) else None
+    return path.stat().st_mtime_ns if path and path.is_file() else 0
+
+
+def index_path(report: Path) -> Path:
+    """Where the rows and findings of a report are kept, beside it."""
+    return report.with_suffix(".npz")
+
+
+def _inspected(
     conversations: Iterator[Conversation], tokenizer: Any, recipe: Recipe, progress: Progress
-) -> Iterator[tuple[Conversation, Encoded | str | None]]:
-    """The conversations with their examples, in order. Many are encoded by several processes at once."""
+) -> Iterator[Inspection]:
+    """What there is to say about each row, in order. Many rows are worked on by several processes at once."""
     chunks = iter(lambda: list(islice(conversations, _CHUNK)), [])
     first = list(islice(chunks, 2))
     done = 0
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if len(first) < 2 or processes == 1:
-        answers = (_encode_chunk(tokenizer, recipe, chunk) for chunk in chain(first, chunks))
+        answers = (_inspect_chunk(tokenizer, recipe, chunk) for chunk in chain(first, chunks))
     else:
         answers = _in_parallel(tokenizer, recipe, chain(first, chunks), processes)
     for answer in answers:
@@ -82,20 +101,11 @@ def _encoded(
         progress(done)
 
 
-def _encode_chunk(
-    tokenizer: Any, recipe: Recipe, conversations: list[Conversation]
-) -> list[tuple[Conversation, Encoded | str | None]]:
-    answer: list[tuple[Conversation, Encoded | str | None]] = []
-    for conversation in conversations:
-        example: Encoded | str | None = None
-        if not conversation.dropped:
-            row = {"messages": conversation.messages, "text": conversation.text}
-            try:
-                example = replace(encode_row(tokenizer, row, recipe.data), text="", offsets=[])  # less to hand over
-            except StudioError as error:
-                example = error.what
-        answer.append((conversation, example))
-    return answer
+def _inspect_chunk(tokenizer: Any, recipe: Recipe, conversations: list[Conversation]) -> list[Inspection]:
+    usable = [c for c in conversations if not c.dropped]
+    encoded = iter(encode_batch(tokenizer, [c.content() for c in usable], recipe.data))
+    seed = recipe.train.seed
+    return [inspect_row(c, None if c.dropped else next(encoded), seed) for c in conversations]
 
 
 _worker: dict[str, Any] = {}  # in a forked process of the pool alone: what it encodes with
@@ -103,15 +113,16 @@ _worker: dict[str, Any] = {}  # in a forked process of the pool alone: what it e
 
 def _in_parallel(
     tokenizer: Any, recipe: Recipe, chunks: Iterator[list[Conversation]], processes: int
-) -> Iterator[list[tuple[Conversation, Encoded | str | None]]]:
-    """Chunks encoded by forked processes, in order; only a few are under way, so that memory stays small."""
+) -> Iterator[list[Inspection]]:
+    """Chunks worked on by forked processes, in order; only a few are under way, so that memory stays small."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    signature("warm up")  # so that its library is imported once, before the fork
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, fork, _be_worker, (tokenizer, recipe, os.getpid())) as pool:
         under_way: deque = deque()
         try:
             for chunk in chunks:
-                under_way.append(pool.submit(_encode_in_worker, chunk))
+                under_way.append(pool.submit(_inspect_in_worker, chunk))
                 if len(under_way) > 2 * processes:
                     yield under_way.popleft().result()
             while under_way:
@@ -132,8 +143,8 @@ def _end_with(parent: int) -> None:
     os._exit(1)  # the check was killed
 
 
-def _encode_in_worker(chunk: list[Conversation]) -> list[tuple[Conversation, Encoded | str | None]]:
-    return _encode_chunk(_worker["tokenizer"], _worker["recipe"], chunk)
+def _inspect_in_worker(chunk: list[Conversation]) -> list[Inspection]:
+    return _inspect_chunk(_worker["tokenizer"], _worker["recipe"], chunk)
 
 
 def _tokenizer(recipe: Recipe) -> Any:
@@ -155,24 +166,35 @@ def report_path(recipe: Recipe) -> Path:
     Raises:
         StudioError: there is no such dataset or model.
     """
-    from studio.data import hub
     from studio.models import store
 
     data = recipe.data
-    path = locate(data, data.split)
-    template = Path(data.chat_template)
+    template = data.chat_template
+    folder = store.local_folder(recipe.model)
     parts = [
         _VERSION,
-        data_files.identity(path) if path else hub.identity(data),
-        data.model_dump(mode="json", exclude={"eval_split"}),
-        template.stat().st_mtime_ns if template.is_file() else 0,
+        sources.identity(data),
+        sources.identity(held_out_source(data)) if data.holdout_source else None,
+        data.model_dump(mode="json", exclude={"eval_split", "invalid_rows"}),
+        _changed(template),
         recipe.model.id,
-        str(store.local_folder(recipe.model)),
+        str(folder),
+        [(p.name, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.json*"))] if folder else None,
         recipe.train.per_device_train_batch_size,
         recipe.train.seed,
     ]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
     return Workspace.current().folder("datasets/reports") / f"{key}.json"
+
+
+def kept_index(recipe: Recipe) -> Index | None:
+    """The rows and findings of a recipe's report, if it has been made.
+
+    Raises:
+        StudioError: there is no such dataset or model.
+    """
+    path = index_path(report_path(recipe))
+    return Index.load(path) if path.exists() else None
 
 
 def _kept(path: Path) -> Report | None:
@@ -212,15 +234,23 @@ def cancel(recipe: Recipe) -> None:
             psutil.Process(state["pid"]).terminate()
 
 
+def say_progress(
+    report: Path, process: int, rows: int = 0, state: str = "working", error: list[str] | None = None
+) -> None:
+    """Write how far the process that makes a report has come."""
+    path = report.with_suffix(".progress")
+    values = {"state": state, "rows": rows, "error": error, "pid": process, "time": time.time()}
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    aside.write_text(json.dumps(values), encoding="utf-8")
+    aside.replace(path)
+
+
 def main(arguments: list[str]) -> int:
     recipe = Recipe.load(arguments[0])
-    path = report_path(recipe).with_suffix(".progress")
+    path = report_path(recipe)
 
     def write(rows: int, state: str = "working", error: list[str] | None = None) -> None:
-        values = {"state": state, "rows": rows, "error": error, "pid": os.getpid(), "time": time.time()}
-        aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        aside.write_text(json.dumps(values), encoding="utf-8")
-        aside.replace(path)
+        say_progress(path, os.getpid(), rows, state, error)
 
     last = 0.0
 
@@ -240,7 +270,10 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         write(0, "failed", ["The check was cancelled.", "Start it again when you like."])
         return 130
-    path.unlink(missing_ok=True)
+    except Exception as error:
+        write(0, "failed", [f"The check failed: {type(error).__name__}: {error}.", "Its log is beside its report."])
+        raise
+    path.with_suffix(".progress").unlink(missing_ok=True)
     return 0
 
 

@@ -82,7 +82,7 @@ def workload(recipe: Recipe, folder: Path | None, progress: Report = quiet) -> W
     from studio.data import encode_rows, load_conversations, split_conversations
 
     progress("Reading the data", 0, 0)
-    rows, _ = split_conversations(load_conversations(recipe.data), recipe.data.holdout, recipe.train.seed)
+    rows, _ = split_conversations(load_conversations(recipe.data), recipe.data, recipe.train.seed)
     if folder is None:
         return Workload(len(rows))
     from studio.models.chat import prepare_chat

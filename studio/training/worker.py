@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from studio.data import encode_rows, load_conversations, split_conversations
-from studio.data.conversations import fingerprint
+from studio.data.load import fingerprint, refuse_invalid
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
@@ -71,7 +71,8 @@ def _train(run: Run, log: EventLog) -> str:
     # data: conversations -> tokens and labels
     progress("Reading the data", 0, 0)
     conversations = load_conversations(recipe.data)
-    training_rows, held_out_rows = split_conversations(conversations, recipe.data.holdout, recipe.train.seed)
+    refuse_invalid(recipe.data)
+    training_rows, held_out_rows = split_conversations(conversations, recipe.data, recipe.train.seed)
     total = len(conversations)
     examples, dropped = encode_rows(
         tokenizer, training_rows, recipe.data, lambda done: progress("Encoding the data", done, total)

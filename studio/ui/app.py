@@ -35,7 +35,11 @@ def build(desk: Desk) -> gr.Blocks:
     """The whole page."""
     gr.set_static_paths([charts.plotly_js()])
     form = Form(desk.draft())
-    with gr.Blocks(title="SFT Studio", fill_width=True, analytics_enabled=False) as page:
+    # Gradio's copies of uploads go when they are a week old. A day would be too short: a page that is left open during
+    # a long training still links to its copy of the recipe.
+    with gr.Blocks(
+        title="SFT Studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)
+    ) as page:
         top = gr.HTML(partial(header, desk.machine))
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=480), gr.Tabs(elem_id="tabs") as tabs:

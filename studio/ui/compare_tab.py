@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,9 @@ from studio.runs import Run, list_runs
 from studio.ui import panes as conversation
 from studio.ui import views
 from studio.ui.desk import Desk
-from studio.ui.wiring import QUIET, told
+from studio.ui.wiring import QUEUED, QUIET, told
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -91,44 +95,122 @@ def tuned() -> list[tuple[str, str]]:
     return [(f"{run.id} · {run.status}", run.id) for run in list_runs() if run.has_model]
 
 
+class Answers(threading.Event):
+    """Two answers that are being written. When it is set, they end and what they have written is kept.
+
+    Args:
+        run_id: the tuned model that is asked.
+    """
+
+    def __init__(self, run_id: str | None):
+        super().__init__()
+        self.run_id = run_id
+        self.discarded = False
+
+    def discard(self, run_id: str | None) -> None:
+        """End the answers and keep nothing of them; ``run_id`` is the run that the empty panes are for."""
+        self.run_id, self.discarded = run_id, True
+        self.set()
+
+
+def talk(
+    desk: Desk,
+    session: str,
+    run_id: str | None,
+    system: str | None,
+    history: str | None,
+    prompt: str | None,
+    sampling: dict[str, Any],
+    *,
+    regenerate: bool = False,
+) -> Iterator[list[Any]]:
+    """Let both models answer a prompt, or the last one again.
+
+    The history and the prompt box change only with an answer: after a failure, both are what they were before.
+
+    Args:
+        session: the browser that asks; it has one pair of answers at a time.
+        history: as the hidden field holds it.
+
+    Yields:
+        An update each for the panes, the history, the notice, the prompt, the Send and the Stop button.
+    """
+    answers = Answers(run_id)
+    if desk.stops.setdefault(session, answers) is not answers:  # a double click: the answers are being written
+        yield [gr.skip()] * 6
+        return
+    going = gr.update(interactive=False), gr.update(visible=True)
+    ready = gr.update(interactive=True), gr.update(visible=False)
+    before, begun, notice = conversation.read_history(history), False, None
+    try:
+        try:
+            turns = conversation.asked_again(before) if regenerate else conversation.asked(before, prompt)
+            for panes, after, said in conversation.answer(desk, answers, run_id, system, turns, sampling):
+                if answers.discarded:
+                    break
+                kept = gr.skip() if after is None else json.dumps(after)
+                box = gr.skip() if begun or regenerate else ""  # emptied once: the next prompt may be being written
+                begun = True
+                yield [panes, kept, said, box, *going]
+        except StudioError as error:
+            notice = views.problem(error)
+        except Exception as error:  # the page's edge: the person sees it, the terminal has the traceback
+            log.exception("The answers failed")
+            what = f"The answers failed: {type(error).__name__}: {str(error)[:300]}"
+            notice = views.message(
+                "bad", what, "Send the prompt again, or clear the conversation; the studio's terminal has the details."
+            )
+        if notice is not None and not answers.discarded:
+            panes = conversation.draw(*before, run_id or "", "") if begun else gr.skip()
+            box = prompt if begun and not regenerate else gr.skip()
+            yield [panes, gr.skip(), notice, box, *ready]
+        if answers.discarded:  # what was sent last is what stays on the page
+            yield [*emptied(answers.run_id), gr.skip(), *ready]
+        else:
+            yield [*[gr.skip()] * 4, *ready]
+    finally:
+        answers.set()
+        del desk.stops[session]
+
+
+def clear(desk: Desk, session: str, run_id: str | None) -> tuple[str, str, str]:
+    """Empty panes, history and notice; answers that are being written are discarded."""
+    answers = desk.stops.get(session)
+    if answers:
+        answers.discard(run_id)
+    return emptied(run_id)
+
+
+def choose(desk: Desk, session: str, run_id: str | None) -> Any:
+    """What :func:`clear` does, unless the answers that are being written are this run's already."""
+    answers = desk.stops.get(session)
+    if answers and answers.run_id == run_id:
+        return [gr.skip()] * 3
+    return clear(desk, session, run_id)
+
+
+def emptied(run_id: str | None) -> tuple[str, str, str]:
+    """Panes, history and notice before the first prompt."""
+    return conversation.draw([], [], run_id or "", ""), "[]", ""
+
+
+def chosen(tab: CompareTab, settings: Sequence[Any]) -> dict[str, Any]:
+    """The sampling settings; a field that was cleared has the value that it began with."""
+    fields = zip(tab.sampling.items(), settings, strict=True)
+    return {name: field.value if value is None else value for (name, field), value in fields}
+
+
 def wire(desk: Desk, tab: CompareTab) -> None:
     """Connect the tab's buttons."""
-    sampling = list(tab.sampling.values())
-    inputs = [tab.run, tab.system, tab.history, tab.prompt, *sampling]
+    inputs = [tab.run, tab.system, tab.history, tab.prompt, *tab.sampling.values()]
     outputs = [tab.panes, tab.history, tab.notice, tab.prompt, tab.send, tab.stop]
 
-    def talk(regenerate: bool, request: gr.Request, values: tuple) -> Any:
-        session, stop = request.session_hash or "", threading.Event()
-        if desk.stops.setdefault(session, stop) is not stop:  # a double click: the answers are being written
-            yield [gr.skip()] * 6
-            return
-        try:
-            yield from speak(stop, regenerate, values)
-        finally:
-            del desk.stops[session]
+    def send(request: gr.Request, run_id: str, system: str, history: str, prompt: str, *settings: Any) -> Any:
+        yield from talk(desk, request.session_hash or "", run_id, system, history, prompt, chosen(tab, settings))
 
-    def speak(stop: threading.Event, regenerate: bool, values: tuple) -> Any:
-        run_id, system, history, prompt, *settings = values
-        turns = conversation.read_history(history)
-        if regenerate:
-            turns = [conversation.without_answer(pane) for pane in turns]
-        elif prompt and prompt.strip():
-            turns = [[*pane, {"role": "user", "content": prompt.strip()}] for pane in turns]
-        if not turns[0] or turns[0][-1]["role"] != "user":
-            notice = views.message("warn", "The prompt is empty.", "Write a message first.")
-            yield gr.skip(), gr.skip(), notice, *[gr.skip()] * 3
-            return
-        going = gr.update(interactive=False), gr.update(visible=True)
-        options = dict(zip(tab.sampling, settings, strict=True))
-        for panes, after, notice in conversation.answer(desk, stop, run_id, system, turns, options):
-            yield panes, json.dumps(after), notice, "", *going
-        yield *[gr.skip()] * 4, gr.update(interactive=True), gr.update(visible=False)
-
-    def send(request: gr.Request, *values: Any) -> Any:
-        yield from talk(False, request, values)
-
-    def again(request: gr.Request, *values: Any) -> Any:
-        yield from talk(True, request, values)
+    def again(request: gr.Request, run_id: str, system: str, history: str, prompt: str, *settings: Any) -> Any:
+        session = request.session_hash or ""
+        yield from talk(desk, session, run_id, system, history, prompt, chosen(tab, settings), regenerate=True)
 
     # "multiple", because with "once" the page drops a prompt that is sent in the moment after an answer has ended
     say = {
@@ -143,12 +225,15 @@ def wire(desk: Desk, tab: CompareTab) -> None:
     tab.again.click(again, **say)
 
     def halt(request: gr.Request) -> None:
-        stop = desk.stops.get(request.session_hash or "")
-        if stop:
-            stop.set()
+        answers = desk.stops.get(request.session_hash or "")
+        if answers:
+            answers.set()
 
-    def emptied(run_id: str | None) -> tuple[str, str, str]:
-        return conversation.draw([], [], run_id or "", ""), "[]", ""
+    def cleared(request: gr.Request, run_id: str | None) -> Any:
+        return clear(desk, request.session_hash or "", run_id)
+
+    def changed(request: gr.Request, run_id: str | None) -> Any:
+        return choose(desk, request.session_hash or "", run_id)
 
     def example(run_id: str | None) -> tuple[str, str]:
         if not run_id:
@@ -157,6 +242,7 @@ def wire(desk: Desk, tab: CompareTab) -> None:
         return user, system
 
     tab.stop.click(halt, None, None, **QUIET)
-    tab.clear.click(emptied, tab.run, [tab.panes, tab.history, tab.notice], **QUIET)
-    tab.run.change(emptied, tab.run, [tab.panes, tab.history, tab.notice], **QUIET)
+    # queued like the answers, so that the page gets them in the order in which they were sent
+    tab.clear.click(cleared, tab.run, [tab.panes, tab.history, tab.notice], **QUEUED)
+    tab.run.change(changed, tab.run, [tab.panes, tab.history, tab.notice], **QUEUED)
     tab.example.click(told(example), tab.run, [tab.prompt, tab.system], api_visibility="private")

@@ -103,7 +103,7 @@ def build(form: Form) -> DataTab:
 
 def known_datasets(chosen: str) -> list[str]:
     """The datasets to choose from: built in, and uploaded before."""
-    from studio.data.conversations import builtin_names
+    from studio.data.sources import builtin_names
 
     uploads = Workspace.current().datasets / "uploads"
     files = sorted(str(p) for p in uploads.glob("*") if not p.name.startswith(".")) if uploads.exists() else []
@@ -130,10 +130,13 @@ def keep_uploads(paths: list[str]) -> str:
         folder = uploads / f"{stem}-and-{len(sources) - 1}-more-{whole[:8]}"
         aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
         if not folder.exists():
-            aside.mkdir()
-            for source, digest in zip(sources, digests, strict=True):
-                _copy(source, aside / _name(source, digest))
-            aside.rename(folder)
+            try:
+                aside.mkdir()
+                for source, digest in zip(sources, digests, strict=True):
+                    _copy(source, aside / _name(source, digest))
+                aside.rename(folder)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)  # on a full disk some of the files would stay
         return str(folder)
     except OSError as error:
         raise StudioError(

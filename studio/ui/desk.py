@@ -10,15 +10,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from studio.data.conversations import Survey, locate, survey
+from studio.data.conversations import Survey, survey
 from studio.data.files import identity
+from studio.data.sources import locate
 from studio.errors import StudioError
 from studio.models import store
 from studio.models.machine import machine_memory
 from studio.models.memory import Estimate, estimate
-from studio.recipe import Recipe
+from studio.recipe import Recipe, is_template_file
 from studio.runs import Launcher, list_runs
-from studio.training.check import report_path
+from studio.training.check import check_state, report_path, say_progress
 from studio.ui import views
 from studio.ui.charts import Feed
 from studio.workspace import ASSETS, Workspace
@@ -92,7 +93,7 @@ class Desk:
                 "Get it in the Model tab; it is fetched once.",
             )
         template = recipe.data.chat_template
-        stamp = Path(template).stat().st_mtime_ns if Path(template).is_file() else 0
+        stamp = Path(template).stat().st_mtime_ns if is_template_file(template) else 0
         key = (str(folder), template, stamp, recipe.model.trust_remote_code)
         with self._lock:
             if key not in self._tokenizers:
@@ -134,17 +135,19 @@ class Desk:
         """Start the report over the whole dataset in a process of its own, unless it is here or being made."""
         path = report_path(recipe)
         running = self._checks.get(path)
-        if path.exists() or (running and running.poll() is None):
+        if check_state(recipe)[0] or (running and running.poll() is None):
             return
         given = path.with_suffix(".yaml")
         recipe.save(given)
-        self._checks[path] = subprocess.Popen(
-            [sys.executable, "-m", "studio.training.check", str(given)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=ASSETS.parent,
-        )
+        with path.with_suffix(".log").open("wb") as log:
+            self._checks[path] = started = subprocess.Popen(
+                [sys.executable, "-m", "studio.training.check", str(given)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd=ASSETS.parent,
+            )
+        say_progress(path, started.pid)  # it takes a while until the process says so itself
 
     # what the panel says
 

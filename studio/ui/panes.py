@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from studio.errors import StudioError
+from studio.errors import StudioError, StudioErrors
 from studio.recipe import Recipe
 from studio.runs import Run
 from studio.ui import views
@@ -22,7 +22,10 @@ _SYSTEM = "system"
 
 
 def draw(base: list[dict], tuned: list[dict], run_id: str, base_id: str) -> str:
-    """Both panes. A turn is ``{"role", "content"}`` with, for answers, ``stats``, ``error`` and ``writing``."""
+    """Both panes. A turn is ``{"role", "content"}``, with ``stats`` and ``writing`` for an answer.
+
+    A user turn that could not be answered has the reason as its ``error``.
+    """
     names = (f"● Base{f' · {base_id}' if base_id else ''}", f"◆ Tuned{f' · {run_id}' if run_id else ''}")
     cells = []
     for kind, name, turns in zip(PANES, names, (base, tuned), strict=True):
@@ -39,9 +42,9 @@ def draw(base: list[dict], tuned: list[dict], run_id: str, base_id: str) -> str:
 
 
 def _turn(turn: dict) -> str:
-    if turn.get("error"):
-        return views.message("bad", *turn["error"])
     text = bubble(turn["role"], turn["content"], " caret" if turn.get("writing") else "")
+    if turn.get("error"):
+        return text + views.message("bad", *turn["error"])
     return text + (f'<div class="stats">{escape(turn["stats"])}</div>' if turn.get("stats") else "")
 
 
@@ -63,6 +66,32 @@ def first_user_turn(recipe: Recipe) -> tuple[str, str]:
     return system, next((m["content"] for m in messages if m["role"] == "user"), "")
 
 
+def asked(history: list[list[dict]], prompt: str | None) -> list[list[dict]]:
+    """Both histories with a prompt for both at the end.
+
+    Raises:
+        StudioError: the prompt is empty.
+    """
+    if not prompt or not prompt.strip():
+        raise StudioError("The prompt is empty.", "Write a message first.")
+    return [[*turns, {"role": "user", "content": prompt.strip()}] for turns in history]
+
+
+def asked_again(history: list[list[dict]]) -> list[list[dict]]:
+    """Both histories up to the last prompt, whether it was answered or not.
+
+    Raises:
+        StudioError: there is none yet.
+    """
+    if not history[0]:
+        raise StudioError("There is no answer to write again yet.", "Write a message first.")
+    again = []
+    for turns in history:
+        last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
+        again.append([*turns[:last], {"role": "user", "content": turns[last]["content"]}])
+    return again
+
+
 def answer(
     desk: Desk,
     stop: threading.Event,
@@ -70,58 +99,63 @@ def answer(
     system: str | None,
     history: list[list[dict]],
     sampling: dict[str, Any],
-) -> Iterator[tuple[str, list[list[dict]], str]]:
+) -> Iterator[tuple[str, list[list[dict]] | None, str]]:
     """Let both models answer the last user turn of their histories.
+
+    Where one of them fails, its history has no answer, and the user turn carries the ``error``: it is shown, but it is
+    not put before the model again.
 
     Args:
         stop: set it to end both answers.
 
     Yields:
-        (the panes as HTML, the histories, a notice as HTML), a few times a second and at the end.
+        (the panes as HTML, the histories once both have answered and None before, a notice as HTML), a few times a
+        second and at the end.
+
+    Raises:
+        StudioError: neither of them can answer.
     """
     from studio.inference import Sampling, Target, stream_many
 
     if not run_id:
-        yield draw([], [], "", ""), history, views.message("warn", "No tuned model is chosen.", "Train one first.")
-        return
-    try:
-        run = Run.open(run_id)
-        base_id = run.recipe.model.id
-        settings = Sampling(
-            temperature=float(sampling["temperature"]),
-            top_p=float(sampling["top_p"]),
-            top_k=int(sampling["top_k"]),
-            repetition_penalty=float(sampling["repetition_penalty"]),
-            max_new_tokens=int(sampling["max_new_tokens"]),
-            seed=int(sampling["seed"] or 0),
-        )
-        yield draw(*history, run_id, base_id), history, views.working("Loading the models (only the first time)")
-        handles = [desk.engine.open(Target.base_of(run)), desk.engine.open(Target.run(run_id))]
-        start = [{"role": _SYSTEM, "content": system}] if system and system.strip() else []
-        asked = [
-            start + [{"role": t["role"], "content": t["content"]} for t in turns if not t.get("error")]
-            for turns in history
-        ]
-        writing = [{"role": "assistant", "content": "", "writing": True} for _ in PANES]
-        turns = [[*history[i], writing[i]] for i in range(2)]
-        yield draw(*turns, run_id, base_id), history, ""
-        drawn = time.monotonic()
-        for pane, piece in stream_many(handles, asked, settings, stop):
-            turn = writing[pane]
-            turn["content"] += piece.text
-            turn["stats"] = _stats(piece)
-            if piece.finished:
-                turn["writing"] = False
-            if piece.error:
-                turn["error"] = (piece.error.what, piece.error.fix)
-            if time.monotonic() - drawn > _REDRAW_SECONDS:
-                drawn = time.monotonic()
-                yield draw(*turns, run_id, base_id), history, ""
-        yield draw(*turns, run_id, base_id), turns, ""
-    except StudioError as error:
-        yield draw(*history, run_id, ""), history, views.problem(error)
-    finally:
-        stop.set()
+        raise StudioError("No tuned model is chosen.", "Train one first.")
+    settings = Sampling(
+        temperature=float(sampling["temperature"]),
+        top_p=float(sampling["top_p"]),
+        top_k=int(sampling["top_k"]),
+        repetition_penalty=float(sampling["repetition_penalty"]),
+        max_new_tokens=int(sampling["max_new_tokens"]),
+        seed=int(sampling["seed"]),
+    )
+    run = Run.open(run_id)
+    base_id = run.recipe.model.id
+    yield draw(*history, run_id, base_id), None, views.working("Loading the models (only the first time)")
+    handles = [desk.engine.open(Target.base_of(run)), desk.engine.open(Target.run(run_id))]
+    start = [{"role": _SYSTEM, "content": system}] if system and system.strip() else []
+    messages = [
+        start + [{"role": t["role"], "content": t["content"]} for t in turns if not t.get("error")] for turns in history
+    ]
+    writing = [{"role": "assistant", "content": "", "writing": True} for _ in PANES]
+    turns = [[*asked, answer] for asked, answer in zip(history, writing, strict=True)]
+    yield draw(*turns, run_id, base_id), None, ""
+    drawn = time.monotonic()
+    errors: dict[int, StudioError] = {}
+    for pane, piece in stream_many(handles, messages, settings, stop):
+        writing[pane]["content"] += piece.text
+        writing[pane]["stats"] = _stats(piece)
+        if piece.finished:
+            writing[pane]["writing"] = False
+        if piece.error:
+            errors[pane] = piece.error
+            asked = {**history[pane][-1], "error": (piece.error.what, piece.error.fix)}
+            turns[pane] = [*history[pane][:-1], asked]
+        if time.monotonic() - drawn > _REDRAW_SECONDS:
+            drawn = time.monotonic()
+            yield draw(*turns, run_id, base_id), None, ""
+    if len(errors) == len(PANES):
+        different = {(error.what, error.fix): error for error in errors.values()}
+        raise StudioErrors(list(different.values()))
+    yield draw(*turns, run_id, base_id), turns, ""
 
 
 def _stats(piece: Any) -> str:
@@ -131,12 +165,6 @@ def _stats(piece: Any) -> str:
     speed = f" · {(piece.new_tokens - 1) / after:.1f} tokens/s" if after > 0 and piece.new_tokens > 1 else ""
     ends = {"length": " · cut at the longest answer", "stopped": " · stopped"}.get(piece.finished or "", "")
     return f"{piece.new_tokens} tokens{speed} · first after {piece.first_token_seconds:.2f} s{ends}"
-
-
-def without_answer(turns: list[dict]) -> list[dict]:
-    """The turns up to the last one of the user."""
-    last = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
-    return turns[: last + 1]
 
 
 def read_history(text: str | None) -> list[list[dict]]:

@@ -40,8 +40,7 @@ def load(recipe: Recipe, tokenizer: Any, notes: list[str], start: int = 1, count
             rows.append((conversation, conversation.dropped))
             continue
         try:
-            row = {"messages": conversation.messages, "text": conversation.text}
-            encoded = encode_row(tokenizer, row, recipe.data)
+            encoded = encode_row(tokenizer, conversation.content(), recipe.data)
         except StudioError as error:
             rows.append((conversation, f"{error.what} {error.fix}"))
             continue

@@ -202,6 +202,25 @@ def test_stop_ends_both_answers_and_keeps_what_was_written(visit):
     assert page.locator(".pane .turn.assistant").count() == 2
 
 
+def test_clear_while_answers_are_written_leaves_the_panes_empty_and_the_next_prompt_is_answered(visit):
+    page = visit()
+    open_tab(page, "Compare")
+    longest_answer(page, 2048)
+    page.fill("#prompt textarea", "Tell me a very long story.")
+    page.click("#send")
+    page.wait_for_function("() => document.querySelector('.pane.tuned .stats')?.innerText.includes('tokens')")
+    page.click("#clear")
+    page.wait_for_selector("#stop-answers", state="hidden", timeout=10_000)
+    page.wait_for_timeout(500)  # an answer that went on would be back by now
+    assert page.locator(".pane .turn").count() == 0
+    page.fill("#prompt textarea", "What is 1 plus 1?")
+    page.click("#send")
+    page.wait_for_function("() => document.querySelector('.pane.tuned .stats')?.innerText.includes('tokens')")
+    page.click("#stop-answers")
+    page.wait_for_selector("#stop-answers", state="hidden", timeout=10_000)
+    assert page.locator(".pane .turn.user").count() == 2
+
+
 def test_an_opened_run_is_read_from_the_address(visit):
     oldest = list_runs()[-1]
     page = visit(f"?run={oldest.id}")

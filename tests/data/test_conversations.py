@@ -7,7 +7,8 @@ from itertools import islice
 import pytest
 
 from studio.data import load_conversations, load_evaluation, read_conversations, split_conversations
-from studio.data.conversations import builtin_names, fingerprint, splits
+from studio.data.load import fingerprint
+from studio.data.sources import builtin_names, splits
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
@@ -26,6 +27,11 @@ def write(tmp_path):
 
 def pairs(numbers) -> list[dict]:
     return [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in numbers]
+
+
+def split(data: DataSpec, holdout: float, seed: int):
+    data = data.model_copy(update={"holdout": holdout})
+    return split_conversations(load_conversations(data), data, seed)
 
 
 def answers(dataset) -> list[str]:
@@ -189,45 +195,45 @@ def test_every_builtin_dataset_is_read_whole(name):
 
 
 def test_the_held_out_share_is_about_what_is_asked(write):
-    train, held_out = split_conversations(load_conversations(write(pairs(range(1000)))), 0.1, seed=0)
+    train, held_out = split(write(pairs(range(1000))), 0.1, seed=0)
     assert len(train) + len(held_out) == 1000
     assert 60 <= len(held_out) <= 140
 
 
 def test_added_rows_move_no_row_to_the_other_side(write):
-    before = split_conversations(load_conversations(write(pairs(range(200)))), 0.2, seed=3)
-    after = split_conversations(load_conversations(write(pairs([*range(500, 600), *range(200)]))), 0.2, seed=3)
+    before = split(write(pairs(range(200))), 0.2, seed=3)
+    after = split(write(pairs([*range(500, 600), *range(200)])), 0.2, seed=3)
     for old, new in zip(before, after, strict=True):
         assert set(answers(old)) <= set(answers(new))
 
 
 def test_equal_rows_are_on_the_same_side(write):
-    sides = split_conversations(load_conversations(write(pairs(range(30)) * 3)), 0.3, seed=0)
+    sides = split(write(pairs(range(30)) * 3), 0.3, seed=0)
     assert not set(answers(sides[0])) & set(answers(sides[1]))
 
 
 @pytest.mark.parametrize("holdout", [0.001, 0.5])
 @pytest.mark.parametrize("seed", range(8))
 def test_two_different_rows_are_one_to_train_on_and_one_held_out(write, holdout, seed):
-    train, held_out = split_conversations(load_conversations(write(pairs(range(2)))), holdout, seed)
+    train, held_out = split(write(pairs(range(2))), holdout, seed)
     assert len(train) == len(held_out) == 1
 
 
 def test_rows_that_are_all_equal_are_all_trained_on(write):
-    train, held_out = split_conversations(load_conversations(write(pairs([1]) * 5)), 0.5, seed=0)
+    train, held_out = split(write(pairs([1]) * 5), 0.5, seed=0)
     assert len(train) == 5
     assert held_out is None
 
 
 def test_no_holdout_trains_on_every_row(write):
-    train, held_out = split_conversations(load_conversations(write(pairs(range(5)))), 0, seed=0)
+    train, held_out = split(write(pairs(range(5))), 0, seed=0)
     assert len(train) == 5
     assert held_out is None
 
 
 def test_another_seed_holds_other_rows_out(write):
     dataset = load_conversations(write(pairs(range(100))))
-    held_out = [answers(split_conversations(dataset, 0.2, seed)[1]) for seed in range(2)]
+    held_out = [answers(split_conversations(dataset, DataSpec(holdout=0.2), seed)[1]) for seed in range(2)]
     assert held_out[0] != held_out[1]
 
 
@@ -237,7 +243,7 @@ def test_the_builtin_dataset_is_evaluated_on_its_test_split():
 
 def test_a_file_is_evaluated_on_the_rows_held_out_from_its_training(write):
     data = write(pairs(range(100))).model_copy(update={"holdout": 0.2})
-    held_out = split_conversations(load_conversations(data), 0.2, seed=5)[1]
+    held_out = split_conversations(load_conversations(data), data, seed=5)[1]
     assert answers(load_evaluation(data, seed=5)) == answers(held_out)
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from studio.data.detect import detect
-from studio.data.formats import Dropped, convert
+from studio.data.formats import convert
+from studio.data.turns import Dropped
 from studio.errors import StudioError
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -14,7 +15,8 @@ AGAIN, MORE = {"role": "user", "content": "Really?"}, {"role": "assistant", "con
 def read(row, format="auto", columns=None, system_prompt=None):
     """The format found in one row, and the row converted by it."""
     mapping = detect([row], format, columns)
-    return mapping.format, convert(row, mapping, system_prompt)
+    content = convert(row, mapping, system_prompt)
+    return mapping.format, content.get("messages") or content["text"]
 
 
 def dropped(row, format="auto", columns=None) -> str:
@@ -235,14 +237,15 @@ def test_of_a_preference_the_chosen_answer_is_trained_on_and_that_is_said(row):
     mapping = detect([row])
     assert mapping.format == "preference"
     assert "rejected ones are not used" in mapping.why
-    assert convert(row, mapping) == [{"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}]
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}]
+    assert convert(row, mapping) == {"messages": turns}
 
 
 def test_of_answers_with_a_verdict_the_wanted_ones_are_kept():
     rows = [{"prompt": "q", "completion": "a", "label": wanted} for wanted in (True, False)]
     mapping = detect(rows)
     assert mapping.format == "unpaired_preference"
-    assert convert(rows[0], mapping)[-1] == {"role": "assistant", "content": "a"}
+    assert convert(rows[0], mapping)["messages"][-1] == {"role": "assistant", "content": "a"}
     with pytest.raises(Dropped, match="unwanted"):
         convert(rows[1], mapping)
 
@@ -251,16 +254,117 @@ def test_a_label_that_is_no_verdict_is_not_a_preference():
     assert detect([{"prompt": "q", "completion": "a", "label": "news"}]).format == "prompt_completion"
 
 
-def test_a_tool_call_that_would_be_lost_drops_the_row_with_the_reason():
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
-    row = {"messages": [{"role": "user", "content": "q"}, call, {"role": "assistant", "content": "a"}]}
-    with pytest.raises(Dropped, match="turn 2 has tool_calls"):
-        convert(row, detect([row]))
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
 
 
-def test_a_column_of_tools_that_is_not_rendered_is_said():
-    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "tools": "[]"}
-    assert "'tools' is not rendered" in detect([row]).why
+@pytest.mark.parametrize(
+    "call",
+    [
+        {
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
+            ]
+        },
+        {"tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Bern"}}}]},
+        {"tool_calls": '[{"name": "weather", "arguments": {"city": "Bern"}}]'},
+        {"function_call": {"name": "weather", "arguments": '{"city": "Bern"}'}},
+    ],
+    ids=["openai", "objects", "text", "the old function_call"],
+)
+def test_tool_calls_are_kept_in_one_form(call):
+    row = {"messages": [ASK, {"role": "assistant", "content": None, **call}, {"role": "tool", "content": "rain"}, SAY]}
+    made = convert(row, detect([row]))["messages"][1]
+    assert made["content"] == ""
+    assert [c["function"] for c in made["tool_calls"]] == [CALL["function"]]
+
+
+def test_a_function_call_of_sharegpt_is_a_tool_call():
+    turns = [("human", "Why?"), ("function_call", '{"name": "weather", "arguments": {"city": "Bern"}}'), ("gpt", "So.")]
+    _, messages = read({"conversations": [{"from": who, "value": what} for who, what in turns]})
+    assert messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+
+
+def test_a_call_without_a_name_drops_the_row_with_the_reason():
+    row = {"messages": [ASK, {"role": "assistant", "content": "", "tool_calls": [{"function": {}}]}]}
+    assert dropped(row) == "turn 2 has tool_calls without a function's name"
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        '[{"name": "weather", "description": "d"}]',
+        [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": None}}],
+        ['{"name": "weather", "description": "d"}'],
+    ],
+)
+def test_tools_are_kept_in_one_form(tools):
+    row = {"messages": [ASK, SAY], "tools": tools}
+    assert convert(row, detect([row]))["tools"] == [
+        {"type": "function", "function": {"name": "weather", "description": "d"}}
+    ]
+
+
+@pytest.mark.parametrize("tools", ["", "[]", None, []])
+def test_no_tools_are_none(tools):
+    row = {"messages": [ASK, SAY], "tools": tools}
+    assert "tools" not in convert(row, detect([row]))
+
+
+def test_a_column_of_tools_that_a_format_does_not_use_is_said():
+    assert "'tools' is not used" in detect([{"instruction": "q", "output": "a", "tools": "[]"}]).why
+
+
+def test_a_label_is_the_answer_to_its_text():
+    row = {"text": "Where is my parcel?", "label": "delivery"}
+    kind, messages = read(row)
+    assert kind == "classification"
+    assert [m["content"] for m in messages] == ["Where is my parcel?", "delivery"]
+
+
+def test_a_long_text_beside_a_text_is_no_label():
+    assert detect([{"text": "Once", "category": "upon a time " * 20}]).format == "text"
+
+
+def test_token_ids_pass_through_with_their_labels():
+    row = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}
+    assert convert(row, detect([row])) == row
+    masked = {"input_ids": [5, 6, 7], "completion_mask": [0, 0, 1]}
+    assert convert(masked, detect([masked]))["labels"] == [-100, -100, 7]
+    assert convert({"input_ids": [5, 6]}, detect([{"input_ids": [5, 6]}]))["labels"] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"input_ids": []}, "input_ids is not a list"),
+        ({"input_ids": [1, -4]}, "input_ids is not a list"),
+        ({"input_ids": [1, 2], "labels": [1]}, "labels are not as many"),
+        ({"input_ids": [1, 2], "labels": [2, -100]}, "labels differ from input_ids"),
+    ],
+)
+def test_tokens_that_cannot_be_trained_on_are_left_out_with_the_reason(row, reason):
+    assert reason in dropped(row, "tokenized")
+
+
+def test_reasoning_in_a_field_of_its_own_is_kept():
+    for key in ("reasoning_content", "reasoning", "thinking"):
+        row = {"messages": [ASK, {**SAY, key: "It is late."}]}
+        assert read(row)[1][1]["reasoning_content"] == "It is late."
+
+
+def test_content_that_is_not_text_drops_the_row():
+    picture = {"role": "user", "content": [{"type": "text", "text": "What?"}, {"type": "image"}]}
+    assert dropped({"messages": [picture, SAY]}) == "turn 1 holds 'image' content, and only text can be trained on"
+
+
+def test_a_part_that_is_named_with_nothing_is_left_out():
+    row = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
+    assert read(row, columns={"input": ""})[1][0]["content"] == "Add."
+
+
+def test_turns_as_json_text_are_read():
+    row = {"messages": '[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]'}
+    assert read(row, "messages")[1] == [ASK, SAY]
 
 
 @pytest.mark.parametrize(("yes", "no"), [(True, False), (1, 0), ("True", "False"), ("1", "0")])

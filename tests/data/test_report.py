@@ -1,10 +1,15 @@
 """The report: every count is what was put in, and every finding names its rows."""
 
+from dataclasses import replace
+
+import numpy
 import pytest
 
 from studio.data import Encoded
 from studio.data.conversations import Conversation
-from studio.data.report import Report, examine
+from studio.data.inspect_row import inspect_row
+from studio.data.report import Examiner, Index, Report, examine
+from studio.errors import StudioError
 from studio.recipe import DataSpec
 
 
@@ -39,11 +44,12 @@ def test_rows_tokens_and_trained_share_are_counted_on_the_examples():
 def test_dropped_and_refused_rows_are_named_with_the_reason():
     result = report(
         (Conversation(3, dropped="no assistant turn"), None),
-        (said(7, "q", "a"), "The chat template refuses this conversation."),
+        (said(7, "q", "a"), StudioError("The chat template refuses this conversation.", "")),
+        (Conversation(8, dropped="its answer is marked as unwanted", unwanted=True), None),
         (said(9, "q", "a"), Encoded([], [], dropped="no token carries loss")),
     )
-    assert (result.rows, result.kept) == (3, 0)
-    assert found(result) == {"refused": [7], "dropped": [3, 9]}
+    assert (result.rows, result.kept) == (4, 0)
+    assert found(result) == {"refused": [7], "dropped": [3], "unwanted": [8], "masked": [9]}
 
 
 def test_the_histogram_holds_every_kept_row_once_at_its_whole_length():
@@ -63,7 +69,7 @@ def test_the_same_conversation_in_other_case_and_blanks_is_a_duplicate():
         (said(2, "hello there", "yes "), encoded()),
         (said(3, "hello there!", "yes"), encoded()),
     )
-    assert found(result) == {"duplicate": [2]}
+    assert found(result) == {"duplicate": [2], "near_duplicate": [3]}
 
 
 def test_another_answer_to_the_same_prompt_is_a_contradiction():
@@ -117,8 +123,49 @@ def test_a_report_survives_its_file():
     assert Report.from_json(result.to_json()) == result
 
 
-def test_rows_that_differ_in_case_alone_may_leak_across_the_split():
+def test_rows_that_differ_in_case_alone_never_leak_across_the_split():
     rows = [(said(n, f"{'Q' if n % 2 else 'q'}uestion {n // 2}", "same"), encoded()) for n in range(2, 82)]
-    kinds = found(report(*rows, holdout=0.5))
-    assert len(kinds["duplicate"]) == 40
-    assert 0 < len(kinds["leak"]) < 40
+    result = report(*rows, holdout=0.5)
+    assert len(found(result)["duplicate"]) == 40
+    assert "leak" not in found(result)
+    assert result.held_out % 2 == 0
+
+
+LONG = "the quick brown fox jumps over the lazy dog while seven bright stars look on from a very quiet evening sky"
+
+
+def test_a_row_that_is_nearly_another_is_a_near_duplicate_and_on_its_side():
+    rows = [(said(n, f"case {n // 2}", f"{LONG} number {n // 2} {'!' * (n % 2)}"), encoded()) for n in range(2, 42)]
+    result = report(*rows, holdout=0.4)
+    assert len(found(result)["near_duplicate"]) >= 20
+    assert result.held_out % 2 == 0
+
+
+def test_packing_counts_the_room_that_is_used():
+    rows = [(said(n, f"q{n}", "a"), encoded(length)) for n, length in enumerate([6, 4, 5, 5, 3], 1)]
+    assert report(*rows, max_length=10).packing == pytest.approx(23 / 30)
+
+
+def test_the_rows_of_a_weight_are_counted_as_often_as_they_are_used():
+    result = report((replace(said(1, "q", "a"), copies=3), encoded(10, 4)), (said(2, "r", "b"), encoded(6, 2)))
+    assert (result.rows, result.kept, result.tokens, result.trained_tokens) == (2, 4, 36, 14)
+
+
+def test_rows_can_be_chosen_by_finding_and_by_length():
+    examiner = Examiner(DataSpec(holdout=0), batch_size=2)
+    for number, length, cut in ((1, 4, 0), (2, 8, 5), (3, 6, 0), (4, 8, 1)):
+        examiner.add(inspect_row(said(number, f"q{number}", "a"), encoded(length, 1, cut), 0))
+    examiner.add(inspect_row(Conversation(9, dropped="no assistant turn"), None, 0))
+    examiner.report()
+    index = examiner.index()
+    assert index.chosen().tolist() == [1, 2, 3, 4, 9]
+    assert index.chosen("too_long", "longest").tolist() == [2, 4]
+    assert index.chosen(order="shortest").tolist() == [1, 3, 4, 2]
+    assert index.chosen("dropped").tolist() == [9]
+    assert index.chosen("secret").tolist() == []
+
+
+def test_an_index_is_read_back_as_it_was_written(tmp_path):
+    index = Index(numpy.array([1, 5]), numpy.array([7, 0]), {"dropped": numpy.array([5])})
+    index.save(tmp_path / "index.npz")
+    assert Index.load(tmp_path / "index.npz").chosen("dropped").tolist() == [5]

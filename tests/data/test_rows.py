@@ -282,6 +282,6 @@ def test_the_first_rows_of_a_long_jsonl_file_take_little_memory(write):
 
 
 def test_a_json_array_is_read_whole_across_its_chunks(write, monkeypatch):
-    monkeypatch.setattr("studio.data.rows._CHUNK", 7)
+    monkeypatch.setattr("studio.data.json_rows._CHUNK", 7)
     rows = [{"text": "ä" * n, "more": [n, {"deep": "]},["}]} for n in range(40)]
     assert values(write("a.json", json.dumps(rows, ensure_ascii=False, indent=1))) == rows

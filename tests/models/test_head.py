@@ -164,6 +164,16 @@ def test_a_model_that_answers_otherwise_from_a_cache_computes_every_row_whole(mo
     torch.testing.assert_close(loss.double(), full_loss(model, inputs), rtol=1e-6, atol=0)
 
 
+def test_a_first_batch_without_labels_leaves_the_question_of_sharing_to_the_next(models):
+    model, head = prepared(models["llama"], "full")
+    inputs = alike(model.config.vocab_size)
+    unlabelled = {**inputs, "labels": torch.full_like(inputs["labels"], -100)}
+    assert labelled_loss(model, head, unlabelled)[1] == 0
+    assert head.shares_prefix is None
+    labelled_loss(model, head, inputs)
+    assert head.shares_prefix is True
+
+
 def test_recomputed_activations_and_a_shared_beginning_do_not_meet(models):
     model, head = prepared(models["llama"], "full")
     model.gradient_checkpointing_enable()

@@ -22,7 +22,7 @@ def built(tiny_model, tiny_tokenizer, tmp_path):
     def build(count: int = 12, **settings):
         recipe: Recipe = lesson(tiny_model, write_rows(tmp_path / "rows.jsonl", count), **settings)
         run = Run.create(recipe)
-        training, held_out = split_conversations(load_conversations(recipe.data), recipe.data.holdout, 0)
+        training, held_out = split_conversations(load_conversations(recipe.data), recipe.data, 0)
         examples, _ = encode_rows(tiny_tokenizer, training, recipe.data)
         others, _ = encode_rows(tiny_tokenizer, held_out, recipe.data)
         trainer = build_trainer(

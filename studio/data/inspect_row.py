@@ -1,0 +1,158 @@
+"""What can be said about one row by itself: the part of the report that several processes can work on at once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy
+
+from studio.data.conversations import Conversation
+from studio.data.duplicates import comparable, signature
+from studio.data.encode import IGNORE, Encoded
+from studio.data.split import content_hash
+from studio.errors import StudioError
+
+EXCERPT = 160  # characters
+_LONG_ANSWER = 200  # characters; a shorter answer may well be a phrase
+_SECRETS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,}|\bhf_[A-Za-z0-9]{30,}"
+    r"|\bsk-[A-Za-z0-9_-]{20,}|\bxox[abprs]-[A-Za-z0-9-]{10,}"
+)
+_SIGNS = ("PRIVATE KEY", "AKIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "hf_", "sk-", "xox")  # no secret without one
+_EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One row in numbers and digests; its text is not kept.
+
+    Attributes:
+        row, where, copies, held_out: as of its conversation.
+        findings: kind of finding -> reason or excerpt.
+        tokens, trained, cut: of its example, 0 if it is left out; ``tokens`` and ``trained`` within max_length.
+        messages: how many messages the conversation has, 0 for plain text.
+        excerpt: how the row begins.
+        whole, prompt, answer: digests of what is said, case and blanks aside; None where there is no such thing.
+        hash: the content hash that the split goes by.
+        signature: the MinHash for near duplicates.
+    """
+
+    row: int
+    where: str = ""
+    copies: int = 1
+    held_out: bool = False
+    findings: dict[str, str] = field(default_factory=dict)
+    tokens: int = 0
+    trained: int = 0
+    cut: int = 0
+    messages: int = 0
+    excerpt: str = ""
+    whole: bytes = b""
+    prompt: bytes | None = None
+    answer: bytes | None = None
+    hash: int = 0
+    signature: numpy.ndarray | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the row is trained on or held out."""
+        return self.tokens > 0
+
+
+def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | None, seed: int) -> Inspection:
+    """What is to be said about a row and its example; ``encoded`` is the refusal, or None for a dropped row."""
+    known = {
+        "row": conversation.row,
+        "where": conversation.where,
+        "copies": conversation.copies,
+        "held_out": conversation.held_out,
+    }
+    if conversation.dropped:
+        kind = "unwanted" if conversation.unwanted else "dropped"
+        return Inspection(**known, findings={kind: conversation.dropped})
+    if isinstance(encoded, StudioError):
+        return Inspection(**known, findings={"refused": encoded.what})
+    assert encoded is not None, "a row that is not dropped has been encoded"
+    if encoded.dropped:
+        return Inspection(**known, findings={"masked": encoded.dropped})
+    said = list(texts(conversation))
+    text, plain = "\n".join(said), [_plain(part) for part in said]
+    findings = {}
+    length = len(encoded.input_ids)
+    if encoded.cut:
+        findings["too_long"] = f"{length + encoded.cut:,} tokens: {text[:EXCERPT]}"
+    if match := _SECRETS.search(text) if any(sign in text for sign in _SIGNS) else None:
+        findings["secret"] = _masked(match.group())
+    if match := _EMAIL.search(text) if "@" in text else None:
+        findings["email"] = match.group()
+    prompt = answer = None
+    if conversation.messages:
+        if reason := _disorder([m["role"] for m in conversation.messages]):
+            findings["roles"] = reason
+        last = conversation.messages[-1]["content"].rstrip()
+        if len(last) > _LONG_ANSWER and _breaks_off(last):
+            findings["cut_answer"] = "… " + last[-100:]
+        prompt, answer = _digest(plain[:-1]), _digest(plain[-1:])
+    content = conversation.content()
+    return Inspection(
+        **known,
+        findings=findings,
+        tokens=length,
+        trained=length - encoded.labels.count(IGNORE),
+        cut=encoded.cut,
+        messages=len(conversation.messages or ()),
+        excerpt=text[:EXCERPT],
+        whole=_digest(plain),
+        prompt=prompt,
+        answer=answer,
+        hash=content_hash(content, seed),
+        signature=signature(comparable(content)),
+    )
+
+
+def texts(conversation: Conversation) -> Iterator[str]:
+    """What is said in a row, message by message."""
+    if conversation.messages is None:
+        yield conversation.text or " ".join(map(str, conversation.input_ids or []))
+        return
+    for message in conversation.messages:
+        calls = message.get("tool_calls")
+        yield f"{message['content']} {calls}" if calls else message["content"]
+
+
+def _plain(text: str) -> str:
+    """Text without what makes no difference to a reader: case and blanks."""
+    return " ".join(text.casefold().split())
+
+
+def _digest(plain: list[str]) -> bytes:
+    return hashlib.blake2b(" ".join(plain).encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+
+def _breaks_off(answer: str) -> bool:
+    """Whether a text ends with a letter or a comma in a line of several words; lists, numbers and code do not."""
+    line = answer.rsplit("\n", 1)[-1]
+    return (line[-1:].isalpha() or line.endswith(",")) and len(line.split()) > 5
+
+
+def _masked(secret: str) -> str:
+    return secret[:6] + "…" if len(secret) > 6 else "…"
+
+
+def _disorder(roles: list[str]) -> str | None:
+    """What is wrong with the order of the roles, or None."""
+    if "system" in roles[1:]:
+        return f"a system message as message {roles.index('system', 1) + 1}"
+    turns = roles[1:] if roles[0] == "system" else roles
+    if turns and turns[0] != "user":
+        return f"it begins with the {turns[0]}"
+    for number, (one, other) in enumerate(pairwise(turns), len(roles) - len(turns) + 2):
+        if one == other and one in ("user", "assistant"):
+            return f"two messages of the {one} in a row (message {number})"
+    if turns[-1] != "assistant":
+        return f"it ends with the {turns[-1]}"
+    return None

@@ -1,0 +1,151 @@
+"""A whole dataset as canonical conversations, on disk and memory-mapped: what is trained on, and what is scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studio.data import sources
+from studio.data.conversations import invalid_rows, nothing_left, place, read_conversations, survey
+from studio.data.split import content_hash, split_conversations
+from studio.errors import StudioError
+from studio.recipe import DataSpec
+from studio.workspace import Workspace
+
+if TYPE_CHECKING:
+    import datasets
+
+_VERSION = 2  # of the columns in the workspace; an older cache is made anew
+_UNRELATED = (  # settings that do not change the conversations
+    *("max_length", "train_on", "chat_template", "eval_split", "invalid_rows"),
+    *("holdout", "holdout_rows", "holdout_source"),
+)
+
+
+def load_conversations(data: DataSpec, split: str | None = None) -> datasets.Dataset:
+    """The whole dataset as canonical conversations, on disk and memory-mapped; dropped rows are left out.
+
+    Columns, of which those that do not apply are None: ``row`` (int, the row's number in the source), ``messages``
+    (list of dicts with ``role``, ``content`` and more, see ``studio.data.turns``), ``tools`` (list of functions),
+    ``text``, ``input_ids`` and ``labels`` (ints), ``held_out`` (bool). Kept in the workspace, by the identity of the
+    sources and the settings.
+
+    Raises:
+        StudioError: a source cannot be read, or no row is left.
+    """
+    import datasets
+
+    features = {
+        "row": datasets.Value("int64"),
+        "messages": datasets.List(datasets.Json()),
+        "tools": datasets.Json(),
+        "text": datasets.Value("large_string"),
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "labels": datasets.List(datasets.Value("int32")),
+        "held_out": datasets.Value("bool"),
+    }
+    key = _key(data, split)
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        return datasets.Dataset.from_generator(
+            _generate,
+            features=datasets.Features(features),
+            gen_kwargs={"data": data.model_dump_json(), "split": split or data.split, "key": key},
+            fingerprint=key,
+            cache_dir=str(Workspace.current().datasets / "cache"),
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, StudioError):
+            raise error.__cause__ from None
+        raise
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _key(data: DataSpec, split: str | None) -> str:
+    """What the conversations of a dataset are kept under: a digest of all that they depend on."""
+    settings = {**data.model_dump(mode="json", exclude=set(_UNRELATED)), "split": split or data.split}
+    parts = json.dumps([settings, sources.identity(data, split), _VERSION], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def _left_out_path(key: str) -> Path:
+    return Workspace.current().folder("datasets/cache") / f"{key}.left_out.json"
+
+
+def refuse_invalid(data: DataSpec) -> None:
+    """Refuse a dataset that ``load_conversations`` has read if rows of it need mending and are to stop the training.
+
+    Raises:
+        StudioError: says how many, why, and where the first of them are.
+    """
+    path = _left_out_path(_key(data, None))
+    if data.invalid_rows != "stop":
+        return
+    if path.exists():
+        left_out = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        seen = survey(data)
+        left_out = {"invalid": seen.invalid, "first": seen.first}
+    if left_out["invalid"]:
+        raise invalid_rows(left_out["invalid"], left_out["first"])
+
+
+def _generate(data: str, split: str, key: str) -> Iterator[dict[str, Any]]:
+    """Rows for ``Dataset.from_generator``; what is left out goes into a file beside its cache."""
+    spec = DataSpec.model_validate_json(data)
+    reading = read_conversations(spec, split)
+    first: dict[str, str] = {}
+    invalid: Counter = Counter()
+    kept = 0
+    for conversation in reading.conversations:
+        if conversation.dropped:
+            first.setdefault(conversation.dropped, place(conversation))
+            invalid.update([] if conversation.unwanted else [conversation.dropped])
+            continue
+        row = {**conversation.content(), "row": conversation.row, "held_out": conversation.held_out}
+        for _ in range(conversation.copies):
+            kept += 1
+            yield row
+    if not kept:
+        raise nothing_left(reading, first)
+    path = _left_out_path(key)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    aside.write_text(json.dumps({"invalid": dict(invalid.most_common()), "first": first}), encoding="utf-8")
+    aside.replace(path)
+
+
+def fingerprint(dataset: datasets.Dataset) -> str:
+    """sha256 over the canonical conversations, in order."""
+    digest = hashlib.sha256()
+    for row in dataset:
+        digest.update(content_hash(row).to_bytes(8, "big"))
+    return digest.hexdigest()
+
+
+def load_evaluation(data: DataSpec, seed: int) -> datasets.Dataset:
+    """The rows that ``evaluate`` scores: the dataset's own test split if it has one, otherwise the held-out rows.
+
+    Raises:
+        StudioError: there is neither.
+    """
+    if data.eval_split != "auto":
+        return load_conversations(data, data.eval_split)
+    chosen = data.holdout_rows or data.holdout_column or data.holdout_source
+    if not chosen and data.split != "test" and "test" in sources.splits(data):
+        return load_conversations(data, "test")
+    held_out = split_conversations(load_conversations(data), data, seed)[1]
+    if held_out is None:
+        raise StudioError(
+            "There are no held-out rows to score: the dataset has no test split and none are held out.",
+            "Set data.holdout, or name a split in data.eval_split, and train again.",
+            field="data.holdout",
+        )
+    return held_out

@@ -1,0 +1,208 @@
+"""The turns of a conversation, in whatever form a dataset writes them, as canonical messages.
+
+A canonical message has ``role`` (system, user, assistant or tool) and ``content`` (text), and where the dataset says so
+``reasoning_content``, ``tool_calls`` in OpenAI's form with the arguments as an object, ``tool_call_id`` and ``name``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+Messages = list[dict[str, Any]]
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
+}
+_CALLING = ("function_call", "tool_call")  # roles whose text is the call itself
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+
+
+class Dropped(Exception):
+    """A row that cannot be trained on; the message is the reason, as a clause ("no assistant turn").
+
+    Attributes:
+        wanted: whether the dataset itself says so (an answer marked as unwanted), so that nothing needs mending.
+    """
+
+    def __init__(self, reason: str, *, wanted: bool = False):
+        super().__init__(reason)
+        self.wanted = wanted
+
+
+def text_of(value: Any, part: str) -> str:
+    """A column's value as text. Typed content (``[{"type": "text", "text": ...}]``) is joined.
+
+    Raises:
+        Dropped: it is no text.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(item, dict) and item.get("type") == "text" for item in value):
+        value = "".join(str(item.get("text") or "") for item in value)
+    if isinstance(value, list) and any(isinstance(item, dict) and "type" in item for item in value):
+        kind = next(item["type"] for item in value if isinstance(item, dict) and item.get("type") not in (None, "text"))
+        raise Dropped(f"{part} holds {str(kind)[:40]!r} content, and only text can be trained on")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # JSON can write one half of a surrogate pair, UTF-8 cannot
+            raise Dropped(f"{part} holds half a character") from error
+        return value
+    if isinstance(value, (int, float, bool)):
+        return str(value)
+    raise Dropped(f"{part} is a {type(value).__name__}, not text")
+
+
+def turns(given: Any, part: str, role_key: str = "role", content_key: str = "content") -> Messages:
+    """A list of turns as messages.
+
+    Raises:
+        Dropped: it is no list of turns with known roles; says which turn.
+    """
+    if not isinstance(given, list) or not given:
+        raise Dropped(f"{part} is empty" if not given else f"{part} is not a list of turns")
+    messages = []
+    for index, turn in enumerate(given, 1):
+        if not isinstance(turn, dict):
+            raise Dropped(f"turn {index} is not an object")
+        name = turn.get(role_key)
+        role = ROLES.get(str(name).lower()) if name is not None else None
+        if role is None:
+            raise Dropped(
+                f"turn {index} has no known role ({str(name)[:40]!r})" if name else f"turn {index} has no role"
+            )
+        message = {"role": role, "content": text_of(turn.get(content_key), f"turn {index}")}
+        if str(name).lower() in _CALLING and (calls := _calls_in(message["content"])):
+            message |= {"content": "", "tool_calls": calls}
+        messages.append(message | _more(turn, index))
+    return messages
+
+
+def any_turns(given: list, part: str) -> Messages:
+    """Turns that are written with ``role`` and ``content``, or with ``from`` and ``value``."""
+    named = isinstance(given[0], dict) and "from" in given[0] if given else False
+    return turns(given, part, *(("from", "value") if named else ("role", "content")))
+
+
+def _more(turn: dict, index: int) -> dict[str, Any]:
+    """What a turn says besides its role and content."""
+    more: dict[str, Any] = {}
+    if reasoning := next((turn[key] for key in _REASONING if turn.get(key)), None):
+        more["reasoning_content"] = text_of(reasoning, f"the reasoning of turn {index}")
+    if turn.get("tool_calls"):
+        more["tool_calls"] = _tool_calls(turn["tool_calls"], index)
+    elif isinstance(turn.get("function_call"), dict):
+        more["tool_calls"] = _tool_calls([turn["function_call"]], index)
+    for key in ("tool_call_id", "name"):
+        if isinstance(turn.get(key), str) and turn[key]:
+            more[key] = turn[key]
+    return more
+
+
+def _tool_calls(calls: Any, index: int) -> list[dict]:
+    if isinstance(calls, str):
+        calls = _parsed(calls)
+    calls = [calls] if isinstance(calls, dict) else calls
+    found = [_call(item) for item in calls] if isinstance(calls, list) else []
+    if not found or None in found:
+        raise Dropped(f"turn {index} has tool_calls without a function's name")
+    return found
+
+
+def _calls_in(text: str) -> list[dict] | None:
+    """The calls in the text of a turn that is nothing but calls, or None if it cannot be read so."""
+    value = _parsed(text)
+    items = value if isinstance(value, list) else [value]
+    calls = [_call(item) for item in items if isinstance(item, dict)]
+    return calls if calls and len(calls) == len(items) and None not in calls else None
+
+
+def _call(item: Any) -> dict | None:
+    """One call in OpenAI's form, with its arguments as an object where they are one."""
+    inner = item.get("function") if isinstance(item, dict) and isinstance(item.get("function"), dict) else item
+    if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
+        return None
+    arguments = inner.get("arguments", inner.get("parameters", {}))
+    if isinstance(arguments, str):
+        parsed = _parsed(arguments)
+        arguments = parsed if isinstance(parsed, dict) else arguments
+    call = {
+        "type": "function",
+        "function": {"name": inner["name"], "arguments": {} if arguments is None else arguments},
+    }
+    if isinstance(item.get("id"), str):
+        call["id"] = item["id"]
+    return call
+
+
+def tools_of(value: Any) -> list[dict] | None:
+    """The ``tools`` column as a list of functions in OpenAI's form; None if there are none.
+
+    Raises:
+        Dropped: it is not a list of functions.
+    """
+    if isinstance(value, str):
+        value = _parsed(value) if value.strip() else None
+        if value is None:
+            return None
+    if not value:
+        return None
+    value = [value] if isinstance(value, dict) else value
+    if not isinstance(value, list):
+        raise Dropped("tools is not a list of functions")
+    found = []
+    for item in value:
+        item = _parsed(item) if isinstance(item, str) else item
+        inner = item.get("function") if isinstance(item, dict) and isinstance(item.get("function"), dict) else item
+        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
+            raise Dropped("tools holds something that is not a function")
+        found.append({"type": "function", "function": _without_nulls(inner)})
+    return found
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def split_reasoning(content: str) -> tuple[str, str]:
+    """(what is thought, what is said) of an answer that begins with ``<think>...</think>``; else ("", all of it)."""
+    match = _THOUGHT.match(content)
+    return (match.group(1).strip("\n"), content[match.end() :]) if match else ("", content)
+
+
+def without_reasoning(messages: Messages) -> Messages:
+    """The same messages without what the assistant thinks before it answers."""
+    kept = []
+    for message in messages:
+        if message["role"] == "assistant":
+            message = {k: v for k, v in message.items() if k != "reasoning_content"}
+            message["content"] = split_reasoning(message["content"])[1]
+        kept.append(message)
+    return kept
