@@ -90,7 +90,7 @@ def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, s
         columns = _columns(shape, names, chosen)
         if columns and (kind != "classification" or _labelled(rows, columns["label"])):
             listed = ", ".join(repr(columns[part]) for part in columns)
-            why = f"{shape.title.capitalize()}: found the column{'s'[: len(columns) > 1]} {listed}."
+            why = f"{shape.title}: found the column{'s'[: len(columns) > 1]} {listed}."
             return Mapping(kind, columns, _said(why, shape, real))
     raise StudioError(
         "The shape of the rows is not known.",

@@ -33,7 +33,8 @@ class Inspection:
     Attributes:
         row, where, copies, held_out: as of its conversation.
         findings: kind of finding -> reason or excerpt.
-        tokens, trained, cut: of its example, 0 if it is left out; ``tokens`` and ``trained`` within max_length.
+        length: tokens of its whole example, also if too little of it is left to train on.
+        tokens, trained: of its example within max_length, 0 if it is left out.
         messages: how many messages the conversation has, 0 for plain text.
         excerpt: how the row begins.
         whole, prompt, answer: digests of what is said, case and blanks aside; None where there is no such thing.
@@ -46,9 +47,9 @@ class Inspection:
     copies: int = 1
     held_out: bool = False
     findings: dict[str, str] = field(default_factory=dict)
+    length: int = 0
     tokens: int = 0
     trained: int = 0
-    cut: int = 0
     messages: int = 0
     excerpt: str = ""
     whole: bytes = b""
@@ -77,12 +78,13 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
     if isinstance(encoded, StudioError):
         return Inspection(**known, findings={"refused": encoded.what})
     assert encoded is not None, "a row that is not dropped has been encoded"
+    length = len(encoded.input_ids)
+    known["length"] = length + encoded.cut
     if encoded.dropped:
         return Inspection(**known, findings={"masked": encoded.dropped})
     said = list(texts(conversation))
     text, plain = "\n".join(said), [_plain(part) for part in said]
     findings = {}
-    length = len(encoded.input_ids)
     if encoded.cut:
         findings["too_long"] = f"{length + encoded.cut:,} tokens: {text[:EXCERPT]}"
     if match := _SECRETS.search(text) if any(sign in text for sign in _SIGNS) else None:
@@ -103,7 +105,6 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
         findings=findings,
         tokens=length,
         trained=length - encoded.labels.count(IGNORE),
-        cut=encoded.cut,
         messages=len(conversation.messages or ()),
         excerpt=text[:EXCERPT],
         whole=_digest(plain),

@@ -24,6 +24,7 @@ from studio.recipe import DataSpec
 
 _SHOWN = 50  # rows that a finding names
 _BINS = 40
+_FINE = 1000  # lengths that are told apart at most
 
 KINDS = {
     "refused": ("bad", "the chat template refuses them", "Mend them, or drop them."),
@@ -66,8 +67,10 @@ class Report:
         held_out: how many of them are held out.
         tokens, trained_tokens: of the kept examples, after ``max_length``.
         longest: tokens of the longest example, whole.
-        histogram: (tokens from, examples), in bins of ``bin_tokens``, of the lengths before ``max_length``.
+        histogram: (tokens from, examples), in bins of ``bin_tokens``, of the lengths before ``max_length``, also of
+            examples of which too little is left to train on.
         turns: (messages in a conversation, examples).
+        lengths: (tokens, examples) finely, to tell what another ``max_length`` would cut.
         padding: share of the batches that is padding, where rows of similar length go together.
         packing: share of rows of ``max_length`` that is filled if short examples are packed into them.
         findings: in the order of ``KINDS``; only those with rows.
@@ -86,6 +89,7 @@ class Report:
     turns: list[tuple[int, int]] = field(default_factory=list)
     padding: float = 0.0
     packing: float = 0.0
+    lengths: list[tuple[int, int]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -95,7 +99,7 @@ class Report:
     def from_json(cls, text: str) -> Report:
         values = json.loads(text)
         findings = [Finding(f["kind"], f["count"], [tuple(row) for row in f["rows"]]) for f in values.pop("findings")]
-        for pairs in ("histogram", "turns"):
+        for pairs in ("histogram", "turns", "lengths"):
             values[pairs] = [tuple(pair) for pair in values[pairs]]
         return cls(**values, findings=findings)
 
@@ -151,7 +155,8 @@ class Examiner:
         self._flags: dict[str, list[int]] = {kind: [] for kind in KINDS}
         self._numbers: list[int] = []
         self._all_lengths: list[int] = []
-        self._lengths: Counter[int] = Counter()
+        self._lengths: Counter[int] = Counter()  # before max_length
+        self._used: Counter[int] = Counter()  # after it, of the kept
         self._turns: Counter[int] = Counter()
         self._first: dict[bytes, int] = {}  # what is said -> the row where it was first said
         self._prompts: dict[bytes, list[tuple[int, bytes, int]]] = defaultdict(
@@ -170,7 +175,9 @@ class Examiner:
         report, row = self._report, inspection.row
         report.rows += 1
         self._numbers.append(row)
-        self._all_lengths.append(inspection.tokens + inspection.cut)
+        self._all_lengths.append(inspection.length)
+        if inspection.length:
+            self._lengths[inspection.length] += inspection.copies
         for kind, text in inspection.findings.items():
             self._find(kind, row, text, inspection.where)
         if not inspection.kept:
@@ -179,7 +186,7 @@ class Examiner:
         report.kept += copies
         report.tokens += inspection.tokens * copies
         report.trained_tokens += inspection.trained * copies
-        self._lengths[inspection.tokens + inspection.cut] += copies
+        self._used[inspection.tokens] += copies
         if inspection.messages:
             self._turns[inspection.messages] += copies
         self._compare(inspection)
@@ -227,11 +234,13 @@ class Examiner:
             for length, count in lengths.items():
                 bins[length // report.bin_tokens] += count
             report.histogram = [(number * report.bin_tokens, bins[number]) for number in range(max(bins) + 1)]
-            shown = Counter()
+            fine: Counter[int] = Counter()
+            grain = -(-report.longest // _FINE)
             for length, count in lengths.items():
-                shown[min(length, report.max_length)] += count
-            report.padding = _padding(shown, report.batch_size)
-            report.packing = _packing(shown, report.max_length)
+                fine[-(-length // grain) * grain] += count
+            report.lengths = sorted(fine.items())
+            report.padding = _padding(self._used, report.batch_size)
+            report.packing = _packing(self._used, report.max_length)
         report.turns = sorted(self._turns.items())
         report.findings = [Finding(kind, len(rows), self._rows[kind]) for kind, rows in self._flags.items() if rows]
         return report

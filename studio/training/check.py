@@ -37,7 +37,7 @@ from studio.recipe import Recipe, is_template_file
 from studio.workspace import Workspace
 
 _CHUNK = 256  # rows encoded at a time
-_VERSION = 2  # of what the report says; an older one is made anew
+_VERSION = 4  # of what the report says; an older one is made anew
 Progress = Callable[[int], None]
 
 
@@ -54,7 +54,7 @@ def check(recipe: Recipe, progress: Progress = lambda rows: None) -> Report:
     path = report_path(recipe)
     if report := _kept(path):
         return report
-    tokenizer = _tokenizer(recipe)
+    tokenizer, _ = prepared_tokenizer(recipe)
     data = recipe.data
     known: set[bytes] = set()
     if data.holdout_source:
@@ -70,6 +70,113 @@ def check(recipe: Recipe, progress: Progress = lambda rows: None) -> Report:
     aside.write_text(report.to_json(), encoding="utf-8")
     aside.replace(path)
     return report
+
+
+def _changed(template: str) -> int:
+    """When a template's file was last changed, in nanoseconds; 0 if it is none or is not there."""
+    path = Path(template).expanduser() if is_template_file(template) else None
+    return path.stat().st_mtime_ns if path and path.is_file() else 0
+
+
+def _inspected(
+    conversations: Iterator[Conversation], tokenizer: Any, recipe: Recipe, progress: Progress
+) -> Iterator[Inspection]:
+    """What there is to say about each row, in order. Many rows are worked on by several processes at once."""
+    chunks = iter(lambda: list(islice(conversations, _CHUNK)), [])
+    first = list(islice(chunks, 2))
+    done = 0
+    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if len(first) < 2 or processes == 1:
+        answers = (_inspect_chunk(tokenizer, recipe, chunk) for chunk in chain(first, chunks))
+    else:
+        answers = _in_parallel(tokenizer, recipe, chain(first, chunks), processes)
+    for answer in answers:
+        yield from answer
+        done += len(answer)
+        progress(done)
+
+
+def _inspect_chunk(tokenizer: Any, recipe: Recipe, conversations: list[Conversation]) -> list[Inspection]:
+    usable = [c for c in conversations if not c.dropped]
+    encoded = iter(encode_batch(tokenizer, [c.content() for c in usable], recipe.data))
+    seed = recipe.train.seed
+    return [inspect_row(c, None if c.dropped else next(encoded), seed) for c in conversations]
+
+
+_worker: dict[str, Any] = {}  # in a forked process of the pool alone: what it encodes with
+
+
+def _in_parallel(
+    tokenizer: Any, recipe: Recipe, chunks: Iterator[list[Conversation]], processes: int
+) -> Iterator[list[Inspection]]:
+    """Chunks worked on by forked processes, in order; only a few are under way, so that memory stays small."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    signature("warm up")  # so that its library is imported once, before the fork
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, fork, _be_worker, (tokenizer, recipe, os.getpid())) as pool:
+        under_way: deque = deque()
+        try:
+            for chunk in chunks:
+                under_way.append(pool.submit(_inspect_in_worker, chunk))
+                if len(under_way) > 2 * processes:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _be_worker(tokenizer: Any, recipe: Recipe, parent: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _worker.update(tokenizer=tokenizer, recipe=recipe)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)  # the check was killed
+
+
+def _inspect_in_worker(chunk: list[Conversation]) -> list[Inspection]:
+    return _inspect_chunk(_worker["tokenizer"], _worker["recipe"], chunk)
+
+
+def prepared_tokenizer(recipe: Recipe) -> tuple[Any, list[str]]:
+    """The tokenizer of a recipe as the worker prepares it, with the notes on what was added.
+
+    Raises:
+        StudioError: the model is not on this machine yet, or its tokenizer or chat template cannot be used.
+    """
+    from studio.models.chat import prepare_chat
+    from studio.models.load import load_tokenizer
+
+    folder = _folder(recipe)
+    tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
+    return tokenizer, list(prepare_chat(tokenizer, None, recipe.data.chat_template))
+
+
+def tokenizer_key(recipe: Recipe) -> tuple:
+    """What :func:`prepared_tokenizer` depends on; equal for recipes that can share one."""
+    folder, template = _folder(recipe), recipe.data.chat_template
+    return (str(folder), _stamps(folder), template, _changed(template), recipe.model.trust_remote_code)
+
+
+def _folder(recipe: Recipe) -> Path:
+    from studio.models import store
+
+    folder = store.local_folder(recipe.model)
+    if folder is None:
+        raise StudioError(
+            "The model is not on this machine yet, and its tokenizer is needed to show the rows.",
+            "Get it in the Model tab; it is fetched once.",
+        )
+    return folder
+
+
+def _stamps(folder: Path) -> tuple:
+    """When the files of a tokenizer were last changed."""
+    return tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.json*")))
 
 
 def _changed(template: str) -> int:
@@ -179,7 +286,7 @@ def report_path(recipe: Recipe) -> Path:
         _changed(template),
         recipe.model.id,
         str(folder),
-        [(p.name, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.json*"))] if folder else None,
+        _stamps(folder) if folder else None,
         recipe.train.per_device_train_batch_size,
         recipe.train.seed,
     ]

@@ -14,11 +14,11 @@ import gradio as gr
 from studio.errors import StudioError, StudioErrors
 from studio.recipe import Recipe
 from studio.runs import Launcher, Run, list_runs
-from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, preview, report_panel, runs_tab, views
+from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, runs_tab, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.ui.theme import CSS_PATH, theme
-from studio.ui.wiring import QUEUED, QUIET, told
+from studio.ui.wiring import QUIET, told
 from studio.workspace import ASSETS, Workspace
 
 
@@ -55,6 +55,7 @@ def build(desk: Desk) -> gr.Blocks:
                     compare = compare_tab.build()
             with gr.Column(scale=2, min_width=270, elem_classes="card side"):
                 glance = gr.HTML(elem_id="glance")
+                drop = gr.Button("Leave these rows out", visible=False, size="md", elem_id="drop-rows")
                 launch = gr.Button("Launch training", variant="primary", size="lg", elem_id="launch")
                 launch_state = gr.HTML(elem_id="launch-state")
                 with gr.Accordion("Save or load a recipe", open=False):
@@ -65,17 +66,29 @@ def build(desk: Desk) -> gr.Blocks:
 
         fields = form.components()
 
-        def edited(values: dict) -> tuple[str, Any, Any]:
+        counting = gr.Timer(1.0, active=False)
+
+        def panel(recipe: Recipe) -> dict:
+            seen = desk.glance(recipe)
+            return {
+                glance: seen.html,
+                launch: gr.update(interactive=seen.ready),
+                drop: gr.update(visible=seen.asks),
+                counting: gr.Timer(active=seen.counting),
+            }
+
+        def edited(values: dict) -> dict:
             recipe = form.read(values)
-            html, ready = desk.glance(recipe)
+            updates = panel(recipe)
             try:
                 desk.keep(recipe)
                 file = to_save(recipe)
             except OSError as error:
                 what = f"The form cannot be remembered: {error.strerror}."
-                html = views.message("bad", what, "Free some disk space; a launch would fail too.") + html
-                ready, file = False, gr.skip()
-            return html, gr.update(interactive=ready), file
+                full = views.message("bad", what, "Free some disk space; a launch would fail too.")
+                updates |= {glance: full + updates[glance], launch: gr.update(interactive=False)}
+                file = gr.skip()
+            return {**updates, save: file}
 
         def to_save(recipe: Recipe) -> Any:
             """The file that the button downloads: it must be there before the click."""
@@ -88,61 +101,18 @@ def build(desk: Desk) -> gr.Blocks:
         def show_model(values: dict) -> dict:
             return model_tab.updates(desk, model, form.read(values))
 
-        def show_rows(values: dict) -> Any:
-            yield [
-                views.working("Reading and encoding the first rows"),
-                gr.skip(),
-                gr.skip(),
-                *[gr.skip()] * len(data.columns),
-            ]
-            found, rows, columns, parts = data_tab.show(desk, form.read(values), data_tab.turned(values[data.first], 0))
-            yield [found, rows, parts, *columns]
-
-        rows_out = [data.found, data.rows, data.parts, *data.columns]
-        refresh_panel = {"fn": edited, "inputs": fields, "outputs": [glance, launch, save], **QUIET}
+        panel_parts = [glance, launch, drop, counting]
+        refresh_panel = {"fn": edited, "inputs": fields, "outputs": [*panel_parts, save], **QUIET}
         refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get, model.timer], **QUIET}
-        refresh_rows = {"fn": show_rows, "inputs": {*fields, data.first}, "outputs": rows_out, **QUEUED}
+        refresh_rows = data_tab.wire(desk, form, data, data_page)
 
-        # every edit shows in the panel; what changes the rows shows in the rows
+        # every edit shows in the panel
         gr.on([c.change for c in fields], trigger_mode="always_last", **refresh_panel)
+        counting.tick(lambda values: panel(form.read(values)), fields, panel_parts, **QUIET)
+        data.report.result.change(lambda values: panel(form.read(values)), fields, panel_parts, **QUIET)
+        drop.click(lambda: "drop", None, form.fields["data.invalid_rows"], **QUIET)
         for path in ("model.id", "model.revision", "model.trust_remote_code"):
             form.fields[path].change(trigger_mode="always_last", **refresh_model)
-        unshaping = ("data.holdout", "data.eval_split", "data.source", "data.format")
-        shaping = [form.fields[p] for p in form.fields if p.startswith("data.") and p not in unshaping]
-        gr.on(
-            [c.change for c in shaping if c is not form.fields["data.columns"]],
-            trigger_mode="always_last",
-            **refresh_rows,
-        )
-        for path in ("data.source", "data.format"):  # another shape: the columns chosen for the old one do not hold
-            form.fields[path].input(lambda: "{}", None, form.fields["data.columns"], **QUIET).then(**refresh_rows)
-        gr.on(
-            [c.input for c in data.columns],
-            lambda parts, *values: data_tab.chosen_columns(parts, list(values)),
-            [data.parts, *data.columns],
-            form.fields["data.columns"],
-            **QUIET,
-        ).then(**refresh_rows)
-
-        def uploaded(paths: list[str]) -> tuple[Any, str]:
-            kept = data_tab.keep_uploads(paths)
-            return gr.update(choices=data_tab.known_datasets(kept), value=kept), "{}"
-
-        data.upload.upload(
-            told(uploaded),
-            data.upload,
-            [form.fields["data.source"], form.fields["data.columns"]],
-            api_visibility="private",
-        ).then(lambda: "auto", None, form.fields["data.format"], **QUIET).then(**refresh_rows)
-        data_page.select(**refresh_rows)
-        for button, rows in ((data.before, -preview.SHOWN_ROWS), (data.after, preview.SHOWN_ROWS)):
-            button.click(partial(data_tab.turned, rows=rows), data.first, data.first, **QUIET).then(**refresh_rows)
-        gr.on([data.first.submit, data.first.blur], **refresh_rows)
-        form.fields["data.source"].change(lambda: 1, None, data.first, **QUIET)
-        refresh_report = report_panel.wire(desk, form, data.report)
-        data_page.select(**refresh_report)
-        reported = [*(p for p in form.fields if p.startswith(("data.", "model."))), "train.per_device_train_batch_size"]
-        gr.on([form.fields[p].change for p in reported], trigger_mode="always_last", **refresh_report)
 
         def get_model(values: dict) -> tuple[Any, Any, Any]:
             desk.fetch(form.read(values))
@@ -151,10 +121,10 @@ def build(desk: Desk) -> gr.Blocks:
         def watch_model(values: dict) -> dict:
             """Ticks only until the model is here; the panel and the card say what it is."""
             recipe = form.read(values)
-            return {**model_tab.updates(desk, model, recipe), glance: desk.glance(recipe)[0]}
+            return {**model_tab.updates(desk, model, recipe), **panel(recipe)}
 
         model.get.click(get_model, fields, [model.card, model.get, model.timer], **QUIET)
-        model.timer.tick(watch_model, fields, [model.card, model.get, model.timer, glance], **QUIET)
+        model.timer.tick(watch_model, fields, [model.card, model.get, model.timer, *panel_parts], **QUIET)
         model_page.select(**refresh_model)
 
         def chose_method(values: dict) -> list[Any]:
@@ -238,15 +208,13 @@ def build(desk: Desk) -> gr.Blocks:
         # every visit starts from what is true now
         def visit(request: gr.Request) -> dict:
             recipe = desk.draft()
-            html, ready = desk.glance(recipe)
             found = {run.id: run for run in list_runs()}
             wanted = request.query_params.get("run") if request else None
             run_id = wanted if wanted in found else next((r.id for r in found.values() if r.status == "running"), None)
             run_id = run_id or next(iter(found), None)
             updates = {
                 **form.show(recipe),
-                glance: html,
-                launch: gr.update(interactive=ready),
+                **panel(recipe),
                 save: to_save(recipe),
                 **model_tab.updates(desk, model, recipe),
                 compare.run: gr.update(
@@ -261,7 +229,7 @@ def build(desk: Desk) -> gr.Blocks:
         page.load(
             visit,
             None,
-            [*fields, glance, launch, save, model.card, model.get, model.timer, compare.run, tabs, *run_parts],
+            [*fields, *panel_parts, save, model.card, model.get, model.timer, compare.run, tabs, *run_parts],
             **QUIET,
         ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
         gr.Timer(5).tick(partial(header, desk.machine), None, top, **QUIET)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from studio.data.files import kind_of
-from studio.errors import StudioError
-from studio.recipe import Recipe
-from studio.ui import preview, report_panel, views
+from studio.data.formats import SHAPES
+from studio.ui import report_panel, rows_panel, template_panel
 from studio.ui.desk import Desk
 from studio.ui.form import Form
-from studio.workspace import Workspace, safe_name
+from studio.ui.uploads import keep_uploads
+from studio.ui.wiring import QUIET, told
+from studio.workspace import Workspace
 
-MAPPED_PARTS = 4  # dropdowns for the parts of a format
+MAPPED_PARTS = max(len(shape.required) + len(shape.optional) for shape in SHAPES.values())  # dropdowns
+_FROM_THE_TOP = (1, "", "file", "")  # the row browser's controls: first, flag, order, text
 
 
 @dataclass
@@ -28,10 +26,8 @@ class DataTab:
     found: gr.HTML
     columns: list[gr.Dropdown]
     parts: gr.Textbox
-    rows: gr.HTML
-    first: gr.Number
-    before: gr.Button
-    after: gr.Button
+    template: template_panel.TemplatePanel
+    rows: rows_panel.RowsPanel
     report: report_panel.ReportPanel
 
 
@@ -64,170 +60,108 @@ def build(form: Form) -> DataTab:
         found = gr.HTML(elem_id="found")
         with gr.Row():
             columns = [
-                gr.Dropdown([], label="Column", visible=False, interactive=True, elem_id=f"column-{i}")
+                gr.Dropdown([], label="Column", visible=False, interactive=True, elem_id=f"column-{i}", min_width=150)
                 for i in range(MAPPED_PARTS)
             ]
         parts = gr.Textbox("[]", visible="hidden", elem_id="parts")
         form.put(
             "data.columns", gr.Textbox(json.dumps(form.recipe.data.columns), visible="hidden", elem_id="data-columns")
         )
-        with gr.Accordion("Advanced", open=False), gr.Row():
-            with gr.Column():
-                form.add("data.chat_template")
-                form.add("data.system_prompt")
-                form.add("data.max_rows")
-            with gr.Column():
-                form.add("data.split")
-                form.add("data.eval_split")
-                form.add("data.config")
-                form.add("data.revision")
-    with gr.Column(elem_classes="card"):
-        gr.HTML("<h3>The rows as the trainer will see them</h3>")
-        with gr.Row(elem_classes="bottom"):
-            first = gr.Number(
-                1,
-                label="From row",
-                info="As numbered in the file.",
-                minimum=1,
-                precision=0,
-                min_width=130,
-                scale=0,
-                interactive=True,
-                elem_id="first-row",
-            )
-            before = gr.Button("Previous 20", min_width=110, scale=0, elem_id="rows-before")
-            after = gr.Button("Next 20", min_width=110, scale=0, elem_id="rows-after")
-        rows = gr.HTML(views.empty("No rows yet", "Choose a dataset or upload a file."), elem_id="rows")
-    return DataTab(upload, found, columns, parts, rows, first, before, after, report_panel.build())
+        template = template_panel.build(form)
+        with gr.Accordion("Which rows, and which of them are held out", open=False):
+            with gr.Row():
+                for name in ("split", "eval_split", "skip_rows", "max_rows"):
+                    form.add(f"data.{name}")
+            with gr.Row():
+                for name in ("holdout_rows", "holdout_column", "holdout_source", "invalid_rows"):
+                    form.add(f"data.{name}")
+            form.add("data.mix")
+        with gr.Accordion("A dataset from the Hub", open=False), gr.Row():
+            for name in ("config", "data_dir", "revision", "streaming"):
+                form.add(f"data.{name}")
+    return DataTab(upload, found, columns, parts, template, rows_panel.build(), report_panel.build())
 
 
 def known_datasets(chosen: str) -> list[str]:
-    """The datasets to choose from: built in, and uploaded before."""
+    """The datasets to choose from: built in, uploaded before, and cleaned before."""
     from studio.data.sources import builtin_names
 
-    uploads = Workspace.current().datasets / "uploads"
-    files = sorted(str(p) for p in uploads.glob("*") if not p.name.startswith(".")) if uploads.exists() else []
+    kept = [Workspace.current().datasets / name for name in ("uploads", "cleaned")]
+    files = [str(p) for folder in kept if folder.exists() for p in sorted(folder.glob("*")) if p.name[0] != "."]
     return list(dict.fromkeys([*builtin_names(), *files, chosen]))
 
 
-def keep_uploads(paths: list[str]) -> str:
-    """Copy uploaded files into the workspace, under safe names; the same files again are the same copy.
+def wire(desk: Desk, form: Form, tab: DataTab, page: gr.Tab) -> dict[str, Any]:
+    """Connect the tab; returns what a handler of others needs to show the rows anew (``fn``, ``inputs``, ...)."""
+    fields = form.fields
+    refresh = rows_panel.wire(desk, form, tab.rows, [tab.found, tab.parts, *tab.columns])
+    template_panel.wire(desk, form, tab.template)
 
-    Returns:
-        The path of the copy; several files become a folder.
+    # what changes the rows shows in the rows; another shape: the columns chosen for the old one do not hold
+    unshaping = (
+        "holdout",
+        "holdout_rows",
+        "holdout_source",
+        "invalid_rows",
+        "eval_split",
+        "source",
+        "format",
+        "columns",
+    )
+    shaping = [f for p, f in fields.items() if p.startswith("data.") and p.removeprefix("data.") not in unshaping]
+    gr.on([field.change for field in shaping], trigger_mode="always_last", **refresh)
+    anew = [fields["data.columns"], *tab.rows.chosen()]
+    for path in ("data.source", "data.format"):
+        fields[path].input(lambda: ("{}", *_FROM_THE_TOP), None, anew, **QUIET).then(**refresh)
+    gr.on(
+        [column.input for column in tab.columns],
+        lambda parts, *values: chosen_columns(parts, list(values)),
+        [tab.parts, *tab.columns],
+        fields["data.columns"],
+        **QUIET,
+    ).then(**refresh)
 
-    Raises:
-        StudioError: the disk is full or the workspace cannot be written.
-    """
-    sources = [Path(path) for path in paths]
-    digests = [_digest(source) for source in sources]
-    uploads = Workspace.current().folder("datasets/uploads")
-    try:
-        if len(sources) == 1:
-            return str(_copy(sources[0], uploads / _name(sources[0], digests[0])))
-        whole = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-        stem = Path(safe_name(sources[0].name, "data")).stem
-        folder = uploads / f"{stem}-and-{len(sources) - 1}-more-{whole[:8]}"
-        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-        if not folder.exists():
-            try:
-                aside.mkdir()
-                for source, digest in zip(sources, digests, strict=True):
-                    _copy(source, aside / _name(source, digest))
-                aside.rename(folder)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)  # on a full disk some of the files would stay
-        return str(folder)
-    except OSError as error:
-        raise StudioError(
-            f"The file cannot be kept in the workspace: {error.strerror}.", "Free some disk space and try again."
-        ) from error
+    def uploaded(paths: list[str]) -> tuple[Any, ...]:
+        kept = keep_uploads(paths)
+        return gr.update(choices=known_datasets(kept), value=kept), "auto", "{}", *_FROM_THE_TOP
 
+    source = [fields["data.source"], fields["data.format"], *anew]
+    tab.upload.upload(told(uploaded), tab.upload, source, api_visibility="private").then(**refresh)
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    look, check = report_panel.wire(desk, form, tab.report)
+    page.select(**refresh)
+    page.select(**look)
+    seen = [*(p for p in fields if p.startswith(("data.", "model."))), "train.per_device_train_batch_size"]
+    gr.on([fields[p].change for p in seen], trigger_mode="always_last", **look)
 
+    def opened(event: gr.EventData) -> tuple[int, str, str, str]:
+        """The rows of a finding that was clicked, or the one row."""
+        row = str(event._data.get("row") or "")
+        return (int(row), "", "file", "") if row.isdigit() else (1, str(event._data.get("flag") or ""), "file", "")
 
-def _name(source: Path, digest: str) -> str:
-    kind, packed = kind_of(source)
-    stem = Path(safe_name(source.name, "data")).name.removesuffix(packed).removesuffix(kind)
-    return f"{stem}-{digest[:8]}{kind}{packed}"
+    def flags(values: dict) -> Any:
+        chosen = values[tab.rows.flag] or ""
+        return gr.update(choices=rows_panel.flag_choices(form.read(values), chosen))
 
-
-def _copy(source: Path, target: Path) -> Path:
-    if not target.exists():
-        aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-        try:
-            shutil.copyfile(source, aside)
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)  # on a full disk half a file would stay
-    return target
-
-
-def turned(first: float | None, rows: int) -> int:
-    """The first row to show after so many rows forwards, or backwards if negative."""
-    return max(1, int(first or 1) + rows)
-
-
-def show(desk: Desk, recipe: Recipe, start: int = 1) -> tuple[str, str, list[dict], str]:
-    """(what was found, the rows, an update for each column dropdown, the parts as JSON) for a recipe.
-
-    Args:
-        start: the number of the first row to show.
-    """
-    hidden = [gr.update(visible=False)] * MAPPED_PARTS
-    refused = [p for p in recipe.problems() if p.field and p.field.startswith("data")]
-    if refused:
-        return (
-            "".join(views.message("bad", p.what, p.fix) for p in refused),
-            views.empty("No rows to show", "Mend what is marked above."),
-            hidden,
-            "[]",
-        )
-    try:
-        tokenizer, notes = desk.tokenizer(recipe)
-    except StudioError as error:
-        return (
-            views.message("warn", error.what, error.fix),
-            views.empty("No rows to show yet", "They are shown as soon as the model is here."),
-            hidden,
-            "[]",
-        )
-    try:
-        seen = preview.load(recipe, tokenizer, notes, start)
-    except StudioError as error:
-        return views.problem(error), views.empty("No rows to show", "Mend what is marked above."), hidden, "[]"
-    rows = preview.html(seen)
-    if not seen.rows:
-        rows = views.empty(f"There is no row {start:,}", "Choose a smaller number: the file ends before it.")
-    return _found(seen), rows, _mapping(seen), json.dumps(preview.parts(seen.mapping)[:MAPPED_PARTS])
+    tab.report.result.change(flags, {*form.components(), tab.rows.flag}, tab.rows.flag, **QUIET)
+    tab.report.result.select(opened, None, tab.rows.chosen(), **QUIET).then(**refresh)
+    tab.report.result.input(_limit, None, fields["data.max_length"], **QUIET).then(**check)
+    tab.report.use.click(
+        lambda path: (gr.update(choices=known_datasets(path), value=path), "auto", "{}", *_FROM_THE_TOP, "", 0, 0),
+        tab.report.cleaned,
+        [*source, *(fields[f"data.{name}"] for name in ("mix", "skip_rows", "max_rows"))],
+        **QUIET,
+    ).then(**refresh)
+    return refresh
 
 
-def _found(seen: preview.Preview) -> str:
-    failed = [e for _, e in seen.rows if isinstance(e, str)] + [
-        e.dropped for _, e in seen.rows if not isinstance(e, str) and e.dropped
-    ]
-    text = views.message("good", "Found", seen.mapping.why)
-    if failed:
-        kind = "bad" if len(failed) == len(seen.rows) else "warn"
-        text += views.message(
-            kind, f"{len(failed)} of these {len(seen.rows)} rows are left out:", f"{failed[0]} (and so on, below)."
-        )
-    return text + "".join(f'<p class="note">{views.escape(note)}</p>' for note in seen.notes)
-
-
-def _mapping(seen: preview.Preview) -> list[dict]:
-    updates = []
-    names = preview.parts(seen.mapping)[:MAPPED_PARTS]
-    for part in names:
-        column = seen.mapping.columns.get(part)
-        updates.append(gr.update(visible=True, label=f"{part} is in", choices=["", *seen.columns], value=column or ""))
-    return updates + [gr.update(visible=False)] * (MAPPED_PARTS - len(names))
+def _limit(event: gr.EventData) -> Any:
+    """The max_length that the line in the histogram was moved to."""
+    value = event._data.get("max_length")
+    return max(8, int(value)) if isinstance(value, (int, float)) else gr.skip()
 
 
 def chosen_columns(parts: str, values: list[str | None]) -> str:
-    """The mapping that the dropdowns say, as the JSON of ``data.columns``."""
+    """The mapping that the dropdowns say, as the JSON of ``data.columns``; a part without a column is left out."""
     names = json.loads(parts or "[]")
-    return json.dumps({part: value for part, value in zip(names, values, strict=False) if value})
+    return json.dumps({part: value or "" for part, value in zip(names, values, strict=False)})

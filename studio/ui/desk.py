@@ -2,30 +2,83 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.data.conversations import Survey, survey
+from studio.data.conversations import Survey, invalid_rows, survey
+from studio.data.count import count_rows
 from studio.data.files import identity
-from studio.data.sources import locate
+from studio.data.report import INVALID
+from studio.data.sources import locate, parts
 from studio.errors import StudioError
 from studio.models import store
 from studio.models.machine import machine_memory
 from studio.models.memory import Estimate, estimate
-from studio.recipe import Recipe, is_template_file
+from studio.recipe import DataSpec, Recipe
 from studio.runs import Launcher, list_runs
 from studio.training.check import check_state, report_path, say_progress
 from studio.ui import views
 from studio.ui.charts import Feed
-from studio.workspace import ASSETS, Workspace
+from studio.ui.viewer import Viewer
+from studio.workspace import ASSETS, Workspace, safe_name
 
 _COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them
 DEFAULT_RECIPE = ASSETS.parent / "recipes" / "quickstart.yaml"
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The side panel: its HTML, whether to launch, whether rows wait to be dropped, whether rows are being counted."""
+
+    html: str
+    ready: bool
+    asks: bool
+    counting: bool
+
+
+class Count:
+    """The rows of large files, counted in a thread."""
+
+    def __init__(self) -> None:
+        self.rows: int | None = None
+        self.share = 0.0
+        self.error = ""
+
+    @property
+    def going(self) -> bool:
+        """Whether it goes on."""
+        return self.rows is None and not self.error
+
+    def run(self, sources: list[Path]) -> None:
+        """Count, and say how far it is."""
+        rows = 0
+        try:
+            for number, source in enumerate(sources):
+                rows += count_rows(source, lambda share, n=number: setattr(self, "share", (n + share) / len(sources)))
+        except (StudioError, OSError) as error:
+            self.error = str(error)
+            return
+        self.rows = rows
+
+    def said(self) -> str:
+        """The count in words."""
+        if self.rows is not None:
+            return f"{self.rows:,} rows"
+        return f"Counting the rows: {self.share:.0%}" if self.going else f"Not counted: {self.error}"
+
+
+def ask_to_drop(invalid: dict[str, int], first: dict[str, str]) -> StudioError:
+    """The question that stands in the way of a launch while some rows cannot be trained on."""
+    refusal = invalid_rows(invalid, first)
+    return StudioError(refusal.what, "Mend them, or leave them out with the button below.", field=refusal.field)
 
 
 class Desk:
@@ -34,13 +87,14 @@ class Desk:
     def __init__(self, launcher: Launcher):
         self.launcher = launcher
         self.feed = Feed()
+        self.viewer = Viewer()
         self.machine = machine_memory()
         self.stops: dict[str, threading.Event] = {}
         self.downloads = Path(tempfile.mkdtemp(prefix="sft-studio-"))  # Gradio hands out no file of the workspace
         self._engine: Any = None
         self._lock = threading.Lock()
+        self._counts: dict[str, Count] = {}
         self._surveys: dict[tuple, Survey | StudioError] = {}
-        self._tokenizers: dict[tuple, tuple[Any, list[str]]] = {}
         self._downloads: dict[str, subprocess.Popen] = {}
         self._checks: dict[Path, subprocess.Popen] = {}
 
@@ -79,33 +133,6 @@ class Desk:
 
                 self._engine = Engine()
             return self._engine
-
-    def tokenizer(self, recipe: Recipe) -> tuple[Any, list[str]]:
-        """The tokenizer as the worker prepares it, with the notes on what was added; None is never returned.
-
-        Raises:
-            StudioError: the model is not on this machine yet, or its tokenizer cannot be read.
-        """
-        folder = store.local_folder(recipe.model)
-        if folder is None:
-            raise StudioError(
-                "The model is not on this machine yet, and its tokenizer is needed to show the rows.",
-                "Get it in the Model tab; it is fetched once.",
-            )
-        template = recipe.data.chat_template
-        stamp = Path(template).stat().st_mtime_ns if is_template_file(template) else 0
-        key = (str(folder), template, stamp, recipe.model.trust_remote_code)
-        with self._lock:
-            if key not in self._tokenizers:
-                from studio.models.chat import prepare_chat
-                from studio.models.load import load_tokenizer
-
-                tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
-                notes = list(prepare_chat(tokenizer, None, template))
-                while len(self._tokenizers) >= 4:
-                    self._tokenizers.pop(next(iter(self._tokenizers)))
-                self._tokenizers[key] = (tokenizer, notes)
-            return self._tokenizers[key]
 
     @staticmethod
     def without_model(recipe: Recipe) -> bool:
@@ -149,6 +176,44 @@ class Desk:
             )
         say_progress(path, started.pid)  # it takes a while until the process says so itself
 
+    def clean(self, recipe: Recipe, without: list[str]) -> tuple[Path, Path, str]:
+        """Write the cleaned copy of a recipe's dataset into the workspace.
+
+        Returns:
+            Its path, a copy of it that the page may hand out, and what was done, in words.
+
+        Raises:
+            StudioError: it cannot be made.
+        """
+        report = report_path(recipe)
+        folder = Workspace.current().folder("datasets/cleaned")
+        stem = safe_name(Path(recipe.data.source).name.split(".")[0], "data")
+        key = hashlib.sha256(" ".join(sorted(without)).encode()).hexdigest()[:4]
+        target = folder / f"{stem}-cleaned-{report.stem[:6]}{key}.jsonl"
+        given = report.with_suffix(".clean.yaml")
+        recipe.save(given)
+        done = subprocess.run(
+            [sys.executable, "-m", "studio.training.clean", str(given), str(target), *without],
+            capture_output=True,
+            text=True,
+            cwd=ASSETS.parent,
+        )
+        try:
+            said = json.loads(done.stdout.splitlines()[-1])
+        except (IndexError, ValueError) as error:
+            raise StudioError("The cleaned copy could not be made.", done.stderr.strip()[-300:]) from error
+        if "error" in said:
+            raise StudioError(*said["error"])
+        download = self.downloads / target.name
+        try:
+            download.unlink(missing_ok=True)
+            shutil.copyfile(target, download)
+        except OSError as error:
+            raise StudioError(
+                f"The cleaned copy is in {target}, but there is no room to hand it out.", "Free some disk space."
+            ) from error
+        return target, download, f"{said['kept']:,} rows are kept and {said['left_out']:,} left out, in {target}."
+
     # what the panel says
 
     def survey(self, recipe: Recipe) -> Survey | None:
@@ -158,14 +223,11 @@ class Desk:
             StudioError: the dataset cannot be read.
         """
         data = recipe.data
-        path = locate(data, data.split)
-        if path is None:
+        files = self._files(data)
+        if files is None or sum(size for _, size, _ in files) > _COUNTED_BYTES:
             return None
-        stamp = identity(path)
-        if sum(size for _, size, _ in stamp) > _COUNTED_BYTES:
-            return None
-        settings = data.model_dump_json(include={"source", "format", "columns", "split", "max_rows", "system_prompt"})
-        key = (str(stamp), settings)
+        settings = data.model_dump_json(exclude={"max_length", "train_on", "chat_template", "holdout", "invalid_rows"})
+        key = (str(files), settings)
         if key not in self._surveys:
             try:
                 self._surveys[key] = survey(data)
@@ -176,27 +238,69 @@ class Desk:
             raise known
         return known
 
-    def glance(self, recipe: Recipe) -> tuple[str, bool]:
-        """The side panel, and whether the recipe can be launched."""
+    @staticmethod
+    def _files(data: DataSpec) -> list[tuple[str, int, int]] | None:
+        """The files of a dataset as ``identity`` has them; None if some of it is on the Hub."""
+        paths = [locate(spec, spec.split) for spec in parts(data)]
+        return None if None in paths else [file for path in paths for file in identity(path)]
+
+    def count(self, recipe: Recipe) -> Count | None:
+        """How far the rows of a large local dataset have been counted in the background; None if they are not.
+
+        Raises:
+            StudioError: there is no such dataset.
+        """
+        files = self._files(recipe.data)
+        if files is None or sum(size for _, size, _ in files) <= _COUNTED_BYTES:
+            return None
+        key = str(files)
+        with self._lock:
+            if key not in self._counts:
+                self._counts[key] = Count()
+                sources = [locate(spec, spec.split) for spec in parts(recipe.data)]
+                threading.Thread(target=self._counts[key].run, args=(sources,), daemon=True).start()
+            return self._counts[key]
+
+    def invalid(self, recipe: Recipe, seen: Survey | None) -> StudioError | None:
+        """What asks whether rows that cannot be trained on are to be dropped, if it has not been answered yet."""
+        if recipe.data.invalid_rows != "ask":
+            return None
+        if seen and seen.invalid:
+            return ask_to_drop(seen.invalid, seen.first)
+        try:
+            report, _ = check_state(recipe)
+        except StudioError:  # the model is not here, and the panel says so
+            return None
+        refused = next((f for f in report.findings if f.kind in INVALID), None) if report else None
+        if refused is None:
+            return None
+        row, reason = refused.rows[0]
+        return ask_to_drop({reason.rstrip("."): refused.count}, {reason.rstrip("."): f"row {row:,}"})
+
+    def glance(self, recipe: Recipe) -> Glance:
+        """The side panel: what it says, whether the recipe can be launched, and what else it shows."""
         problems = list(recipe.problems())
-        seen = None
+        seen = counted = None
         if not any(p.field and p.field.startswith("data") for p in problems):
             try:
-                seen = self.survey(recipe)
+                seen, counted = self.survey(recipe), self.count(recipe)
             except StudioError as error:
                 problems.append(error)
+        asked = self.invalid(recipe, seen) if not problems else None
         folder = self._folder(recipe, problems)
+        rows = "Rows are counted at the launch."
+        if seen:
+            rows = f"{seen.rows:,} rows"
+        elif counted:
+            rows = counted.said()
         lines = [
             ("Model", _short(recipe.model.id), "" if folder else "Fetched at the launch, once."),
-            (
-                "Data",
-                _short(recipe.data.source),
-                f"{seen.rows:,} rows" if seen else "Rows are counted at the launch.",
-            ),
+            ("Data", _short(recipe.data.source), rows),
             ("Method", _method_line(recipe), ""),
         ]
-        lines += self._cost(recipe, folder, seen)
-        return views.glance(lines, problems), not problems
+        lines += self._cost(recipe, folder, seen, seen.rows if seen else counted.rows if counted else None)
+        html = views.glance(lines, [*problems, *([asked] if asked else [])])
+        return Glance(html, not problems and not asked, asked is not None, bool(counted and counted.going))
 
     @staticmethod
     def _folder(recipe: Recipe, problems: list[StudioError]) -> Path | None:
@@ -206,7 +310,9 @@ class Desk:
             problems.append(error)
             return None
 
-    def _cost(self, recipe: Recipe, folder: Path | None, seen: Survey | None) -> list[tuple[str, str, str]]:
+    def _cost(
+        self, recipe: Recipe, folder: Path | None, seen: Survey | None, rows: int | None
+    ) -> list[tuple[str, str, str]]:
         """Trainable parameters, memory and steps, as far as they are known."""
         from studio.training.steps import planned_steps
 
@@ -221,8 +327,10 @@ class Desk:
             lines.append(
                 ("Memory", f"about {views.size(total)}", f"of {views.size(room)} on {machine['device']}: {fits}")
             )
-        if seen:
-            training = seen.rows - int(seen.rows * recipe.data.holdout)
+        if rows:
+            data = recipe.data
+            shared = not (data.holdout_rows or data.holdout_column or data.holdout_source)
+            training = max(1, rows - (int(rows * data.holdout) if shared else min(data.holdout_rows, rows - 1)))
             steps = planned_steps(training, recipe.train)
             lines.append(("Steps", f"about {steps:,}", self._time_line(recipe, steps)))
         return lines

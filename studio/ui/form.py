@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin
 
 import gradio as gr
+import yaml
 from pydantic.fields import FieldInfo
 
 from studio import recipe as recipes
@@ -19,6 +20,14 @@ LABELS = {
     "model.trust_remote_code": "Run the model's own code (trust_remote_code)",
     "data.source": "Dataset",
     "data.config": "Configuration",
+    "data.data_dir": "Folder",
+    "data.streaming": "Read row by row (streaming)",
+    "data.mix": "More sources",
+    "data.skip_rows": "Skip",
+    "data.invalid_rows": "Rows that cannot be trained on",
+    "data.holdout_rows": "Hold out a number",
+    "data.holdout_column": "Hold out by a column",
+    "data.holdout_source": "Hold out a second source",
     "data.train_on": "Train on",
     "data.holdout": "Held out for validation",
     "data.eval_split": "Split for evaluation",
@@ -39,6 +48,7 @@ LABELS = {
     "train.save_total_limit": "Checkpoints kept",
 }
 CHOICES = {
+    "data.invalid_rows": [("Ask before a launch", "ask"), ("Drop them", "drop"), ("Stop at them", "stop")],
     "data.train_on": [("All assistant turns", "assistant"), ("The last assistant turn", "last"), ("Everything", "all")],
 }
 METHOD_CHOICES = {
@@ -80,7 +90,13 @@ def _component(path: str, field: FieldInfo, value: Any) -> gr.components.Compone
         return gr.Number(value=value, precision=0, **options)
     if kinds <= {int, float}:
         return gr.Number(value=value, **options)
-    return gr.Textbox(value=_shown(value), max_lines=1, **options)
+    lines = 3 if _is_sources(field) else 1
+    return gr.Textbox(value=_shown(value), lines=lines, max_lines=max(lines, 12 if lines > 1 else 1), **options)
+
+
+def _is_sources(field: FieldInfo) -> bool:
+    """Whether a field is a list of sources, which a person writes as in a recipe."""
+    return get_args(field.annotation) == (recipes.MixSpec,)
 
 
 def _kinds(annotation: Any) -> set[type]:
@@ -91,6 +107,8 @@ def _kinds(annotation: Any) -> set[type]:
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, list) and any(isinstance(item, recipes.Section) for item in value):
+        return yaml.safe_dump([item.model_dump(exclude_defaults=True) for item in value], sort_keys=False)
     if isinstance(value, list):
         return ", ".join(value)
     if isinstance(value, dict):
@@ -174,7 +192,12 @@ def _typed(field: FieldInfo, value: Any) -> Any:
     """A component's value as the recipe's type takes it: empty text is None or the default, lists and maps are read."""
     kinds = _kinds(field.annotation)
     if value is None or value == "":
-        return None if field.default is None else field.default if kinds & {str, dict} else value
+        return None if field.default is None else field.default if kinds & {str, dict, list} else value
+    if isinstance(value, str) and _is_sources(field):
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
     if isinstance(value, str) and dict in kinds:
         try:
             return json.loads(value)
@@ -184,4 +207,4 @@ def _typed(field: FieldInfo, value: Any) -> Any:
         return [name.strip() for name in value.split(",") if name.strip()]
     if isinstance(value, str) and kinds <= {int, float}:
         return value.strip()
-    return value.strip() if isinstance(value, str) else value
+    return value.strip() if isinstance(value, str) and "\n" not in value.strip() else value  # a template is kept whole

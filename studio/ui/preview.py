@@ -2,66 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import secrets
 from html import escape
-from itertools import islice
 from typing import Any
 
-from studio.data import encode_row, read_conversations
 from studio.data.conversations import Conversation
 from studio.data.encode import IGNORE, Encoded
-from studio.data.formats import SHAPES, Mapping
-from studio.errors import StudioError
-from studio.recipe import Recipe
+from studio.data.spans import message_thought
 
-SHOWN_ROWS = 20
+_SHOWN = 4000  # characters of plain text in a bubble
 
 
-@dataclass(frozen=True)
-class Preview:
-    """The first rows of a dataset: what was found, the real columns, and each row with its encoding or its problem."""
+def html(rows: list[tuple[Conversation, Encoded | str]], where: str = "") -> str:
+    """The rows, the first one open. Hovering a token shows its id, its text and whether it is trained.
 
-    mapping: Mapping
-    columns: list[str]
-    rows: list[tuple[Conversation, Encoded | str]]
-    notes: list[str]
-
-
-def load(recipe: Recipe, tokenizer: Any, notes: list[str], start: int = 1, count: int = SHOWN_ROWS) -> Preview:
-    """Read and encode ``count`` rows, from the row numbered ``start`` on, with the encoder of the training.
-
-    Raises:
-        StudioError: the source cannot be read or its shape is not known.
+    Args:
+        where: a sentence about which rows these are.
     """
-    reading = read_conversations(recipe.data, start=start)
-    rows: list[tuple[Conversation, Encoded | str]] = []
-    for conversation in islice(reading.conversations, count):
-        if conversation.dropped:
-            rows.append((conversation, conversation.dropped))
-            continue
-        try:
-            encoded = encode_row(tokenizer, conversation.content(), recipe.data)
-        except StudioError as error:
-            rows.append((conversation, f"{error.what} {error.fix}"))
-            continue
-        rows.append((conversation, encoded))
-    return Preview(reading.mapping, reading.columns, rows, notes)
-
-
-def parts(mapping: Mapping) -> list[str]:
-    """The parts of the found format that a column can play, the needed ones first."""
-    shape = SHAPES[mapping.format]
-    return [*shape.required, *shape.optional]
-
-
-def html(preview: Preview) -> str:
-    """The rows, the first one open. Hovering a token shows its id and whether it is trained."""
-    cards = "".join(_row(c, e, is_open=i == 0) for i, (c, e) in enumerate(preview.rows))
+    cards = "".join(_row(c, e, is_open=i == 0) for i, (c, e) in enumerate(rows))
+    name = f"face-{secrets.token_hex(4)}"  # several of these may be on the page
     bar = (
         '<div class="facebar"><span><span class="swatch">coloured</span> tokens carry the loss</span>'
-        '<span class="grow"></span>'
-        '<label><input type="radio" name="face" checked> Rendered text</label>'
-        '<label><input type="radio" name="face" id="face-tokens"> Token edges</label></div>'
+        f'<span class="grow note">{escape(where)}</span>'
+        f'<label><input type="radio" name="{name}" checked> Rendered text</label>'
+        f'<label><input type="radio" name="{name}" class="face-tokens"> Token edges</label></div>'
     )
     return f'<div class="faces">{bar}<div class="rows">{cards}</div></div>'
 
@@ -69,7 +34,7 @@ def html(preview: Preview) -> str:
 def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> str:
     opened = " open" if is_open else ""
     if isinstance(encoded, str):
-        head = f'<span class="n">row {conversation.row}</span><span class="s">left out: {escape(encoded)}</span>'
+        head = f'{_number(conversation)}<span class="s">left out: {escape(encoded)}</span>'
         return (
             f'<details{opened}><summary>{head}</summary><div class="row-body">{_bubbles(conversation)}</div></details>'
         )
@@ -80,7 +45,7 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
     if encoded.dropped:
         flag = f" · left out: {encoded.dropped}"
     head = (
-        f'<span class="n">row {conversation.row}</span><span class="s" dir="auto">{escape(snippet[:160])}</span>'
+        f'{_number(conversation)}<span class="s" dir="auto">{escape(snippet[:160])}</span>'
         f'<span class="t">{escape(count + flag)}</span>'
     )
     body = (
@@ -90,11 +55,38 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
     return f'<details{opened}><summary>{head}</summary><div class="row-body">{body}</div></details>'
 
 
+def _number(conversation: Conversation) -> str:
+    times = f" ×{conversation.copies}" if conversation.copies > 1 else ""
+    where = f' title="{escape(conversation.where)}"' if conversation.where else ""
+    return f'<span class="n"{where}>row {conversation.row:,}{times}</span>'
+
+
 def _bubbles(conversation: Conversation) -> str:
     if conversation.messages is None:
-        return f'<div class="turns"><div class="turn" dir="auto">{escape((conversation.text or "")[:4000])}</div></div>'
-    turns = "".join(bubble(m["role"], m["content"]) for m in conversation.messages)
-    return f'<div class="turns">{turns}</div>'
+        text = conversation.text or ("Token ids, as the dataset has them." if conversation.input_ids else "")
+        more = f" … and {len(text) - _SHOWN:,} more characters" if len(text) > _SHOWN else ""
+        return (
+            f'<div class="turns"><div class="turn" dir="auto">{escape(_visible_text(text[:_SHOWN]) + more)}</div></div>'
+        )
+    turns = "".join(_turn(message) for message in conversation.messages)
+    names = ", ".join(str(tool["function"].get("name")) for tool in conversation.tools or [])
+    tools = f'<div class="turn system"><small>functions</small>{escape(names)}</div>' if names else ""
+    where = f'<p class="note">{escape(conversation.where)}</p>' if conversation.where else ""
+    return f'{where}<div class="turns">{tools}{turns}</div>'
+
+
+def _turn(message: dict[str, Any]) -> str:
+    """A message with what it thinks before, and the functions that it calls."""
+    inner = ""
+    if message.get("reasoning_content"):
+        inner += f'<i class="thought">{escape(_visible_text(message_thought(message)))}</i>'
+    inner += escape(_visible_text(message["content"]))
+    for call in message.get("tool_calls") or []:
+        arguments = call["function"].get("arguments")
+        shown = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        inner += f'<code class="call">{escape(str(call["function"]["name"]))}({escape(_visible_text(shown))})</code>'
+    role = escape(message["role"])
+    return f'<div class="turn {role}" dir="auto"><small>{role}</small>{inner}</div>'
 
 
 def bubble(role: str, content: str, more: str = "") -> str:
@@ -113,15 +105,16 @@ def _tokens(encoded: Encoded) -> str:
             end = max(end, encoded.offsets[last][1])
         ids = ", ".join(str(i) for i in encoded.input_ids[index : last + 1])
         trained = encoded.labels[index] != IGNORE
-        title = f"token {ids} · {'trained' if trained else 'not trained'}"
-        spans.append(f'<span class="k m{int(trained)}" title="{title}">{_visible(encoded.text[start:end])}</span>')
+        shown = _visible_text(encoded.text[start:end])
+        title = f"token {ids} · {json.dumps(shown, ensure_ascii=False)} · {'trained' if trained else 'not trained'}"
+        spans.append(f'<span class="k m{int(trained)}" title="{escape(title)}">{escape(shown)}</span>')
         index = last + 1
     rest = encoded.text[encoded.offsets[-1][1] :] if encoded.cut and encoded.offsets else ""
     cut = f'<span class="cut" title="cut off by max_length">{escape(rest[:600])}</span>' if rest else ""
     return "".join(spans) + cut
 
 
-def _visible(text: str) -> str:
+def _visible_text(text: str) -> str:
     """Control and direction characters by their code, so that nothing hides."""
     shown = []
     for character in text:
@@ -129,4 +122,4 @@ def _visible(text: str) -> str:
         hidden = (code < 32 and character not in "\n\t") or code == 127 or code in range(0x202A, 0x202F)
         hidden = hidden or code in range(0x2066, 0x206A) or code in (0x200B, 0x200E, 0x200F, 0xFEFF)
         shown.append(f"\\u{code:04x}" if hidden else character)
-    return escape("".join(shown))
+    return "".join(shown)

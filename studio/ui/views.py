@@ -50,10 +50,10 @@ def facts(pairs: list[tuple[str, str]]) -> str:
     return '<div class="facts">' + "".join(f"<div>{escape(k)}<b>{escape(v)}</b></div>" for k, v in pairs) + "</div>"
 
 
-def tiles(pairs: list[tuple[str, str]]) -> str:
-    """The few numbers of a run that are watched."""
+def tiles(pairs: list[tuple[str, str]], columns: int = 6) -> str:
+    """A few numbers that are watched; four or six in a row."""
     cells = "".join(f'<div class="tile">{escape(k)}<b>{escape(v)}</b></div>' for k, v in pairs)
-    return f'<div class="tiles">{cells}</div>'
+    return f'<div class="tiles of-{columns}">{cells}</div>'
 
 
 def size(count: float) -> str:

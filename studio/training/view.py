@@ -1,0 +1,220 @@
+"""Rows as the trainer will see them, for the page: read, found, filtered and encoded in a process of its own.
+
+:func:`main` answers requests on its standard input until that ends; ``studio.ui.viewer`` asks them.
+A process of its own because datasets and chat templates come from strangers: what loops for ever or eats memory is
+ended, and the studio goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from studio.data import read_conversations
+from studio.data.conversations import Conversation, Reading, conversations_at
+from studio.data.encode import Encoded, encode_batch
+from studio.data.formats import Mapping
+from studio.data.inspect_row import texts
+from studio.errors import StudioError
+from studio.recipe import Recipe
+from studio.training.check import kept_index, prepared_tokenizer, tokenizer_key
+
+SHOWN_ROWS = 20
+_ROW_SECONDS = 5  # that the template may take for the rows of one page
+_SEARCH_SECONDS = 6
+_MEMORY = 8 << 30  # bytes of address space
+_TOKENIZERS = 4  # kept at a time
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows to show.
+
+    Attributes:
+        start: the first one: a row number, or a place in the list if a ``flag`` or another ``order`` is asked for.
+        flag: a kind of finding of the report; empty for all rows.
+        order: ``file``, ``longest`` or ``shortest`` first.
+        text: what the rows must contain, case aside.
+    """
+
+    recipe: Recipe
+    start: int = 1
+    count: int = SHOWN_ROWS
+    flag: str = ""
+    order: str = "file"
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """Rows of a dataset: what was found in it, its real columns, and each row with its encoding or its problem.
+
+    Attributes:
+        sources: (name, why its shape was found) for each source.
+        next, previous: where the next and the previous page start; None if there is none.
+        total: how many rows there are in the list, if that is known.
+        searched: the last row number that was looked at for ``text``.
+    """
+
+    mapping: Mapping
+    columns: list[str]
+    rows: list[tuple[Conversation, Encoded | str]]
+    notes: list[str] = field(default_factory=list)
+    sources: list[tuple[str, str]] = field(default_factory=list)
+    next: int | None = None
+    previous: int | None = None
+    total: int | None = None
+    searched: int | None = None
+
+
+def view(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
+    """The wanted rows, encoded as for the training.
+
+    Raises:
+        StudioError: the source cannot be read, its shape is not known, or its rows are to be filtered or sorted and no
+            report has been made.
+    """
+    if wanted.flag or wanted.order != "file":
+        return _listed(wanted, tokenizer, notes)
+    reading = read_conversations(wanted.recipe.data, start=wanted.start)
+    found, searched = _matching(reading.conversations, wanted.text, wanted.count)
+    last = searched if wanted.text else (found[-1].row if len(found) == wanted.count else None)
+    previous = None if wanted.start == 1 else 1 if wanted.text else max(1, wanted.start - wanted.count)
+    return _made(wanted, reading, found, tokenizer, notes, next=last and last + 1, previous=previous, searched=searched)
+
+
+def _listed(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
+    """Rows from the list of a finding, or in another order, by the index that the report has left."""
+    recipe = wanted.recipe
+    index = kept_index(recipe)
+    if index is None:
+        raise StudioError(
+            "The rows can be filtered and sorted once all of them have been checked.", "Press Check all rows below."
+        )
+    numbers = index.chosen(wanted.flag, wanted.order).tolist()
+    if wanted.text:
+        matching, _ = _matching(conversations_at(recipe.data, numbers).conversations, wanted.text, len(numbers))
+        kept = {conversation.row for conversation in matching}
+        numbers = [number for number in numbers if number in kept]
+    page = numbers[wanted.start - 1 : wanted.start - 1 + wanted.count]
+    reading = conversations_at(recipe.data, page)
+    by_number = {conversation.row: conversation for conversation in reading.conversations}
+    found = [by_number[number] for number in page if number in by_number]
+    after = wanted.start + wanted.count
+    return _made(
+        wanted,
+        reading,
+        found,
+        tokenizer,
+        notes,
+        next=after if after <= len(numbers) else None,
+        previous=max(1, wanted.start - wanted.count) if wanted.start > 1 else None,
+        total=len(numbers),
+    )
+
+
+def _matching(every: Iterator[Conversation], text: str, count: int) -> tuple[list[Conversation], int | None]:
+    """The first so many conversations with a text in them, and the last row number looked at (None at the end)."""
+    if not text:
+        return list(islice(every, count)), None
+    found, end, needle = [], time.monotonic() + _SEARCH_SECONDS, text.casefold()
+    for conversation in every:
+        if any(needle in part.casefold() for part in texts(conversation)):
+            found.append(conversation)
+        if len(found) == count or time.monotonic() > end:
+            return found, conversation.row
+    return found, None
+
+
+def _made(
+    wanted: Wanted, reading: Reading, found: list[Conversation], tokenizer: Any, notes: list[str], **more: Any
+) -> View:
+    usable = [conversation for conversation in found if not conversation.dropped]
+    with _time_limit(_ROW_SECONDS):
+        encoded = iter(encode_batch(tokenizer, [c.content() for c in usable], wanted.recipe.data))
+    rows: list[tuple[Conversation, Encoded | str]] = []
+    for conversation in found:
+        made = conversation.dropped or next(encoded)
+        rows.append((conversation, f"{made.what} {made.fix}" if isinstance(made, StudioError) else made))
+    sources = [(source.name, source.mapping.why) for source in reading.sources]
+    tools = any(c.tools or any(m.get("tool_calls") for m in c.messages or []) for c in found)
+    if tools:
+        from studio.data.spans import leaves_out
+
+        notes = [*notes, *leaves_out(tokenizer)]
+    return View(reading.mapping, reading.columns, rows, notes, sources, **more)
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise a StudioError if the block, which must be in the main thread, takes longer."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError  # no StudioError: the encoder takes those for refusals of single rows
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except TimeoutError as error:
+        raise StudioError(
+            f"The chat template did not end within {seconds:.0f} seconds on these rows.",
+            "Look for a loop in it, or set data.chat_template to chatml.",
+            field="data.chat_template",
+        ) from error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
+    """The answer to a request: ``("view", Wanted)`` or ``("template", Recipe)``.
+
+    Args:
+        tokenizers: prepared tokenizers with their notes, kept from one request to the next.
+
+    Raises:
+        StudioError: what cannot be shown, and why.
+    """
+    what, given = request
+    recipe = given.recipe if what == "view" else given
+    key = tokenizer_key(recipe)
+    if key not in tokenizers:
+        made = prepared_tokenizer(recipe)
+        while len(tokenizers) >= _TOKENIZERS:
+            tokenizers.pop(next(iter(tokenizers)))
+        tokenizers[key] = made
+    tokenizer, notes = tokenizers[key]
+    return view(given, tokenizer, list(notes)) if what == "view" else tokenizer.get_chat_template()
+
+
+def main() -> None:
+    """Answer pickled requests on standard input with pickled answers on standard output, until the input ends."""
+    import resource
+
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tokenizers: dict = {}
+    while True:
+        try:
+            request = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            made = answer(request, tokenizers)
+        except StudioError as error:
+            made = error
+        except MemoryError:
+            made = StudioError("These rows, or their chat template, need too much memory.", "Show other rows.")
+        pickle.dump(made, answers)
+        answers.flush()
