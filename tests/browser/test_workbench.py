@@ -1,4 +1,4 @@
-"""The Data tab as a workbench: rows are found, filtered, sorted, cleaned, and a template is written and seen at once."""
+"""The Data tab as a workbench: rows are found, filtered, sorted and cleaned, and a template is written and seen."""
 
 import json
 
@@ -6,21 +6,7 @@ import pytest
 from test_dataset_report import upload
 from test_main_path import open_tab
 
-WORDS = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "river",
-    "stone",
-    "cloud",
-    "light",
-    "paper",
-    "green",
-    "house",
-    "quiet",
-    "evening",
-]
+WORDS = ("alpha", "beta", "gamma", "delta", "river", "stone", "cloud", "light", "paper", "green", "house", "evening")
 
 
 def said(n: int, answer: str = "") -> dict:
