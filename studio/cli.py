@@ -161,6 +161,31 @@ def check(recipe: RecipePath, overrides: Overrides = None, as_json: Json = False
 
 
 @app.command()
+def clean(
+    recipe: RecipePath,
+    target: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Where to write the rows.")],
+    overrides: Overrides = None,
+    without: Annotated[
+        str, typer.Option(help="Findings of `check` whose rows are left out, with commas between them.")
+    ] = "duplicate",
+    as_json: Json = False,
+) -> None:
+    """Write the rows of the dataset to a JSONL file, without those that cannot be trained on and those named."""
+    checked = Recipe.load(recipe, overrides).check()
+    with terminal.working() as report:
+        from studio.models.store import fetch
+        from studio.training.clean import clean as clean_rows
+
+        fetch(checked.model, progress=report)
+        kinds = [kind.strip() for kind in without.split(",") if kind.strip()]
+        kept, left = clean_rows(checked, target, kinds, lambda rows: report(f"Rows so far: {rows:,}", 0, 0))
+    if as_json:
+        terminal.print_json({"kept": kept, "left_out": left, "path": str(target)})
+    else:
+        terminal.stdout().print(f"{kept:,} rows are in {target}; {left:,} are left out.", soft_wrap=True)
+
+
+@app.command()
 def compare(
     models: Annotated[list[str], typer.Argument(metavar="RUN|base ...", help="Runs, base, or base:MODEL.")],
     prompt: Annotated[list[str] | None, typer.Option(help="What to ask; may be given several times.")] = None,

@@ -9,7 +9,7 @@ from studio.errors import StudioError
 
 
 def _looks(value: Any, keys: set[str]) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and keys <= set(value[0])
+    return isinstance(value, list) and any(isinstance(turn, dict) and keys <= set(turn) for turn in value)
 
 
 def _columns(shape: Shape, names: dict[str, str], chosen: dict[str, str]) -> dict[str, str] | None:
@@ -71,14 +71,13 @@ def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, s
         listed = ", ".join(repr(columns[part]) for part in columns)
         return Mapping(kind, columns, _said(f"{shape.title.capitalize()}: found the columns {listed}.", shape, real))
     for name in real:  # a column of turns settles it, whatever it is called
-        value = next((row[name] for row in rows if row.get(name)), None)
         if name in ("chosen", "rejected", "tools", "history"):
             continue
         for kind, part, keys in (
             ("messages", "messages", {"role", "content"}),
             ("sharegpt", "conversations", {"from", "value"}),
         ):
-            if _looks(value, keys) and not (chosen and part not in chosen) and "completion" not in names:
+            if any(_looks(row.get(name), keys) for row in rows) and not (chosen and part not in chosen) and "completion" not in names:
                 columns = _columns(SHAPES[kind], names, {part: name, **chosen}) or {part: name}
                 turn = " and ".join(sorted(keys))
                 why = f"{SHAPES[kind].title}: the column {name!r} holds turns with {turn}."

@@ -103,6 +103,8 @@ def refuse_binary(path: Path) -> None:
     with opened(path) as file:
         head = file.read(8192)
     kinds = {b"PAR1": "Parquet", b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"\x89PNG": "PNG", b"%PDF": "PDF"}
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise StudioError(f"{path.name} is in UTF-16.", "Save the file in UTF-8.")
     kind = next((name for magic, name in kinds.items() if head.startswith(magic)), None)
     if kind or b"\x00" in head:
         looks = f"it looks like {kind}" if kind else "it holds binary data"

@@ -7,6 +7,7 @@ A canonical message has ``role`` (system, user, assistant or tool) and ``content
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -66,6 +67,8 @@ def text_of(value: Any, part: str) -> str:
         except UnicodeEncodeError as error:  # JSON can write one half of a surrogate pair, UTF-8 cannot
             raise Dropped(f"{part} holds half a character") from error
         return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Dropped(f"{part} is {value}, not text")  # what a table without a value often holds
     if isinstance(value, (int, float, bool)):
         return str(value)
     raise Dropped(f"{part} is a {type(value).__name__}, not text")

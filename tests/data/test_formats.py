@@ -105,6 +105,16 @@ def test_numbers_are_read_as_text():
     assert [m["content"] for m in read(row)[1]] == ["7", "1.5"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_answer(value):
+    assert dropped({"prompt": "q", "completion": value}) == f"completion is {value}, not text"
+
+
+def test_the_shape_is_found_if_a_turn_is_missing():
+    row = {"messages": [None, SAY]}
+    assert dropped(row) == "turn 1 is not an object"
+
+
 def test_the_shape_is_found_if_the_first_row_lacks_it():
     assert detect([{"messages": None}, {"messages": [ASK, SAY]}]).format == "messages"
 

@@ -5,6 +5,8 @@ import time
 import tracemalloc
 from itertools import islice
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from studio.data.rows import read_file
@@ -125,7 +127,7 @@ def test_an_empty_json_array_is_refused(write):
         (b"%PDF-1.7 ...", "PDF"),
         (b"PAR1" + b"\x15" * 20, "Parquet"),
         (b"\xd8\x13\x00\x00\x07\x9c" * 9, "binary data"),
-        ('{"text": "UTF-16"}\n'.encode("utf-16"), "binary data"),
+        ('{"text": "UTF-16"}\n'.encode("utf-16"), "in UTF-16"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
@@ -285,3 +287,39 @@ def test_a_json_array_is_read_whole_across_its_chunks(write, monkeypatch):
     monkeypatch.setattr("studio.data.json_rows._CHUNK", 7)
     rows = [{"text": "ä" * n, "more": [n, {"deep": "]},["}]} for n in range(40)]
     assert values(write("a.json", json.dumps(rows, ensure_ascii=False, indent=1))) == rows
+
+
+def test_an_array_that_breaks_early_is_refused_without_reading_on(write, monkeypatch):
+    path = write("rows.json", "[\n" + '{"a" 1}' + ',\n{"a": 1}' * 200_000 + "]")
+    read = []
+    original = json.JSONDecoder.raw_decode
+
+    def counting(self, text, position=0):
+        read.append(len(text))
+        return original(self, text, position)
+
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", counting)
+    with pytest.raises(StudioError, match="line 2"):
+        list(read_file(path))
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("rows.json", '[{"a": ' + "9" * 5000 + "}]", "4,300 digits"),
+        ("rows.json", '{"a": ' * 100_000, "nested too deeply"),
+        ("rows.jsonl", '{"a": ' * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_python_cannot_hold_is_refused_plainly(write, name, text, reason):
+    with pytest.raises(StudioError, match=reason):
+        list(read_file(write(name, text)))
+
+
+def test_parquet_text_that_is_not_utf_8_is_refused_plainly(tmp_path):
+    offsets, data = pa.py_buffer(b"\0\0\0\0\x02\0\0\0"), pa.py_buffer(b"\xff\xfe")
+    table = pa.table({"text": pa.Array.from_buffers(pa.string(), 1, [None, offsets, data])})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(StudioError, match="not a readable Parquet file"):
+        list(read_file(tmp_path / "rows.parquet"))
