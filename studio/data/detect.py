@@ -77,7 +77,11 @@ def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, s
             ("messages", "messages", {"role", "content"}),
             ("sharegpt", "conversations", {"from", "value"}),
         ):
-            if any(_looks(row.get(name), keys) for row in rows) and not (chosen and part not in chosen) and "completion" not in names:
+            if (
+                any(_looks(row.get(name), keys) for row in rows)
+                and not (chosen and part not in chosen)
+                and "completion" not in names
+            ):
                 columns = _columns(SHAPES[kind], names, {part: name, **chosen}) or {part: name}
                 turn = " and ".join(sorted(keys))
                 why = f"{SHAPES[kind].title}: the column {name!r} holds turns with {turn}."

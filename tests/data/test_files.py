@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from test_rows import ROWS, lines, refusal, values
 
-from studio.data.files import files_of
+from studio.data.files import files_of, lines_at, text_lines
 from studio.data.rows import read_file, read_source
 from studio.errors import StudioError
 
@@ -136,3 +136,19 @@ def test_in_a_folder_rows_are_counted_over_its_files(tmp_path):
     for name, first in (("a", 1), ("b", 4)):
         (tmp_path / f"{name}.jsonl").write_text(lines([{"n": first + i} for i in range(3)]))
     assert [row.values["n"] for row in read_source(tmp_path, 3)] == [3, 4, 5, 6]
+
+
+def test_a_place_in_a_file_is_found_again_from_where_an_earlier_reading_passed(tmp_path, monkeypatch):
+    monkeypatch.setattr("studio.data.files._CHUNK", 4)
+    monkeypatch.setattr("studio.data.files._MARKED", 50)
+    path = tmp_path / "rows.txt"
+    lines = [f"line {n} {'x' * (n % 37)}" for n in range(1, 400)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    for number in (399, 1, 200, 399, 3, 77, 398, 76, 400, 500):
+        found = next(text_lines(path, number), None)
+        assert found == ((number, lines[number - 1] + "\n" * (number < 399)) if number < 400 else None)
+    wanted = [2, 3, 150, 151, 399, 900]
+    assert [n for n, _ in lines_at(path, wanted)] == [2, 3, 150, 151, 399]
+    assert [line.strip() for _, line in lines_at(path, wanted)] == [lines[n - 1] for n in wanted[:-1]]
+    path.write_text("other\n" * 500, encoding="utf-8")
+    assert next(text_lines(path, 300)) == (300, "other\n")

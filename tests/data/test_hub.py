@@ -92,3 +92,44 @@ def test_a_silent_hub_costs_three_seconds_and_what_was_read_before_still_loads(d
         refusal = load(silent, tmp_path, source="owner/other")
         assert "does not answer" in refusal["what"]
         assert time.monotonic() - start < 30  # the imports of the process and one probe
+
+
+def test_a_window_of_a_hub_dataset_is_read(dataset, tmp_path):
+    with FakeHub({}, {"owner/set": dataset}) as hub:
+        rows = load(hub, tmp_path, source="owner/set", skip_rows=1, max_rows=2)
+        assert rows == ["train answer 1", "train answer 2"]
+
+
+def test_a_hub_dataset_that_is_downloaded_whole_is_the_same(dataset, tmp_path):
+    with FakeHub({}, {"owner/set": dataset}) as hub:
+        assert load(hub, tmp_path, source="owner/set", streaming=False, max_rows=3) == [
+            f"train answer {n}" for n in range(3)
+        ]
+
+
+def test_a_folder_of_a_hub_dataset_is_read_alone(tmp_path_factory, tmp_path):
+    folder = tmp_path_factory.mktemp("code")
+    for language in ("python", "rust"):
+        (folder / "data" / language).mkdir(parents=True)
+        row = {"prompt": language, "completion": f"{language} code"}
+        (folder / "data" / language / "data.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with FakeHub({}, {"owner/code": folder}) as hub:
+        assert load(hub, tmp_path, source="owner/code", data_dir="data/rust") == ["rust code"]
+
+
+def test_labels_of_a_hub_dataset_are_read_by_their_names(tmp_path_factory, tmp_path):
+    import datasets
+
+    folder = tmp_path_factory.mktemp("labels")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    rows = datasets.Dataset.from_dict({"text": ["one", "two"], "label": [1, 0]}, features=features)
+    rows.to_parquet(folder / "train.parquet")
+    with FakeHub({}, {"owner/labels": folder}) as hub:
+        assert load(hub, tmp_path, source="owner/labels") == ["good", "bad"]
+
+
+def test_a_mixture_of_a_hub_dataset_and_another_is_read(dataset, tmp_path):
+    with FakeHub({}, {"owner/set": dataset}) as hub:
+        mix = [{"source": "owner/set", "split": "test", "weight": 2}]
+        rows = load(hub, tmp_path, source="owner/set", max_rows=1, mix=mix)
+        assert rows == ["train answer 0", *["test answer 0"] * 2, *["test answer 1"] * 2]
