@@ -53,10 +53,8 @@ def main() -> None:
             time.sleep(0.02)
         print(f"counted in the background: {counted.said()} after {time.perf_counter() - start:.2f} s")
         reader = max(psutil.Process().children(), key=lambda process: process.memory_info().rss)
-        grown = (studio.memory_info().rss - before) / 1e6
-        print(
-            f"memory: the studio grew by {grown:.0f} MB; the reading process has {reader.memory_info().rss / 1e6:.0f} MB"
-        )
+        grown, reading = studio.memory_info().rss - before, reader.memory_info().rss
+        print(f"memory: the studio grew by {grown / 1e6:.0f} MB; the reading process has {reading / 1e6:.0f} MB")
         desk.viewer.close()
 
 

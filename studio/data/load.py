@@ -80,22 +80,22 @@ def _left_out_path(key: str) -> Path:
     return Workspace.current().folder("datasets/cache") / f"{key}.left_out.json"
 
 
-def refuse_invalid(data: DataSpec) -> None:
-    """Refuse a dataset that ``load_conversations`` has read if rows of it need mending and are to stop the training.
+def left_out(data: DataSpec) -> dict[str, tuple[int, str]]:
+    """The rows that ``load_conversations`` has left out and that need mending, by reason: how many, and the first.
 
     Raises:
-        StudioError: says how many, why, and where the first of them are.
+        StudioError: there are such rows, and ``data.invalid_rows`` is ``stop``.
     """
     path = _left_out_path(_key(data, None))
-    if data.invalid_rows != "stop":
-        return
     if path.exists():
-        left_out = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        invalid, first = kept["invalid"], kept["first"]
     else:
         seen = survey(data)
-        left_out = {"invalid": seen.invalid, "first": seen.first}
-    if left_out["invalid"]:
-        raise invalid_rows(left_out["invalid"], left_out["first"])
+        invalid, first = seen.invalid, seen.first
+    if invalid and data.invalid_rows == "stop":
+        raise invalid_rows(invalid, first)
+    return {reason: (count, first[reason]) for reason, count in invalid.items()}
 
 
 def _generate(data: str, split: str, key: str) -> Iterator[dict[str, Any]]:

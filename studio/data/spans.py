@@ -65,16 +65,18 @@ def render(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None
                 "Choose another data.chat_template, for example chatml.",
                 field="data.chat_template",
             )
-        _check_markers(text, messages, write, specials)
-        return Rendered(text, spans)
+        said = _said(text, len(spans), messages, write, specials)
+        return Rendered(text, [_through_eos(text, spans[i], specials, tokenizer.eos_token) for i in said])
     text, _ = write(messages, False)
 
     def plainly(chat: list[dict]) -> str:
         return write(chat, False)[0]
 
     if any(m.get("tool_calls") or m.get("reasoning_content") for m in messages):
-        return Rendered(text, spans_by_turn(text, messages, assistants, plainly, specials))
-    return Rendered(text, _spans_by_marks(text, messages, assistants, plainly, specials))
+        spans = spans_by_turn(text, messages, assistants, plainly, specials)
+    else:
+        spans = _spans_by_marks(text, messages, assistants, plainly, specials)
+    return Rendered(text, [_through_eos(text, span, specials, tokenizer.eos_token) for span in spans])
 
 
 def render_text(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None) -> str:
@@ -189,6 +191,19 @@ def _to_end_of_turn(text: str, span: Span, specials: list[str]) -> Span:
     return (start, blank + len(token)) if token else (start, end)
 
 
+def _through_eos(text: str, span: Span, specials: list[str], eos: str | None) -> Span:
+    """A span through the tokenizer's end token where a turn is closed by several special tokens, as Cohere's are."""
+    start, end = span
+    if not eos or text.endswith(eos, start, end):
+        return span
+    place = end
+    while token := special_at(text, place, specials):
+        place += len(token)
+        if token == eos:
+            return start, place
+    return span
+
+
 def _marked_spans(text: str, spans: list[Span], specials: list[str]) -> list[Span]:
     return [_to_end_of_turn(text, span, specials) for span in spans if span[1] > span[0]]
 
@@ -209,8 +224,12 @@ def _put_in(messages: list[dict], marks: dict[int, str]) -> list[dict]:
     return [{**m, "content": marks[i]} if i in marks else m for i, m in enumerate(messages)]
 
 
-def _check_markers(text: str, messages: list[dict], write: Callable, specials: list[str]) -> None:
-    """Refuse markers that do not hold what the assistant says up to an end-of-turn token, or that hold anybody else."""
+def _said(text: str, count: int, messages: list[dict], write: Callable, specials: list[str]) -> list[int]:
+    """Which of so many marked spans hold what the assistant says; some templates mark the end of the text besides.
+
+    Raises:
+        StudioError: markers do not hold what the assistant says up to an end-of-turn token, or they hold anybody else.
+    """
     plain = [i for i, m in enumerate(messages) if m["role"] != "tool" and isinstance(m.get("content"), str)]
     calling = {i for i in plain if messages[i].get("tool_calls")}
     marks = _marks(text, plain)
@@ -218,6 +237,8 @@ def _check_markers(text: str, messages: list[dict], write: Callable, specials: l
     marked, spans = write(_put_in(named, {i: mark for i, mark in marks.items() if i not in calling}), True)
     spans = _marked_spans(marked, spans, specials)
     places = {i: marked.find(mark) for i, mark in marks.items()}
+    if len(spans) != count:
+        raise inexact("it marks other places when other words are said")
     ends = [end for start, end in spans if any(marked.endswith(token, start, end) for token in specials)]
     for i, place in places.items():
         held = any(start <= place < end for start, end in spans)
@@ -230,6 +251,8 @@ def _check_markers(text: str, messages: list[dict], write: Callable, specials: l
             following = min((other for other in places.values() if other > place), default=len(marked))
             if not any(place < end <= following for end in ends):
                 raise unclosed()
+    said = [place for i, place in places.items() if messages[i]["role"] == "assistant"]
+    return [number for number, (start, end) in enumerate(spans) if any(start <= place < end for place in said)]
 
 
 def _spans_by_marks(

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from studio.data import encode_rows, load_conversations, split_conversations
-from studio.data.load import fingerprint, refuse_invalid
+from studio.data.load import fingerprint, left_out
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
@@ -71,7 +71,12 @@ def _train(run: Run, log: EventLog) -> str:
     # data: conversations -> tokens and labels
     progress("Reading the data", 0, 0)
     conversations = load_conversations(recipe.data)
-    refuse_invalid(recipe.data)
+    for reason, (count, first) in left_out(recipe.data).items():
+        log.write(
+            "warning",
+            what=f"{count:,} row{'s'[: count != 1]} left out: {reason} (first in {first}).",
+            fix="Mend them if they should be trained on.",
+        )
     training_rows, held_out_rows = split_conversations(conversations, recipe.data, recipe.train.seed)
     total = len(conversations)
     examples, dropped = encode_rows(

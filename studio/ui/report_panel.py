@@ -167,7 +167,18 @@ def html(report: Report) -> str:
     )
     found = "".join(_finding(finding) for finding in report.findings)
     found = found or views.message("good", "Nothing was found.", "Every row is kept whole.")
-    return tiles + _histogram(report) + found
+    return tiles + _histogram(report) + _turns(report) + found
+
+
+def _turns(report: Report) -> str:
+    """How many messages the conversations have, in a sentence."""
+    if not report.turns:
+        return ""
+    most = sorted(report.turns, key=lambda pair: -pair[1])
+    said = ", ".join(f"{messages} in {count:,}" for messages, count in most[:6])
+    rest = sum(count for _, count in most[6:])
+    more = f", other numbers in {rest:,}" if rest else ""
+    return f'<p class="note">Messages in a conversation: {said}{more}.</p>'
 
 
 def _finding(finding: Finding) -> str:

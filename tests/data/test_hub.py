@@ -121,7 +121,8 @@ def test_labels_of_a_hub_dataset_are_read_by_their_names(tmp_path_factory, tmp_p
     import datasets
 
     folder = tmp_path_factory.mktemp("labels")
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    label = datasets.ClassLabel(names=["bad", "good"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": label})
     rows = datasets.Dataset.from_dict({"text": ["one", "two"], "label": [1, 0]}, features=features)
     rows.to_parquet(folder / "train.parquet")
     with FakeHub({}, {"owner/labels": folder}) as hub:

@@ -20,6 +20,8 @@ TURNS = [
     {"role": "assistant", "content": "assistant-one answers"},
     {"role": "user", "content": "user-two asks"},
     {"role": "assistant", "content": "assistant-two answers"},
+    {"role": "user", "content": "user-three asks"},
+    {"role": "assistant", "content": "assistant-three answers"},
 ]
 SPECIAL = re.compile(
     r"<\|[^<>|\s]+\|>|<\|?[a-z_]+\|?>|\[/?[A-Z_]+\]|</s>|<｜[^<>｜]+｜>|<[a-z]+_of_[a-z]+>|<\|[A-Z_]+\|>"
@@ -54,18 +56,36 @@ def tokenizer_for(template: str):
     return made
 
 
+def trained_runs(encoded) -> list[list[int]]:
+    """The trained tokens, a list for each unbroken run of them."""
+    runs: list[list[int]] = []
+    before = IGNORE
+    for label in encoded.labels:
+        if label != IGNORE:
+            if before == IGNORE:
+                runs.append([])
+            runs[-1].append(label)
+        before = label
+    return runs
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.parametrize("system", [False, True], ids=["no system", "system"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_known_template_is_masked_exactly_or_refused(name):
+def test_a_known_template_is_masked_exactly_or_refused(name, system, turns):
     made = tokenizer_for((FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
-    if name in REFUSED:
-        with pytest.raises(StudioError, match=re.escape(REFUSED[name])):
-            encode_conversation(made, [SYSTEM, *TURNS])
+    messages = [SYSTEM] * system + TURNS[: 2 * turns]
+    if name in REFUSED or (system and name in WITHOUT_SYSTEM):
+        reason = REFUSED.get(name, "System role not supported")
+        with pytest.raises(StudioError, match=re.escape(reason)):
+            encode_conversation(made, messages)
         return
-    encoded = encode_conversation(made, TURNS if name in WITHOUT_SYSTEM else [SYSTEM, *TURNS])
-    trained = [id for id, label in zip(encoded.input_ids, encoded.labels, strict=True) if label != IGNORE]
-    said = re.escape("assistant-one answers") + END + ".*" + re.escape("assistant-two answers") + END
-    assert re.search(said, written(made, trained), re.DOTALL)
-    assert not re.search("user-|system-|asks|speaks", written(made, trained))
+    encoded = encode_conversation(made, messages)
+    runs = [written(made, run) for run in trained_runs(encoded)]
+    assert len(runs) == turns
+    for run, message in zip(runs, messages[1 + system :: 2], strict=True):
+        assert re.search(re.escape(message["content"]) + rf"\s*{END}+\s*$", run)
+        assert not re.search("user-|system-|asks|speaks", run)
 
 
 @pytest.mark.parametrize("name", WITHOUT_SYSTEM)
@@ -73,3 +93,13 @@ def test_a_template_that_takes_no_system_message_says_so(name):
     made = tokenizer_for((FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
     with pytest.raises(StudioError, match="System role not supported"):
         encode_conversation(made, [SYSTEM, *TURNS])
+
+
+@pytest.mark.parametrize("name", ["cohere2", "cohere2_training"])
+def test_a_turn_that_is_closed_by_two_tokens_is_trained_through_the_one_that_ends_it(name):
+    made = tokenizer_for((FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
+    made.eos_token = "<|END_OF_TURN_TOKEN|>"
+    encoded = encode_conversation(made, TURNS[:2])
+    said = [written(made, run) for run in trained_runs(encoded)]
+    assert len(said) == 1
+    assert said[0].endswith("assistant-one answers<|END_RESPONSE|><|END_OF_TURN_TOKEN|>")
