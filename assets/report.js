@@ -56,10 +56,13 @@ element.addEventListener('pointerdown', event => {
   window.addEventListener('pointerup', drop);
 });
 
+let waiting = 0;
 element.addEventListener('keydown', event => {
   const line = event.target.closest('.limit');
   const by = { ArrowLeft: -1, ArrowRight: 1, PageDown: -16, PageUp: 16 }[event.key];
   if (!line || !by) return;
   event.preventDefault();
-  trigger('input', { max_length: move(Number(line.getAttribute('aria-valuenow')) + by) });
+  const limit = move(Number(line.getAttribute('aria-valuenow')) + by);
+  clearTimeout(waiting);  // a step of a key is not yet a choice
+  waiting = setTimeout(() => trigger('input', { max_length: limit }), 900);
 });

@@ -25,7 +25,8 @@ class Conversation:
         messages, tools: the conversation and the functions that it may call; or
         text: plain text; or
         input_ids, labels: tokens that pass through; or
-        dropped: why it is left out. ``unwanted`` says that the dataset wants it so and nothing needs mending.
+        dropped: why it is left out. ``unwanted`` says that the dataset wants it so and nothing needs mending, and
+            ``raw`` is the row as it stands there.
         copies: how often it is trained on in an epoch (a mixture's weight).
         held_out: whether ``data.holdout_column`` holds it out.
     """
@@ -41,6 +42,7 @@ class Conversation:
     unwanted: bool = False
     copies: int = 1
     held_out: bool = False
+    raw: dict[str, Any] | None = None
 
     def content(self) -> dict[str, Any]:
         """What the encoder takes."""
@@ -69,6 +71,8 @@ def read_conversations(data: DataSpec, split: str | None = None, start: int = 1)
         StudioError: the source cannot be read, or its shape is not known. Iterating may raise it too, at the row
             where the source is broken.
     """
+    if split not in (None, data.split):  # the column says which rows of the training split are held out
+        data = data.model_copy(update={"holdout_column": None})
     return _reading(data, *sources.open_all(sources.parts(data, split), start))
 
 
@@ -104,9 +108,13 @@ def _convert(source: sources.Source, row: Row, data: DataSpec, reading: Reading)
                 m["content"].strip() or m.get("tool_calls") for m in content["messages"] if m["role"] == "assistant"
             ):
                 raise Dropped("nothing is left of the answer without its reasoning")
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        reason = f"it cannot be read ({type(error).__name__})"  # a shape that nobody has thought of
+        reading.dropped[reason] += 1
+        return Conversation(**known, dropped=reason, raw=row.values)
     except Dropped as reason:
         reading.dropped[str(reason)] += 1
-        return Conversation(**known, dropped=str(reason), unwanted=reason.wanted)
+        return Conversation(**known, dropped=str(reason), unwanted=reason.wanted, raw=row.values)
     if source.weight != 1:
         whole, part = divmod(source.weight, 1)
         known["copies"] = int(whole) + (content_hash(content, seed=-1) < part * 2**64)
@@ -194,4 +202,5 @@ def invalid_rows(invalid: dict[str, int], first: dict[str, str]) -> StudioError:
 def held_out_source(data: DataSpec) -> DataSpec:
     """The dataset that ``data.holdout_source`` names, read with the same settings."""
     own = {"source": data.holdout_source, "holdout_source": None, "mix": [], "skip_rows": 0, "max_rows": 0}
+    own |= {"config": None, "data_dir": None, "revision": None, "split": "train"}
     return data.model_copy(update=own)

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy
 
+from studio.data.bounds import TooSlow, time_limit
 from studio.data.spans import Rendered, Span, render, render_text
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
 _START, _END = itemgetter(0), itemgetter(1)
+_SECONDS = 10  # that a template may take for one conversation
 _BATCH = 64  # rows that are tokenised at once
 IGNORE = -100  # the label that carries no loss, as in torch.nn.functional.cross_entropy
 
@@ -77,7 +79,7 @@ def _rendered(tokenizer: Any, messages: list[dict], tools: list[dict] | None, tr
         text = render_text(tokenizer, messages, tools)
         return Rendered(text, [(0, len(text))])
     rendered = render(tokenizer, messages, tools)
-    return Rendered(rendered.text, rendered.spans[-1:]) if train_on == "last" else rendered
+    return Rendered(rendered.text, rendered.spans[rendered.last :]) if train_on == "last" else rendered
 
 
 def encode_text(tokenizer: Any, text: str, *, max_length: int | None = None) -> Encoded:
@@ -104,7 +106,11 @@ def encode_row(tokenizer: Any, row: dict[str, Any], data: DataSpec) -> Encoded:
 
 
 def encode_batch(tokenizer: Any, rows: Sequence[dict[str, Any]], data: DataSpec) -> list[Encoded | StudioError]:
-    """Rows as examples, each as ``encode_row`` makes it, or its refusal; quicker than one after another."""
+    """Rows as examples, each as ``encode_row`` makes it, or its refusal; quicker than one after another.
+
+    Raises:
+        TooSlow: the template does not end with one of the rows.
+    """
     made: list[Encoded | StudioError | None] = [None] * len(rows)
     waiting: dict[int, Rendered] = {}
     for index, row in enumerate(rows):
@@ -112,9 +118,12 @@ def encode_batch(tokenizer: Any, rows: Sequence[dict[str, Any]], data: DataSpec)
             if row.get("input_ids"):
                 made[index] = _passed_through(tokenizer, row["input_ids"], row["labels"], data.max_length)
             elif row.get("messages"):
-                waiting[index] = _rendered(tokenizer, row["messages"], row.get("tools"), data.train_on)
+                with time_limit(_SECONDS):
+                    waiting[index] = _rendered(tokenizer, row["messages"], row.get("tools"), data.train_on)
             else:
                 waiting[index] = _whole(tokenizer, row["text"])
+        except TooSlow:
+            raise
         except StudioError as error:
             made[index] = error
     tokenised = _tokenised(tokenizer, [rendered.text for rendered in waiting.values()])

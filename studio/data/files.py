@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from studio.errors import StudioError
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md")
 PACKED = (".gz", ".zst")  # each kind of text file may be compressed
+_SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(?![a-z])")  # as a word in a file's name
 _CHUNK = 1 << 20
 _MARKED = 1 << 24  # bytes between two remembered places of a file
 LONGEST_LINE = 1 << 28  # bytes; what decompresses to more in one line is not a dataset
@@ -46,6 +48,13 @@ def files_of(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
     found = sorted(p for p in source.rglob("*") if p.is_file() and kind_of(p)[0] in KINDS and not _aside(p, source))
+    named = {word for path in found for word in _SPLIT.findall(path.stem.lower())}
+    if named & {"test", "validation", "valid", "val", "dev"} and len(named) > 1:
+        raise StudioError(
+            f"The folder {source} holds several splits: {', '.join(sorted(named))}.",
+            "Name the file to train on in data.source, and the one to validate with in data.holdout_source.",
+            field="data.source",
+        )
     if not found:
         raise StudioError(f"The folder {source} holds no file that the studio reads.", f"It reads: {known_kinds()}.")
     return found

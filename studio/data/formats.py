@@ -149,11 +149,13 @@ def _classification(parts: dict[str, Any]) -> Messages:
 def _tokenized(parts: dict[str, Any]) -> dict[str, Any]:
     """Token ids that pass through as they are; labels, or a mask of what carries loss, or else every token."""
     ids = parts["input_ids"]
-    if not isinstance(ids, list) or not ids or not all(isinstance(i, int) and i >= 0 for i in ids):
+    if not isinstance(ids, list) or not ids or not all(isinstance(i, int) and 0 <= i < 2**31 for i in ids):
         raise Dropped("input_ids is not a list of token ids")
     labels, mask = parts.get("labels"), parts.get("mask")
+    if mask is not None and (not isinstance(mask, list) or len(mask) != len(ids)):
+        raise Dropped("the mask is not as long as input_ids")
     if labels is None:
-        labels = [i if mask is None or taken else -100 for i, taken in zip(ids, mask or ids, strict=False)]
+        labels = [i if mask is None or taken else -100 for i, taken in zip(ids, mask or ids, strict=True)]
     if not isinstance(labels, list) or len(labels) != len(ids):
         raise Dropped("labels are not as many as input_ids")
     if any(label not in (-100, i) for label, i in zip(labels, ids, strict=True)):

@@ -19,7 +19,7 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 def is_id(source: str) -> bool:
     """Whether ``source`` could be a Hub id: ``name`` or ``owner/name``."""
-    return bool(_ID.fullmatch(source)) and ".." not in source
+    return len(source) <= 193 and bool(_ID.fullmatch(source)) and ".." not in source  # 96 for each name
 
 
 @contextmanager

@@ -38,8 +38,8 @@ class Inspection:
         messages: how many messages the conversation has, 0 for plain text.
         excerpt: how the row begins.
         whole, prompt, answer: digests of what is said, case and blanks aside; None where there is no such thing.
-        hash: the content hash that the split goes by.
-        signature: the MinHash for near duplicates.
+        hash, signature: what the split goes by: the content hash, and the MinHash for near duplicates; None for a row
+            that is dropped before it is split.
     """
 
     row: int
@@ -55,7 +55,7 @@ class Inspection:
     whole: bytes = b""
     prompt: bytes | None = None
     answer: bytes | None = None
-    hash: int = 0
+    hash: int | None = None
     signature: numpy.ndarray | None = None
 
     @property
@@ -75,6 +75,8 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
     if conversation.dropped:
         kind = "unwanted" if conversation.unwanted else "dropped"
         return Inspection(**known, findings={kind: conversation.dropped})
+    content = conversation.content()
+    known |= {"hash": content_hash(content, seed), "signature": signature(comparable(content))}
     if isinstance(encoded, StudioError):
         return Inspection(**known, findings={"refused": encoded.what})
     assert encoded is not None, "a row that is not dropped has been encoded"
@@ -84,6 +86,7 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
         return Inspection(**known, findings={"masked": encoded.dropped})
     said = list(texts(conversation))
     text, plain = "\n".join(said), [_plain(part) for part in said]
+    extra = [str(part) for part in (conversation.tools, conversation.labels) if part]
     findings = {}
     if encoded.cut:
         findings["too_long"] = f"{length + encoded.cut:,} tokens: {text[:EXCERPT]}"
@@ -98,8 +101,7 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
         last = conversation.messages[-1]["content"].rstrip()
         if len(last) > _LONG_ANSWER and _breaks_off(last):
             findings["cut_answer"] = "… " + last[-100:]
-        prompt, answer = _digest(plain[:-1]), _digest(plain[-1:])
-    content = conversation.content()
+        prompt, answer = _digest([*plain[:-1], *extra]), _digest(plain[-1:])
     return Inspection(
         **known,
         findings=findings,
@@ -107,11 +109,9 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
         trained=length - encoded.labels.count(IGNORE),
         messages=len(conversation.messages or ()),
         excerpt=text[:EXCERPT],
-        whole=_digest(plain),
+        whole=_digest([*plain, *extra]),
         prompt=prompt,
         answer=answer,
-        hash=content_hash(content, seed),
-        signature=signature(comparable(content)),
     )
 
 
@@ -121,8 +121,8 @@ def texts(conversation: Conversation) -> Iterator[str]:
         yield conversation.text or " ".join(map(str, conversation.input_ids or []))
         return
     for message in conversation.messages:
-        calls = message.get("tool_calls")
-        yield f"{message['content']} {calls}" if calls else message["content"]
+        more = [str(message[key]) for key in ("reasoning_content", "tool_calls") if message.get(key)]
+        yield " ".join([*more[:1], message["content"], *more[1:]]) if more else message["content"]
 
 
 def _plain(text: str) -> str:

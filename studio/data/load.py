@@ -20,7 +20,8 @@ from studio.workspace import Workspace
 if TYPE_CHECKING:
     import datasets
 
-_VERSION = 2  # of the columns in the workspace; an older cache is made anew
+_JSON = ("messages", "tools")
+_VERSION = 3  # of the columns in the workspace; an older cache is made anew
 _UNRELATED = (  # settings that do not change the conversations
     *("max_length", "train_on", "chat_template", "eval_split", "invalid_rows"),
     *("holdout", "holdout_rows", "holdout_source"),
@@ -42,8 +43,8 @@ def load_conversations(data: DataSpec, split: str | None = None) -> datasets.Dat
 
     features = {
         "row": datasets.Value("int64"),
-        "messages": datasets.List(datasets.Json()),
-        "tools": datasets.Json(),
+        "messages": datasets.Value("large_string"),  # JSON, which keeps every number as it is; _read turns it back
+        "tools": datasets.Value("large_string"),
         "text": datasets.Value("large_string"),
         "input_ids": datasets.List(datasets.Value("int32")),
         "labels": datasets.List(datasets.Value("int32")),
@@ -59,7 +60,7 @@ def load_conversations(data: DataSpec, split: str | None = None) -> datasets.Dat
             gen_kwargs={"data": data.model_dump_json(), "split": split or data.split, "key": key},
             fingerprint=key,
             cache_dir=str(Workspace.current().datasets / "cache"),
-        )
+        ).with_transform(_read)
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, StudioError):
             raise error.__cause__ from None
@@ -67,6 +68,14 @@ def load_conversations(data: DataSpec, split: str | None = None) -> datasets.Dat
     finally:
         if bars:
             datasets.enable_progress_bars()
+
+
+def _read(batch: dict[str, list]) -> dict[str, list]:
+    """A batch of rows with its JSON read."""
+    for name in _JSON:
+        if name in batch:
+            batch[name] = [None if text is None else json.loads(text) for text in batch[name]]
+    return batch
 
 
 def _key(data: DataSpec, split: str | None) -> str:
@@ -111,6 +120,7 @@ def _generate(data: str, split: str, key: str) -> Iterator[dict[str, Any]]:
             invalid.update([] if conversation.unwanted else [conversation.dropped])
             continue
         row = {**conversation.content(), "row": conversation.row, "held_out": conversation.held_out}
+        row |= {name: json.dumps(row[name]) for name in _JSON if row[name] is not None}
         for _ in range(conversation.copies):
             kept += 1
             yield row

@@ -148,8 +148,7 @@ class Index:
 class Examiner:
     """Takes the rows one by one and makes the report at the end; keeps a few numbers for each row, never its text."""
 
-    def __init__(self, data: DataSpec, *, batch_size: int, known_prompts: Iterable[bytes] = ()):
-        """``known_prompts``: digests of the prompts of rows that are held out from another source."""
+    def __init__(self, data: DataSpec, *, batch_size: int):
         self._data = data
         self._rows: dict[str, list[tuple[int, str]]] = {kind: [] for kind in KINDS}
         self._flags: dict[str, list[int]] = {kind: [] for kind in KINDS}
@@ -159,16 +158,28 @@ class Examiner:
         self._used: Counter[int] = Counter()  # after it, of the kept
         self._turns: Counter[int] = Counter()
         self._first: dict[bytes, int] = {}  # what is said -> the row where it was first said
-        self._prompts: dict[bytes, list[tuple[int, bytes, int]]] = defaultdict(
-            list
-        )  # -> (row, answer, place among the kept)
-        self._kept_rows: list[int] = []  # of the rows that are kept, in order, as the next three
+        self._prompts: dict[bytes, list[tuple[int, bytes, int]]] = defaultdict(list)  # -> (row, answer, place)
+        self._split_rows: list[int] = []  # of the rows that are split, in order, as the next four
         self._hashes: list[int] = []
         self._held_out: list[bool] = []
         self._copies: list[int] = []
+        self._kept: list[bool] = []
         self._clusters = Clusters()
-        self._known = set(known_prompts)
+        self._second: set[bytes] = set()  # prompts of rows that are held out from another source
+        self._second_groups: set[int] = set()
         self._report = Report(max_length=data.max_length, batch_size=batch_size)
+
+    def add_held_out(self, inspection: Inspection) -> None:
+        """Take in a row of ``data.holdout_source``; all of them come before the first of :meth:`add`."""
+        if inspection.hash is None:
+            return
+        place = -1 - len(self._second_groups)
+        self._clusters.add(place, inspection.signature)
+        self._second_groups.add(place)
+        if inspection.kept:
+            self._report.held_out += inspection.copies
+        if inspection.prompt is not None:
+            self._second.add(inspection.prompt)
 
     def add(self, inspection: Inspection) -> None:
         """Take in a row."""
@@ -180,6 +191,7 @@ class Examiner:
             self._lengths[inspection.length] += inspection.copies
         for kind, text in inspection.findings.items():
             self._find(kind, row, text, inspection.where)
+        near = self._to_split(inspection) if inspection.hash is not None else None
         if not inspection.kept:
             return
         copies = inspection.copies
@@ -189,35 +201,45 @@ class Examiner:
         self._used[inspection.tokens] += copies
         if inspection.messages:
             self._turns[inspection.messages] += copies
-        self._compare(inspection)
+        self._compare(inspection, near)
+
+    def _to_split(self, inspection: Inspection) -> int | None:
+        """Take in what the split goes by; returns the place of an earlier row that this one is nearly the same as."""
+        near = self._clusters.add(len(self._hashes), inspection.signature)
+        self._split_rows.append(inspection.row)
+        self._hashes.append(inspection.hash)
+        self._held_out.append(inspection.held_out)
+        self._copies.append(inspection.copies)
+        self._kept.append(inspection.kept)
+        return near
 
     def _find(self, kind: str, row: int, text: str, where: str = "") -> None:
         self._flags[kind].append(row)
         if len(self._rows[kind]) < _SHOWN:
             self._rows[kind].append((row, " ".join(f"{where}: {text}".removeprefix(": ").split())[:EXCERPT]))
 
-    def _compare(self, inspection: Inspection) -> None:
-        row, index = inspection.row, len(self._hashes)
+    def _compare(self, inspection: Inspection, near: int | None) -> None:
+        row, place = inspection.row, len(self._hashes) - 1
         first = self._first.setdefault(inspection.whole, row)
-        near = self._clusters.add(index, inspection.signature)
         if first != row:
             self._find("duplicate", row, f"as row {first:,}: {inspection.excerpt}", inspection.where)
-        elif near is not None:
-            self._find("near_duplicate", row, f"like row {self._kept_rows[near]:,}: {inspection.excerpt}")
-        self._kept_rows.append(row)
-        self._hashes.append(inspection.hash)
-        self._held_out.append(inspection.held_out)
-        self._copies.append(inspection.copies)
+        elif near is not None and near >= 0:
+            self._find("near_duplicate", row, f"like row {self._split_rows[near]:,}: {inspection.excerpt}")
+        if self._clusters.group(place) in self._second_groups or inspection.prompt in self._second:
+            self._find("leak", row, f"(nearly) the same is held out: {inspection.excerpt}")
         if inspection.prompt is not None:
-            self._prompts[inspection.prompt].append((row, inspection.answer, index))
-            if inspection.prompt in self._known:
-                self._find("leak", row, f"its prompt is also held out: {inspection.excerpt}")
+            self._prompts[inspection.prompt].append((row, inspection.answer, place))
 
     def report(self) -> Report:
         """The report over all rows that were added."""
         report, lengths = self._report, self._lengths
         held_out = self._split()
-        report.held_out = sum(copies for copies, out in zip(self._copies, held_out, strict=True) if out)
+        report.held_out += sum(
+            n for n, out, kept in zip(self._copies, held_out, self._kept, strict=True) if out and kept
+        )
+        if self._data.holdout_column:
+            self._leaks(held_out)
+        leaked = set(self._flags["leak"])
         for same in self._prompts.values():
             if len(same) < 2:
                 continue
@@ -225,7 +247,7 @@ class Examiner:
             for row, answer, index in same[1:]:
                 if answer != first_answer:
                     self._find("contradiction", row, f"answered otherwise in row {first_row:,}")
-                if held_out[index] != held_out[first_index]:
+                if held_out[index] != held_out[first_index] and row not in leaked:
                     self._find("leak", row, f"the same prompt as row {first_row:,}")
         if lengths:
             report.longest = max(lengths)
@@ -237,7 +259,8 @@ class Examiner:
             fine: Counter[int] = Counter()
             grain = -(-report.longest // _FINE)
             for length, count in lengths.items():
-                fine[-(-length // grain) * grain] += count
+                rounded = -(-length // grain) * grain
+                fine[min(rounded, report.max_length) if length <= report.max_length else rounded] += count
             report.lengths = sorted(fine.items())
             report.padding = _padding(self._used, report.batch_size)
             report.packing = _packing(self._used, report.max_length)
@@ -245,8 +268,16 @@ class Examiner:
         report.findings = [Finding(kind, len(rows), self._rows[kind]) for kind, rows in self._flags.items() if rows]
         return report
 
+    def _leaks(self, held_out: list[bool]) -> None:
+        """Find the rows that are nearly the same as one that a column holds out."""
+        group = self._clusters.group
+        taken = {group(place) for place, out in enumerate(held_out) if out}
+        for place, out in enumerate(held_out):
+            if not out and group(place) in taken:
+                self._find("leak", self._split_rows[place], "(nearly) the same is held out, so it is not trained on")
+
     def _split(self) -> list[bool]:
-        """Which of the kept rows are held out, as ``split_conversations`` does it."""
+        """Which of the rows are held out, as ``split_conversations`` does it."""
         if self._data.holdout_source:
             return [False] * len(self._hashes)
         if self._data.holdout_column:

@@ -55,6 +55,12 @@ def locate(spec: SourceSpec, split: str) -> Path | None:
                 "Upload the file, or give its path, or a Hub id such as owner/name.",
                 field="data.source",
             )
+        if split != "train":
+            raise StudioError(
+                f"{path.name} has no split {split!r}: a file or folder of one's own is read whole, as train.",
+                "Name the file of that split in data.source, or in data.holdout_source.",
+                field="data.split",
+            )
         return path
     return None
 
@@ -75,7 +81,8 @@ def _builtin(source: str, split: str) -> Path:
 def parts(data: DataSpec, split: str | None = None) -> list[SourceSpec]:
     """The sources of a dataset; of another split than the one to train on, the first source alone."""
     if split not in (None, data.split):
-        return [data.model_copy(update={"split": split, "mix": [], "max_rows": 0, "skip_rows": 0})]
+        other = {"split": split, "mix": [], "max_rows": 0, "skip_rows": 0}
+        return [data.model_copy(update=other)]
     return [data, *data.mix]
 
 

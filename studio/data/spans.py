@@ -17,6 +17,7 @@ before it answers, and the tools that it calls, belong to its turn.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -24,19 +25,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jinja2
+
 from studio.data.spans_by_turn import Span, inexact, spans_by_turn, special_at, unclosed
 from studio.data.turns import split_reasoning
 from studio.errors import StudioError
 
+REFUSALS = (
+    *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError),
+    *(RecursionError, MemoryError),
+)
+"""What a chat template raises that cannot write a conversation."""
+_COMMENTS = re.compile(r"\{#.*?#\}", re.DOTALL)
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as the chat template writes it: the ``text``, and a character span for each assistant turn."""
+    """A conversation as the chat template writes it: the ``text``, and the character spans that the assistant writes.
+
+    ``last`` is the number of the first span of the last turn; a turn may have several.
+    """
 
     text: str
     spans: list[Span]
+    last: int = -1
+
+
+class Thoughtless(StudioError):
+    """A chat template leaves out the assistant's reasoning."""
 
 
 def has_markers(chat_template: str) -> bool:
@@ -52,31 +69,74 @@ def render(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None
             exactly.
     """
     template = _template(tokenizer, tools)
-    messages = fitted(template, messages)
+    try:
+        return _rendered(tokenizer, template, fitted(template, messages), tools)
+    except StudioError as error:
+        calls = [m for m in messages if m.get("tool_calls")]
+        thoughts = [m for m in messages if m.get("reasoning_content") or "</think>" in (m.get("content") or "")]
+        if calls:  # some templates want the arguments as text
+            with contextlib.suppress(StudioError):
+                return _rendered(tokenizer, template, fitted(template, _with_text_arguments(messages)), tools)
+        if thoughts and isinstance(error, Thoughtless):  # it has a place for reasoning that it does not use
+            with contextlib.suppress(StudioError):
+                return _rendered(tokenizer, template, fitted(template, messages, thinks=False), tools)
+        raise
+
+
+def _rendered(tokenizer: Any, template: str, messages: list[dict], tools: list[dict] | None) -> Rendered:
     write = _writer(tokenizer, tools)
     specials = special_tokens(tokenizer)
     assistants = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    if has_markers(template):
-        text, spans = write(messages, True)
-        spans = _marked_spans(text, spans, specials)
+    marked = has_markers(template)
+    text, spans = write(messages, marked)
+    _check_whole(text, messages)
+
+    def plainly(chat: list[dict]) -> str:
+        return write(chat, False)[0]
+
+    if marked:
+        closing = [token for token in specials if token != _opener(text, tokenizer, specials)]
+        spans = _marked_spans(text, spans, closing)
         if len(spans) < len(assistants):
             raise StudioError(
                 "The chat template marks fewer turns with {% generation %} than the assistant has.",
                 "Choose another data.chat_template, for example chatml.",
                 field="data.chat_template",
             )
-        said = _said(text, len(spans), messages, write, specials)
-        return Rendered(text, [_through_eos(text, spans[i], specials, tokenizer.eos_token) for i in said])
-    text, _ = write(messages, False)
-
-    def plainly(chat: list[dict]) -> str:
-        return write(chat, False)[0]
-
-    if any(m.get("tool_calls") or m.get("reasoning_content") for m in messages):
-        spans = spans_by_turn(text, messages, assistants, plainly, specials)
+        turns = [[spans[i] for i in own] for own in _said(text, len(spans), messages, write, closing)]
+    elif any(m.get("tool_calls") or m.get("reasoning_content") for m in messages):
+        turns = [[span] for span in spans_by_turn(text, messages, assistants, plainly, specials)]
     else:
-        spans = _spans_by_marks(text, messages, assistants, plainly, specials)
-    return Rendered(text, [_through_eos(text, span, specials, tokenizer.eos_token) for span in spans])
+        turns = [[span] for span in _spans_by_marks(text, messages, assistants, plainly, specials)]
+    for own in turns:
+        own[-1] = _through_eos(text, own[-1], specials, tokenizer.eos_token)
+    return Rendered(text, [span for own in turns for span in own], sum(map(len, turns[:-1])))
+
+
+def _check_whole(text: str, messages: list[dict]) -> None:
+    """Refuse a text that lacks what is said beside a call, or what is thought before the last answer."""
+    asked = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
+    for index, message in enumerate(messages):
+        if message.get("tool_calls") and message["content"].strip() not in text:
+            raise inexact("it leaves out what the assistant says beside a call")
+        if index > asked and message.get("reasoning_content") and message_thought(message).strip() not in text:
+            raise Thoughtless(
+                "The chat template leaves out what the assistant thinks before it answers.",
+                "Set data.reasoning to drop, or choose another data.chat_template.",
+                field="data.reasoning",
+            )
+
+
+def _with_text_arguments(messages: list[dict]) -> list[dict]:
+    """The messages with the arguments of every call as JSON text."""
+
+    def texts(call: dict) -> dict:
+        arguments = call["function"].get("arguments")
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        return {**call, "function": {**call["function"], "arguments": arguments}}
+
+    return [{**m, "tool_calls": [texts(c) for c in m["tool_calls"]]} if m.get("tool_calls") else m for m in messages]
 
 
 def render_text(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None) -> str:
@@ -117,7 +177,6 @@ def _template(tokenizer: Any, tools: list[dict] | None) -> str:
 
 
 def _write(template: str, chat: list[dict], tools: Any, marked: bool, variables: dict) -> tuple[str, list[Span]]:
-    import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template
 
     chat = [{k: v for k, v in message.items() if v is not None} for message in chat]
@@ -131,9 +190,9 @@ def _write(template: str, chat: list[dict], tools: Any, marked: bool, variables:
             "Mend the template, or set data.chat_template to chatml.",
             field="data.chat_template",
         ) from error
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+    except REFUSALS as error:
         raise StudioError(
-            f"The chat template refuses this conversation: {error}.",
+            f"The chat template refuses this conversation: {str(error) or type(error).__name__}.",
             "Mend the row (often the order of the roles), or set data.chat_template to chatml.",
             field="data.chat_template",
         ) from error
@@ -145,16 +204,24 @@ def special_tokens(tokenizer: Any) -> list[str]:
     return sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}, key=len, reverse=True)
 
 
-def fitted(template: str, messages: list[dict]) -> list[dict]:
-    """The messages in the form that a template has a place for: tool calls and reasoning as fields, or as text."""
-    calls, thinks = "tool_calls" in template, "reasoning_content" in template or ".thinking" in template
+def fitted(template: str, messages: list[dict], *, thinks: bool = True) -> list[dict]:
+    """The messages in the form that a template has a place for: tool calls and reasoning as fields, or as text.
+
+    Args:
+        thinks: whether reasoning may be a field.
+    """
+    template = _COMMENTS.sub("", template)
+    calls = "tool_calls" in template
+    thinks = thinks and ("reasoning_content" in template or ".thinking" in template)
     return [_fitted(message, calls, thinks) for message in messages]
 
 
 def _fitted(message: dict, calls: bool, thinks: bool) -> dict:
+    if message.get("content") is None:
+        message = {**message, "content": ""}
     if message["role"] != "assistant":
         return message
-    content = message.get("content") or ""
+    content = message["content"]
     if thinks and not message.get("reasoning_content") and "</think>" in content and isinstance(content, str):
         thought, said = split_reasoning(content)
         if thought:
@@ -178,6 +245,12 @@ def message_thought(message: dict) -> str:
 def _as_text(calls: list[dict]) -> str:
     """Calls as the Hermes models write them."""
     return "\n".join(f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls)
+
+
+def _opener(text: str, tokenizer: Any, specials: list[str]) -> str | None:
+    """The special token that a conversation begins with: it opens turns and closes none."""
+    start = len(tokenizer.bos_token) if tokenizer.bos_token and text.startswith(tokenizer.bos_token) else 0
+    return special_at(text, start, specials)
 
 
 def _to_end_of_turn(text: str, span: Span, specials: list[str]) -> Span:
@@ -224,35 +297,51 @@ def _put_in(messages: list[dict], marks: dict[int, str]) -> list[dict]:
     return [{**m, "content": marks[i]} if i in marks else m for i, m in enumerate(messages)]
 
 
-def _said(text: str, count: int, messages: list[dict], write: Callable, specials: list[str]) -> list[int]:
-    """Which of so many marked spans hold what the assistant says; some templates mark the end of the text besides.
+def _said(text: str, count: int, messages: list[dict], write: Callable, specials: list[str]) -> list[list[int]]:
+    """For each assistant turn the numbers of the marked spans that hold it, of so many in ``text``.
+
+    A turn may have several (its thought, what it says, each call); it ends with the first that ends with a special
+    token once its words have come. What is marked after that, as some templates do at the end of the text, is no turn.
 
     Raises:
         StudioError: markers do not hold what the assistant says up to an end-of-turn token, or they hold anybody else.
     """
-    plain = [i for i, m in enumerate(messages) if m["role"] != "tool" and isinstance(m.get("content"), str)]
+    plain = [i for i, m in enumerate(messages) if isinstance(m.get("content"), str)]
     calling = {i for i in plain if messages[i].get("tool_calls")}
     marks = _marks(text, plain)
     named = [_called(m, marks[i]) if i in calling else m for i, m in enumerate(messages)]  # a call is found by its name
     marked, spans = write(_put_in(named, {i: mark for i, mark in marks.items() if i not in calling}), True)
     spans = _marked_spans(marked, spans, specials)
-    places = {i: marked.find(mark) for i, mark in marks.items()}
     if len(spans) != count:
         raise inexact("it marks other places when other words are said")
-    ends = [end for start, end in spans if any(marked.endswith(token, start, end) for token in specials)]
+    places = {i: marked.find(mark) for i, mark in marks.items()}
+    turns, taken = [], 0
     for i, place in places.items():
-        held = any(start <= place < end for start, end in spans)
+        held = place >= 0 and any(start <= place < end for start, end in spans)
         if messages[i]["role"] != "assistant":
             if held:
                 raise inexact(f"its markers hold what the {messages[i]['role']} says")
-        elif not held:
+            continue
+        if not held:
             raise inexact("its markers do not hold what the assistant says")
-        else:
-            following = min((other for other in places.values() if other > place), default=len(marked))
-            if not any(place < end <= following for end in ends):
+        before = max((other for other in places.values() if other < place), default=-1)
+        after = min((other for other in places.values() if other > place), default=len(marked))
+        own = []
+        for number in range(taken, len(spans)):
+            start, end = spans[number]
+            if start >= after:
                 raise unclosed()
-    said = [place for i, place in places.items() if messages[i]["role"] == "assistant"]
-    return [number for number, (start, end) in enumerate(spans) if any(start <= place < end for place in said)]
+            if start > before:
+                own.append(number)
+            if end > place and any(marked.endswith(token, start, end) for token in specials):
+                break
+        else:
+            raise unclosed()
+        if spans[own[-1]][1] > after:
+            raise unclosed()
+        turns.append(own)
+        taken = own[-1] + 1
+    return turns
 
 
 def _spans_by_marks(

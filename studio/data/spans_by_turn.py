@@ -7,6 +7,7 @@ them to the letter. If it does not, the studio refuses.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 from studio.errors import StudioError
@@ -29,9 +30,10 @@ def spans_by_turn(
             does not close it.
     """
     spans: list[Span] = []
+    key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]  # nobody can have written it
     for number, index in enumerate(assistants):
         message, before = messages[index], messages[:index]
-        mark = f"mark{number}x{len(text)}x"
+        mark = f"mark{key}x{number}x"
         header, found, _ = write([*before, {"role": "assistant", "content": mark}]).partition(mark)
         header = _without_empty_thought(header)
         whole = write([*before, message])

@@ -1,14 +1,16 @@
 """Training and held-out rows: by a share or a number, by a column, or from a second file; and never the same row twice.
 
 A row is held out by the hash of its content and the seed, so adding rows moves none from one side to the other, except
-rows that are near duplicates of an added one: near duplicates always stand on the same side.
+rows that are near duplicates of an added one: near duplicates, as far as they are found, stand on the same side.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from studio.data.duplicates import Clusters, comparable, signature
@@ -36,6 +38,8 @@ HELD_OUT_WORDS = (
 def content_hash(row: dict[str, Any], seed: int = 0) -> int:
     """64 bits of sha256 over a conversation's content and a seed."""
     content = row.get("messages") or row.get("text") or row.get("input_ids")
+    more = [row[key] for key in ("tools", "labels") if row.get(key)]
+    content = [content, *more] if more else content
     text = f"{seed}:{json.dumps(content, ensure_ascii=False, sort_keys=True)}"
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
@@ -48,66 +52,93 @@ def is_held_out(value: Any) -> bool:
 def by_hash(hashes: Sequence[int], groups: Sequence[int], data: DataSpec) -> list[bool]:
     """Which rows are held out, of rows with these hashes and groups of near duplicates.
 
-    A group is held out if its smallest hash is below the limit, and the limit is the share of all hashes, or the
-    smallest that holds out ``data.holdout_rows`` rows. At least one row stays on each side if there are two groups.
+    Groups are taken in the order of a hash of their own until ``data.holdout`` of all hashes, or ``data.holdout_rows``
+    rows, are reached. A group that is larger than what is to be held out is trained on, and at least one row stays on
+    each side if there are two that differ. A group of more than half of the rows says that nearly all rows are alike;
+    it is taken apart into rows that are equal.
     """
-    least: dict[int, int] = {}
-    sizes: dict[int, int] = {}
-    for value, group in zip(hashes, groups, strict=True):
-        least[group] = min(value, least.get(group, value))
-        sizes[group] = sizes.get(group, 0) + 1
-    ordered = sorted(least, key=lambda group: (least[group], group))
-    if len(ordered) < 2 or not (data.holdout or data.holdout_rows):
+    if not (data.holdout or data.holdout_rows) or len(set(hashes)) < 2:
         return [False] * len(hashes)
-    out: set[int] = set()
+    sizes = Counter(groups)
+    group, size = sizes.most_common(1)[0]
+    if 2 * size > len(hashes):
+        groups = [(value if own == group else own) for value, own in zip(hashes, groups, strict=True)]
+        sizes = Counter(groups)
+    target = max(1.0, data.holdout_rows or data.holdout * len(hashes))
+    least: dict[int, int] = {}
+    for value, own in zip(hashes, groups, strict=True):
+        least[own] = min(value, least.get(own, value))
+    rank = {own: _as_one(least[own], sizes[own]) for own in least}
+    ordered = sorted(rank, key=lambda own: (rank[own], own))
+    small = [own for own in ordered if sizes[own] <= target] or [min(ordered, key=lambda own: (sizes[own], rank[own]))]
     if data.holdout_rows:
-        rows = 0
-        for group in ordered[:-1]:
-            if rows >= data.holdout_rows:
-                break
-            out.add(group)
-            rows += sizes[group]
+        out, rows = set(), 0
+        for own in small:
+            if rows + sizes[own] <= target:
+                out.add(own)
+                rows += sizes[own]
     else:
-        limit = int(data.holdout * 2**64)
-        # a group has as many chances of a small hash as it has rows; _decider takes them back
-        out = {group for group in ordered if _decider(least[group], sizes[group]) < limit} or {ordered[0]}
-        if len(out) == len(ordered):
-            out.remove(ordered[-1])
-    return [group in out for group in groups]
+        out = {own for own in small if rank[own] < data.holdout * 2**64}
+    out = out or {small[0]}
+    if len(out) == len(ordered):
+        out.remove(ordered[-1])
+    return [own in out for own in groups]
 
 
-def _decider(least: int, size: int) -> int:
+def _as_one(least: int, size: int) -> int:
     """The smallest of ``size`` even hashes as one even hash again: P(least <= x) = 1 - (1 - x)^size."""
-    if size == 1:
-        return least
-    return int((1 - (1 - least / 2**64) ** size) * 2**64)
+    return least if size == 1 else int((1 - (1 - least / 2**64) ** size) * 2**64)
 
 
-def groups_of(rows: Sequence[dict[str, Any]]) -> list[int]:
+def groups_of(rows: Iterable[dict[str, Any]]) -> list[int]:
     """For each row the number of its group of near duplicates; a row without any has a group of its own."""
     clusters = Clusters()
+    number = -1
     for number, row in enumerate(rows):
         clusters.add(number, signature(comparable(row)))
-    return [clusters.group(number) for number in range(len(rows))]
+    return [clusters.group(place) for place in range(number + 1)]
 
 
 def split_conversations(
     dataset: datasets.Dataset, data: DataSpec, seed: int
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Training and held-out rows of ``load_conversations``; None if nothing is held out."""
+    """Training and held-out rows of ``load_conversations``; None if nothing is held out.
+
+    Where a column or a second source says which rows are held out, rows that are nearly the same as one of them are
+    neither trained on nor held out.
+    """
     if data.holdout_source:
         from studio.data.conversations import held_out_source
         from studio.data.load import load_conversations
 
-        return dataset, load_conversations(held_out_source(data))
+        second = load_conversations(held_out_source(data))
+        sides = [False] * len(dataset) + [True] * len(second)
+        groups = groups_of(chain(dataset, second))
+        return dataset.select(_apart(sides, groups, of=len(dataset))), second
     if data.holdout_column:
         out = [bool(held_out) for held_out in dataset["held_out"]]
-    elif data.holdout or data.holdout_rows:
-        rows = list(dataset)
-        out = by_hash([content_hash(row, seed) for row in rows], groups_of(rows), data)
-    else:
+        chosen = [i for i, held_out in enumerate(out) if held_out]
+        if not chosen:
+            return dataset, None
+        return dataset.select(_apart(out, groups_of(dataset), of=len(out))), dataset.select(chosen)
+    if not (data.holdout or data.holdout_rows):
         return dataset, None
+    hashes: list[int] = []
+
+    def hashed() -> Iterator[dict[str, Any]]:
+        for row in dataset:
+            hashes.append(content_hash(row, seed))
+            yield row
+
+    groups = groups_of(hashed())
+    out = by_hash(hashes, groups, data)
     chosen = [i for i, held_out in enumerate(out) if held_out]
     if not chosen:
         return dataset, None
     return dataset.select([i for i, held_out in enumerate(out) if not held_out]), dataset.select(chosen)
+
+
+def _apart(out: list[bool], groups: list[int], of: int) -> list[int]:
+    """Which of the first ``of`` rows are trained on: those in no group with a row that is held out."""
+    taken = {group for group, held_out in zip(groups, out, strict=True) if held_out}
+    return [i for i in range(of) if groups[i] not in taken]

@@ -59,7 +59,8 @@ def text_of(value: Any, part: str) -> str:
     if isinstance(value, list) and all(isinstance(item, dict) and item.get("type") == "text" for item in value):
         value = "".join(str(item.get("text") or "") for item in value)
     if isinstance(value, list) and any(isinstance(item, dict) and "type" in item for item in value):
-        kind = next(item["type"] for item in value if isinstance(item, dict) and item.get("type") not in (None, "text"))
+        kinds = [item.get("type") if isinstance(item, dict) else type(item).__name__ for item in value]
+        kind = next((kind for kind in kinds if kind != "text"), "unknown")
         raise Dropped(f"{part} holds {str(kind)[:40]!r} content, and only text can be trained on")
     if isinstance(value, str):
         try:
@@ -127,7 +128,17 @@ def _tool_calls(calls: Any, index: int) -> list[dict]:
     found = [_call(item) for item in calls] if isinstance(calls, list) else []
     if not found or None in found:
         raise Dropped(f"turn {index} has tool_calls without a function's name")
-    return found
+    return _written(found, f"the tool_calls of turn {index}")
+
+
+def _written(value: Any, part: str) -> Any:
+    """A value that is written as JSON into the text, if it can be."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = "half a character" if isinstance(error, UnicodeEncodeError) else "what JSON cannot write"
+        raise Dropped(f"{part} hold {reason}") from error
+    return value
 
 
 def _calls_in(text: str) -> list[dict] | None:
@@ -135,7 +146,8 @@ def _calls_in(text: str) -> list[dict] | None:
     value = _parsed(text)
     items = value if isinstance(value, list) else [value]
     calls = [_call(item) for item in items if isinstance(item, dict)]
-    return calls if calls and len(calls) == len(items) and None not in calls else None
+    whole = calls and len(calls) == len(items) and None not in calls
+    return _written(calls, "the calls") if whole else None
 
 
 def _call(item: Any) -> dict | None:
@@ -162,11 +174,11 @@ def tools_of(value: Any) -> list[dict] | None:
     Raises:
         Dropped: it is not a list of functions.
     """
-    if isinstance(value, str):
-        value = _parsed(value) if value.strip() else None
+    if isinstance(value, str) and value.strip():
+        value = _parsed(value)
         if value is None:
-            return None
-    if not value:
+            raise Dropped("tools is not JSON")
+    if not value or not isinstance(value, (str, list, dict)) or value == "":
         return None
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list):
@@ -177,7 +189,7 @@ def tools_of(value: Any) -> list[dict] | None:
         inner = item.get("function") if isinstance(item, dict) and isinstance(item.get("function"), dict) else item
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
             raise Dropped("tools holds something that is not a function")
-        found.append({"type": "function", "function": _without_nulls(inner)})
+        found.append({"type": "function", "function": _without_nulls(_written(inner, "the tools"))})
     return found
 
 

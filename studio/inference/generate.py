@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from studio.data import encode_conversation
-from studio.data.spans import fitted
+from studio.data.spans import REFUSALS, fitted
 from studio.errors import StudioError
 from studio.inference.engine import Handle
 from studio.inference.text import TextSoFar
@@ -97,14 +97,12 @@ def prompt_ids(handle: Handle, messages: list[dict]) -> list[int]:
     Raises:
         StudioError: the chat template refuses the conversation.
     """
-    import jinja2
-
     assert messages, "a conversation has at least one message"
     with handle.weights.tokenizer_lock:
         try:
             messages = fitted(handle.tokenizer.get_chat_template(), messages)
             text = handle.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+        except REFUSALS as error:
             raise StudioError(
                 f"The chat template of {handle.name} refuses this conversation: {error}.",
                 "Start a new conversation, or leave out the system message.",

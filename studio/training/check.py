@@ -37,7 +37,8 @@ from studio.recipe import Recipe, is_template_file
 from studio.workspace import Workspace
 
 _CHUNK = 256  # rows encoded at a time
-_VERSION = 4  # of what the report says; an older one is made anew
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".onnx", ".msgpack")
+_VERSION = 5  # of what the report says; an older one is made anew
 Progress = Callable[[int], None]
 
 
@@ -56,11 +57,11 @@ def check(recipe: Recipe, progress: Progress = lambda rows: None) -> Report:
         return report
     tokenizer, _ = prepared_tokenizer(recipe)
     data = recipe.data
-    known: set[bytes] = set()
+    examiner = Examiner(data, batch_size=recipe.train.per_device_train_batch_size)
     if data.holdout_source:
         held_out = read_conversations(held_out_source(data)).conversations
-        known = {i.prompt for i in _inspected(held_out, tokenizer, recipe, lambda rows: None) if i.prompt}
-    examiner = Examiner(data, batch_size=recipe.train.per_device_train_batch_size, known_prompts=known)
+        for inspection in _inspected(held_out, tokenizer, recipe, lambda rows: None):
+            examiner.add_held_out(inspection)
     for inspection in _inspected(read_conversations(data).conversations, tokenizer, recipe, progress):
         examiner.add(inspection)
     report = examiner.report()
@@ -70,12 +71,6 @@ def check(recipe: Recipe, progress: Progress = lambda rows: None) -> Report:
     aside.write_text(report.to_json(), encoding="utf-8")
     aside.replace(path)
     return report
-
-
-def _changed(template: str) -> int:
-    """When a template's file was last changed, in nanoseconds; 0 if it is none or is not there."""
-    path = Path(template).expanduser() if is_template_file(template) else None
-    return path.stat().st_mtime_ns if path and path.is_file() else 0
 
 
 def _inspected(
@@ -175,8 +170,9 @@ def _folder(recipe: Recipe) -> Path:
 
 
 def _stamps(folder: Path) -> tuple:
-    """When the files of a tokenizer were last changed."""
-    return tuple((path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.json*")))
+    """When the files of a tokenizer and its chat templates were last changed; weights are left out."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in _WEIGHTS]
+    return tuple((str(path.relative_to(folder)), path.stat().st_mtime_ns) for path in files)
 
 
 def _changed(template: str) -> int:
@@ -188,83 +184,6 @@ def _changed(template: str) -> int:
 def index_path(report: Path) -> Path:
     """Where the rows and findings of a report are kept, beside it."""
     return report.with_suffix(".npz")
-
-
-def _inspected(
-    conversations: Iterator[Conversation], tokenizer: Any, recipe: Recipe, progress: Progress
-) -> Iterator[Inspection]:
-    """What there is to say about each row, in order. Many rows are worked on by several processes at once."""
-    chunks = iter(lambda: list(islice(conversations, _CHUNK)), [])
-    first = list(islice(chunks, 2))
-    done = 0
-    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(first) < 2 or processes == 1:
-        answers = (_inspect_chunk(tokenizer, recipe, chunk) for chunk in chain(first, chunks))
-    else:
-        answers = _in_parallel(tokenizer, recipe, chain(first, chunks), processes)
-    for answer in answers:
-        yield from answer
-        done += len(answer)
-        progress(done)
-
-
-def _inspect_chunk(tokenizer: Any, recipe: Recipe, conversations: list[Conversation]) -> list[Inspection]:
-    usable = [c for c in conversations if not c.dropped]
-    encoded = iter(encode_batch(tokenizer, [c.content() for c in usable], recipe.data))
-    seed = recipe.train.seed
-    return [inspect_row(c, None if c.dropped else next(encoded), seed) for c in conversations]
-
-
-_worker: dict[str, Any] = {}  # in a forked process of the pool alone: what it encodes with
-
-
-def _in_parallel(
-    tokenizer: Any, recipe: Recipe, chunks: Iterator[list[Conversation]], processes: int
-) -> Iterator[list[Inspection]]:
-    """Chunks worked on by forked processes, in order; only a few are under way, so that memory stays small."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    signature("warm up")  # so that its library is imported once, before the fork
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, fork, _be_worker, (tokenizer, recipe, os.getpid())) as pool:
-        under_way: deque = deque()
-        try:
-            for chunk in chunks:
-                under_way.append(pool.submit(_inspect_in_worker, chunk))
-                if len(under_way) > 2 * processes:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _be_worker(tokenizer: Any, recipe: Recipe, parent: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker.update(tokenizer=tokenizer, recipe=recipe)
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)  # the check was killed
-
-
-def _inspect_in_worker(chunk: list[Conversation]) -> list[Inspection]:
-    return _inspect_chunk(_worker["tokenizer"], _worker["recipe"], chunk)
-
-
-def _tokenizer(recipe: Recipe) -> Any:
-    from studio.models import store
-    from studio.models.chat import prepare_chat
-    from studio.models.load import load_tokenizer
-
-    folder = store.local_folder(recipe.model)
-    if folder is None:
-        raise StudioError("The model is not on this machine yet, and its tokenizer is needed.", "Get the model first.")
-    tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
-    prepare_chat(tokenizer, None, recipe.data.chat_template)
-    return tokenizer
 
 
 def report_path(recipe: Recipe) -> Path:

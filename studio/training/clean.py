@@ -27,7 +27,8 @@ def clean(
 ) -> tuple[int, int]:
     """Write the cleaned rows of a recipe's dataset to a JSONL file, whole or not at all.
 
-    Each line is ``{"messages", "tools"}``, ``{"text"}`` or ``{"input_ids", "labels"}``. The report is made if there is
+    Each line is ``{"messages", "tools"}``, ``{"text"}`` or ``{"input_ids", "labels"}``, and ``data.holdout_column`` as
+    true or false if there is one. The report is made if there is
     none yet.
 
     Args:
@@ -48,6 +49,8 @@ def clean(
     assert index is not None, "the check has just been made"
     out = {int(row) for kind in (*INVALID, *without) for row in index.flags.get(kind, ())}
     kept = left = 0
+    keys: set[str] = set()
+    column = recipe.data.holdout_column
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with aside.open("w", encoding="utf-8") as file:
@@ -56,6 +59,15 @@ def clean(
                     left += 1
                     continue
                 content = {key: value for key, value in conversation.content().items() if value is not None}
+                keys.add(next(iter(content)))
+                if len(keys) > 1:
+                    raise StudioError(
+                        f"The sources of this mixture have rows of different kinds: {' and '.join(sorted(keys))}.",
+                        "Make a cleaned copy of each source by itself.",
+                        field="data.mix",
+                    )
+                if column:
+                    content[column] = conversation.held_out
                 line = json.dumps(content, ensure_ascii=False) + "\n"
                 for _ in range(conversation.copies):
                     file.write(line)

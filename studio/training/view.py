@@ -7,19 +7,19 @@ ended, and the studio goes on.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
-import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from studio.data import read_conversations
-from studio.data.conversations import Conversation, Reading, conversations_at
+from studio.data.bounds import time_limit
+from studio.data.conversations import Conversation, Reading, conversations_at, survey
 from studio.data.encode import Encoded, encode_batch
 from studio.data.formats import Mapping
 from studio.data.inspect_row import texts
@@ -30,7 +30,8 @@ from studio.training.check import kept_index, prepared_tokenizer, tokenizer_key
 SHOWN_ROWS = 20
 _ROW_SECONDS = 5  # that the template may take for the rows of one page
 _SEARCH_SECONDS = 6
-_MEMORY = 8 << 30  # bytes of address space
+_MEMORY = 4 << 30  # bytes of its own
+_LAST = 10**12  # no dataset has a row of a larger number
 _TOKENIZERS = 4  # kept at a time
 
 
@@ -84,7 +85,7 @@ def view(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
     """
     if wanted.flag or wanted.order != "file":
         return _listed(wanted, tokenizer, notes)
-    reading = read_conversations(wanted.recipe.data, start=wanted.start)
+    reading = read_conversations(wanted.recipe.data, start=min(wanted.start, _LAST))
     found, searched = _matching(reading.conversations, wanted.text, wanted.count)
     last = searched if wanted.text else (found[-1].row if len(found) == wanted.count else None)
     previous = None if wanted.start == 1 else 1 if wanted.text else max(1, wanted.start - wanted.count)
@@ -99,9 +100,10 @@ def _listed(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
         raise StudioError(
             "The rows can be filtered and sorted once all of them have been checked.", "Press Check all rows below."
         )
-    numbers = index.chosen(wanted.flag, wanted.order).tolist()
+    numbers, searched = index.chosen(wanted.flag, wanted.order).tolist(), None
     if wanted.text:
-        matching, _ = _matching(conversations_at(recipe.data, numbers).conversations, wanted.text, len(numbers))
+        every = conversations_at(recipe.data, numbers).conversations
+        matching, searched = _matching(every, wanted.text, len(numbers) + 1)
         kept = {conversation.row for conversation in matching}
         numbers = [number for number in numbers if number in kept]
     page = numbers[wanted.start - 1 : wanted.start - 1 + wanted.count]
@@ -118,6 +120,7 @@ def _listed(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
         next=after if after <= len(numbers) else None,
         previous=max(1, wanted.start - wanted.count) if wanted.start > 1 else None,
         total=len(numbers),
+        searched=searched,
     )
 
 
@@ -138,7 +141,7 @@ def _made(
     wanted: Wanted, reading: Reading, found: list[Conversation], tokenizer: Any, notes: list[str], **more: Any
 ) -> View:
     usable = [conversation for conversation in found if not conversation.dropped]
-    with _time_limit(_ROW_SECONDS):
+    with time_limit(_ROW_SECONDS):
         encoded = iter(encode_batch(tokenizer, [c.content() for c in usable], wanted.recipe.data))
     rows: list[tuple[Conversation, Encoded | str]] = []
     for conversation in found:
@@ -153,30 +156,8 @@ def _made(
     return View(reading.mapping, reading.columns, rows, notes, sources, **more)
 
 
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise a StudioError if the block, which must be in the main thread, takes longer."""
-
-    def late(*_: Any) -> None:
-        raise TimeoutError  # no StudioError: the encoder takes those for refusals of single rows
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    except TimeoutError as error:
-        raise StudioError(
-            f"The chat template did not end within {seconds:.0f} seconds on these rows.",
-            "Look for a loop in it, or set data.chat_template to chatml.",
-            field="data.chat_template",
-        ) from error
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
-    """The answer to a request: ``("view", Wanted)`` or ``("template", Recipe)``.
+    """The answer to a request: ``("view", Wanted)``, ``("template", Recipe)`` or ``("survey", DataSpec)``.
 
     Args:
         tokenizers: prepared tokenizers with their notes, kept from one request to the next.
@@ -185,6 +166,8 @@ def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
         StudioError: what cannot be shown, and why.
     """
     what, given = request
+    if what == "survey":
+        return survey(given)
     recipe = given.recipe if what == "view" else given
     key = tokenizer_key(recipe)
     if key not in tokenizers:
@@ -202,7 +185,7 @@ def main() -> None:
 
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizers: dict = {}
     while True:
@@ -216,5 +199,9 @@ def main() -> None:
             made = error
         except MemoryError:
             made = StudioError("These rows, or their chat template, need too much memory.", "Show other rows.")
+        except Exception as error:  # noqa: BLE001  the edge of this process: the page says it
+            traceback.print_exc()
+            what = f"The rows cannot be shown: {type(error).__name__}: {str(error)[:200]}"
+            made = StudioError(what, "Show other rows; the studio's terminal has the details.")
         pickle.dump(made, answers)
         answers.flush()

@@ -79,6 +79,12 @@ def _train(run: Run, log: EventLog) -> str:
         )
     training_rows, held_out_rows = split_conversations(conversations, recipe.data, recipe.train.seed)
     total = len(conversations)
+    if apart := total - len(training_rows) - (0 if recipe.data.holdout_source else len(held_out_rows or [])):
+        log.write(
+            "warning",
+            what=f"{apart:,} rows are not trained on: (nearly) the same rows are held out.",
+            fix="Remove them from one of the two sides.",
+        )
     examples, dropped = encode_rows(
         tokenizer, training_rows, recipe.data, lambda done: progress("Encoding the data", done, total)
     )

@@ -38,9 +38,11 @@ class CompareTab:
 
 
 def build() -> CompareTab:
+    runs = tuned()
+    first = runs[0][1] if runs else None
     with gr.Column(elem_classes="card"), gr.Row(equal_height=False):
         run = gr.Dropdown(
-            tuned(), label="Tuned model", info="A run with a saved model.", interactive=True, elem_id="tuned"
+            runs, value=first, label="Tuned model", info="A run with a saved model.", interactive=True, elem_id="tuned"
         )
         system = gr.Textbox(
             label="System message",
@@ -50,7 +52,7 @@ def build() -> CompareTab:
             elem_id="system",
         )
     notice = gr.HTML(elem_id="compare-notice")
-    panes = gr.HTML(conversation.draw([], [], "", ""), elem_id="panes")
+    panes = gr.HTML(conversation.draw([], [], first or "", ""), elem_id="panes")
     history = gr.Textbox("[]", visible="hidden", elem_id="history")
     with gr.Column(elem_classes="card"):
         prompt = gr.Textbox(

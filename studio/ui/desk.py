@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.data.conversations import Survey, invalid_rows, survey
-from studio.data.count import count_rows
+from studio.data.conversations import Survey, invalid_rows
+from studio.data.count import count_rows, countable
 from studio.data.files import identity
 from studio.data.report import INVALID
 from studio.data.sources import locate, parts
@@ -31,6 +31,7 @@ from studio.ui.viewer import Viewer
 from studio.workspace import ASSETS, Workspace, safe_name
 
 _COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them
+_CHECKS = 2  # of whole datasets at a time; each takes every core
 DEFAULT_RECIPE = ASSETS.parent / "recipes" / "quickstart.yaml"
 
 
@@ -57,16 +58,12 @@ class Count:
         """Whether it goes on."""
         return self.rows is None and not self.error
 
-    def run(self, sources: list[Path]) -> None:
+    def run(self, source: Path) -> None:
         """Count, and say how far it is."""
-        rows = 0
         try:
-            for number, source in enumerate(sources):
-                rows += count_rows(source, lambda share, n=number: setattr(self, "share", (n + share) / len(sources)))
+            self.rows = count_rows(source, lambda share: setattr(self, "share", share))
         except (StudioError, OSError) as error:
             self.error = str(error)
-            return
-        self.rows = rows
 
     def said(self) -> str:
         """The count in words."""
@@ -160,10 +157,17 @@ class Desk:
 
     def check_rows(self, recipe: Recipe) -> None:
         """Start the report over the whole dataset in a process of its own, unless it is here or being made."""
+        with self._lock:
+            self._start_check(recipe)
+
+    def _start_check(self, recipe: Recipe) -> None:
         path = report_path(recipe)
+        going = [process for process in self._checks.values() if process.poll() is None]
         running = self._checks.get(path)
         if check_state(recipe)[0] or (running and running.poll() is None):
             return
+        if len(going) >= _CHECKS:
+            raise StudioError("Other datasets are being checked already.", "Wait until one of them is done.")
         given = path.with_suffix(".yaml")
         recipe.save(given)
         with path.with_suffix(".log").open("wb") as log:
@@ -230,7 +234,7 @@ class Desk:
         key = (str(files), settings)
         if key not in self._surveys:
             try:
-                self._surveys[key] = survey(data)
+                self._surveys[key] = self.viewer.survey(data)
             except StudioError as error:
                 self._surveys[key] = error
         known = self._surveys[key]
@@ -250,15 +254,18 @@ class Desk:
         Raises:
             StudioError: there is no such dataset.
         """
-        files = self._files(recipe.data)
+        data = recipe.data
+        files = self._files(data)
         if files is None or sum(size for _, size, _ in files) <= _COUNTED_BYTES:
+            return None
+        if data.mix or data.skip_rows or data.max_rows or not countable(locate(data, data.split)):
             return None
         key = str(files)
         with self._lock:
             if key not in self._counts:
                 self._counts[key] = Count()
-                sources = [locate(spec, spec.split) for spec in parts(recipe.data)]
-                threading.Thread(target=self._counts[key].run, args=(sources,), daemon=True).start()
+                source = locate(data, data.split)
+                threading.Thread(target=self._counts[key].run, args=(source,), daemon=True).start()
             return self._counts[key]
 
     def invalid(self, recipe: Recipe, seen: Survey | None) -> StudioError | None:

@@ -196,7 +196,7 @@ def _typed(field: FieldInfo, value: Any) -> Any:
     if isinstance(value, str) and _is_sources(field):
         try:
             return yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             return value
     if isinstance(value, str) and dict in kinds:
         try:

@@ -1,4 +1,7 @@
-"""Rows as the trainer will see them, as HTML: bubbles beside the rendered template with the loss mask coloured."""
+"""Rows as the trainer will see them, as HTML: bubbles beside the rendered template with the loss mask coloured.
+
+A message and the tokens that it became carry the same ``data-turn``; assets/rows.js lights them up together.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from studio.data.conversations import Conversation
 from studio.data.encode import IGNORE, Encoded
 from studio.data.spans import message_thought
 
-_SHOWN = 4000  # characters of plain text in a bubble
+_SHOWN = 4000  # characters of a message
+_HINT = "Point at a token to see its id, or at a message to see what it became."
 
 
 def html(rows: list[tuple[Conversation, Encoded | str]], where: str = "") -> str:
@@ -35,9 +39,13 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
     opened = " open" if is_open else ""
     if isinstance(encoded, str):
         head = f'{_number(conversation)}<span class="s">left out: {escape(encoded)}</span>'
-        return (
-            f'<details{opened}><summary>{head}</summary><div class="row-body">{_bubbles(conversation)}</div></details>'
-        )
+        if conversation.raw is None:
+            body = f"<div><h4>Conversation</h4>{_bubbles(conversation)}</div>"
+        else:
+            raw = _short(json.dumps(conversation.raw, ensure_ascii=False, indent=1, default=str))
+            title = "The row as it stands in the dataset"
+            body = f'<div class="whole"><h4>{title}</h4><div class="tokens mono">{raw}</div></div>'
+        return f'<details{opened}><summary>{head}</summary><div class="row-body">{body}</div></details>'
     trained = sum(1 for label in encoded.labels if label != IGNORE)
     snippet = conversation.text or next((m["content"] for m in conversation.messages or [] if m["role"] == "user"), "")
     count = f"{len(encoded.input_ids):,} tokens, {trained:,} trained"
@@ -45,12 +53,14 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
     if encoded.dropped:
         flag = f" · left out: {encoded.dropped}"
     head = (
-        f'{_number(conversation)}<span class="s" dir="auto">{escape(snippet[:160])}</span>'
+        f'{_number(conversation)}<span class="s" dir="auto">{escape(_visible_text(snippet[:160]))}</span>'
         f'<span class="t">{escape(count + flag)}</span>'
     )
+    places = _places(conversation, encoded)
     body = (
         f"<div><h4>Conversation</h4>{_bubbles(conversation)}</div>"
-        f'<div><h4>What the model is given</h4><div class="tokens mono">{_tokens(encoded)}</div></div>'
+        f'<div><h4>What the model is given</h4><div class="tokens mono">{_tokens(encoded, places)}</div>'
+        f'<p class="readout note">{_HINT}</p></div>'
     )
     return f'<details{opened}><summary>{head}</summary><div class="row-body">{body}</div></details>'
 
@@ -64,50 +74,71 @@ def _number(conversation: Conversation) -> str:
 def _bubbles(conversation: Conversation) -> str:
     if conversation.messages is None:
         text = conversation.text or ("Token ids, as the dataset has them." if conversation.input_ids else "")
-        more = f" … and {len(text) - _SHOWN:,} more characters" if len(text) > _SHOWN else ""
-        return (
-            f'<div class="turns"><div class="turn" dir="auto">{escape(_visible_text(text[:_SHOWN]) + more)}</div></div>'
-        )
-    turns = "".join(_turn(message) for message in conversation.messages)
+        return f'<div class="turns"><div class="turn" dir="auto">{_short(text)}</div></div>'
+    turns = "".join(_turn(message, number) for number, message in enumerate(conversation.messages))
     names = ", ".join(str(tool["function"].get("name")) for tool in conversation.tools or [])
     tools = f'<div class="turn system"><small>functions</small>{escape(names)}</div>' if names else ""
     where = f'<p class="note">{escape(conversation.where)}</p>' if conversation.where else ""
     return f'{where}<div class="turns">{tools}{turns}</div>'
 
 
-def _turn(message: dict[str, Any]) -> str:
+def _turn(message: dict[str, Any], number: int) -> str:
     """A message with what it thinks before, and the functions that it calls."""
     inner = ""
     if message.get("reasoning_content"):
-        inner += f'<i class="thought">{escape(_visible_text(message_thought(message)))}</i>'
-    inner += escape(_visible_text(message["content"]))
+        inner += f'<i class="thought">{_short(message_thought(message))}</i>'
+    inner += _short(message["content"])
     for call in message.get("tool_calls") or []:
         arguments = call["function"].get("arguments")
         shown = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        inner += f'<code class="call">{escape(str(call["function"]["name"]))}({escape(_visible_text(shown))})</code>'
+        inner += f'<code class="call">{escape(str(call["function"]["name"]))}({_short(shown)})</code>'
     role = escape(message["role"])
-    return f'<div class="turn {role}" dir="auto"><small>{role}</small>{inner}</div>'
+    return f'<div class="turn {role}" dir="auto" data-turn="{number}"><small>{role}</small>{inner}</div>'
+
+
+def _short(text: str) -> str:
+    """The first part of a text, escaped, and how much more there is."""
+    more = f" … and {len(text) - _SHOWN:,} more characters" if len(text) > _SHOWN else ""
+    return escape(_visible_text(text[:_SHOWN]) + more)
 
 
 def bubble(role: str, content: str, more: str = "") -> str:
     """One turn of a conversation."""
-    return f'<div class="turn {escape(role)}{more}" dir="auto"><small>{escape(role)}</small>{escape(content)}</div>'
+    said = f"<small>{escape(role)}</small>{escape(_visible_text(content))}"
+    return f'<div class="turn {escape(role)}{more}" dir="auto">{said}</div>'
 
 
-def _tokens(encoded: Encoded) -> str:
+def _places(conversation: Conversation, encoded: Encoded) -> list[tuple[int, int, int]]:
+    """Where each message stands in the rendered text, for the eye alone: (start, end, number of the message)."""
+    places, after = [], 0
+    for number, message in enumerate(conversation.messages or []):
+        said = message["content"].strip()
+        start = encoded.text.find(said, after) if said else -1
+        if start >= 0:
+            after = start + len(said)
+            places.append((start, after, number))
+    return places
+
+
+def _tokens(encoded: Encoded, places: list[tuple[int, int, int]]) -> str:
     """One span a token; tokens that share a character (an emoji in several bytes) are one span."""
     spans, index, total = [], 0, len(encoded.input_ids)
+    coming = iter([*places, (len(encoded.text) + 1, len(encoded.text) + 1, -1)])
+    first, beyond, turn = next(coming)
     while index < total:
         start, end = encoded.offsets[index]
         last = index
         while last + 1 < total and encoded.offsets[last + 1][0] < end:
             last += 1
             end = max(end, encoded.offsets[last][1])
+        while start >= beyond:
+            first, beyond, turn = next(coming)
+        own = f' data-turn="{turn}"' if end > first else ""
         ids = ", ".join(str(i) for i in encoded.input_ids[index : last + 1])
         trained = encoded.labels[index] != IGNORE
         shown = _visible_text(encoded.text[start:end])
-        title = f"token {ids} · {json.dumps(shown, ensure_ascii=False)} · {'trained' if trained else 'not trained'}"
-        spans.append(f'<span class="k m{int(trained)}" title="{escape(title)}">{escape(shown)}</span>')
+        said = f"token {ids} · {json.dumps(shown, ensure_ascii=False)} · {'trained' if trained else 'not trained'}"
+        spans.append(f'<span class="k m{int(trained)}"{own} data-token="{escape(said)}">{escape(shown)}</span>')
         index = last + 1
     rest = encoded.text[encoded.offsets[-1][1] :] if encoded.cut and encoded.offsets else ""
     cut = f'<span class="cut" title="cut off by max_length">{escape(rest[:600])}</span>' if rest else ""

@@ -46,6 +46,7 @@ def build() -> ReportPanel:
             stop = gr.Button("Cancel", variant="stop", visible=False, min_width=100, scale=0, elem_id="check-cancel")
         script = (ASSETS / "report.js").read_text(encoding="utf-8")
         result = gr.HTML(nothing(), elem_id="report", js_on_load=script)
+        cleaned = gr.Textbox("", visible="hidden")  # in the column below it would be shown with it
         with gr.Column(visible=False) as cleaning:
             without = gr.CheckboxGroup(
                 [],
@@ -61,7 +62,6 @@ def build() -> ReportPanel:
                 )
                 use = gr.Button("Train on it", visible=False, min_width=120, scale=0, elem_id="clean-use")
             outcome = gr.HTML(elem_id="clean-outcome")
-            cleaned = gr.Textbox("", visible="hidden")
     timer = gr.Timer(1.0, active=False)
     return ReportPanel(start, stop, result, timer, cleaning, without, clean, outcome, cleaned, download, use)
 
@@ -117,7 +117,7 @@ def show(recipe: Recipe, starting: bool = False) -> tuple:
             raise StudioError("The recipe has problems.", "Mend what is marked above.")
         report, state = check_state(recipe)
     except StudioError as error:
-        return _shown(views.message("warn", error.what, error.fix), False)
+        return _shown(views.message("warn", error.what, error.fix), False, again=False)
     if report:
         return _shown(html(report), False, again=False, report=report)
     if starting or (state and state["state"] == "working"):

@@ -20,6 +20,7 @@ from studio.ui import preview, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.ui.wiring import QUEUED, QUIET
+from studio.workspace import ASSETS
 
 ORDERS = [("As in the dataset", "file"), ("Longest first", "longest"), ("Shortest first", "shortest")]
 _NO_PAGE = json.dumps({"next": None, "previous": None})
@@ -59,7 +60,11 @@ def build() -> RowsPanel:
             before = gr.Button("Previous 20", min_width=132, scale=0, interactive=False, elem_id="rows-before")
             after = gr.Button("Next 20", min_width=104, scale=0, interactive=False, elem_id="rows-after")
         page = gr.Textbox(_NO_PAGE, visible="hidden", elem_id="rows-page")
-        rows = gr.HTML(views.empty("No rows yet", "Choose a dataset or upload a file."), elem_id="rows")
+        rows = gr.HTML(
+            views.empty("No rows yet", "Choose a dataset or upload a file."),
+            elem_id="rows",
+            js_on_load=(ASSETS / "rows.js").read_text(encoding="utf-8"),
+        )
     return RowsPanel(first, flag, order, text, before, after, page, rows)
 
 
@@ -182,6 +187,7 @@ def rows_html(seen: View, wanted: Wanted) -> str:
         where = ""
         if listed:
             where = f"{wanted.start:,} to {wanted.start + len(seen.rows) - 1:,} of {seen.total:,}"
+            where += f", searched up to row {seen.searched:,}" if seen.searched else ""
         elif wanted.text:
             end = f"up to row {seen.searched:,}" if seen.searched else "to the end of the dataset"
             where = f"{len(seen.rows)} rows contain “{wanted.text}”, searched from row {wanted.start:,} {end}"
@@ -193,6 +199,6 @@ def rows_html(seen: View, wanted: Wanted) -> str:
         )
     if wanted.text:
         return views.empty(f"No row contains “{wanted.text}”", "Search for something else, or show all rows.")
-    if listed:
+    if listed and not wanted.text:
         return views.empty("There are no such rows", "Choose All rows under Show.")
     return views.empty(f"There is no row {wanted.start:,}", "Choose a smaller number: the dataset ends before it.")

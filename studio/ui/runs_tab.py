@@ -38,8 +38,10 @@ def build(desk: Desk) -> RunsTab:
             run = gr.Dropdown(choices(), label="Run", interactive=True, elem_id="run")
         with gr.Column(scale=3), gr.Row():
             stop = gr.Button("Stop and keep", variant="stop", visible=False, elem_id="stop")
-            resume = gr.Button("Resume", visible=False, elem_id="resume")
-            compare = gr.Button("Compare with the base", variant="primary", visible=False, elem_id="to-compare")
+            resume = gr.Button("Resume", visible=False, min_width=100, elem_id="resume")
+            compare = gr.Button(
+                "Compare with the base", variant="primary", visible=False, min_width=230, elem_id="to-compare"
+            )
     state = gr.HTML(nothing(), elem_id="run-state")
     numbers = gr.HTML(elem_id="run-numbers")
     with gr.Column(elem_classes="card", visible=False) as chart_card:

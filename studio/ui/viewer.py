@@ -9,8 +9,9 @@ import sys
 import threading
 from typing import Any
 
+from studio.data.conversations import Survey
 from studio.errors import StudioError
-from studio.recipe import Recipe
+from studio.recipe import DataSpec, Recipe
 from studio.training.view import View, Wanted
 from studio.workspace import ASSETS
 
@@ -37,6 +38,14 @@ class Viewer:
     def template(self, recipe: Recipe) -> str:
         """The text of the chat template that a recipe uses."""
         return self._ask(("template", recipe))
+
+    def survey(self, data: DataSpec) -> Survey:
+        """What one pass over a dataset tells.
+
+        Raises:
+            StudioError: it cannot be read, no row can be trained on, or the process does not answer.
+        """
+        return self._ask(("survey", data))
 
     def close(self) -> None:
         """End the process."""

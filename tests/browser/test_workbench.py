@@ -71,6 +71,21 @@ def test_rows_are_searched_filtered_and_sorted_and_a_finding_opens_its_rows(mess
     rows_are(messy, 9)
 
 
+def test_a_message_and_its_tokens_light_up_together_and_a_token_tells_its_id(messy):
+    row = messy.locator("#rows .rows details").first
+    row.locator(".turn.assistant").hover()
+    lit = "".join(row.locator(".tokens .lit").all_inner_texts())
+    assert said(0)["messages"][1]["content"] in lit
+    assert "Question" not in lit
+    row.locator('.tokens [data-turn="0"]').first.hover()
+    assert "Question 0" in row.locator(".turn.lit").inner_text()
+    told = row.locator(".readout").inner_text()
+    assert told.startswith("token ")
+    assert told.endswith(" · not trained")
+    messy.hover("#rows .facebar")
+    assert row.locator(".lit").count() == 0
+
+
 def test_a_cleaned_copy_is_made_downloaded_and_trained_on(messy, tmp_path):
     check(messy)
     messy.click("#clean")

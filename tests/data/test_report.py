@@ -131,13 +131,15 @@ def test_rows_that_differ_in_case_alone_never_leak_across_the_split():
     assert result.held_out % 2 == 0
 
 
-LONG = "the quick brown fox jumps over the lazy dog while seven bright stars look on from a very quiet evening sky"
+def long(topic: int) -> str:
+    """Forty words of its own for each topic."""
+    return " ".join(f"word{topic}x{place}" for place in range(40))
 
 
 def test_a_row_that_is_nearly_another_is_a_near_duplicate_and_on_its_side():
-    rows = [(said(n, f"case {n // 2}", f"{LONG} number {n // 2} {'!' * (n % 2)}"), encoded()) for n in range(2, 42)]
+    rows = [(said(n, f"case {n // 2}", f"{long(n // 2)} {'!' * (n % 2)}"), encoded()) for n in range(2, 42)]
     result = report(*rows, holdout=0.4)
-    assert len(found(result)["near_duplicate"]) >= 20
+    assert len(found(result)["near_duplicate"]) == 20
     assert result.held_out % 2 == 0
 
 
