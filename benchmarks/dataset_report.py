@@ -84,6 +84,8 @@ def main() -> None:
 
         import datasets
 
+        datasets.disable_progress_bars()
+
         start = time.perf_counter()
         rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=folder)
         rows.map(

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy
 
-from studio.data.bounds import TooSlow, time_limit
-from studio.data.spans import Rendered, Span, render, render_text
+from studio.data.bounds import time_limit
+from studio.data.spans import Rendered, Span, render, render_text, special_tokens
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
 _START, _END = itemgetter(0), itemgetter(1)
-_SECONDS = 10  # that a template may take for one conversation
+_SECONDS = 30  # that a template may take for a batch of rows
 _BATCH = 64  # rows that are tokenised at once
 IGNORE = -100  # the label that carries no loss, as in torch.nn.functional.cross_entropy
 
@@ -71,14 +71,20 @@ def encode_conversation(
     return _placed(rendered, *_tokenised(tokenizer, [rendered.text])[0], max_length)
 
 
-def _rendered(tokenizer: Any, messages: list[dict], tools: list[dict] | None, train_on: str) -> Rendered:
+def _rendered(
+    tokenizer: Any,
+    messages: list[dict],
+    tools: list[dict] | None,
+    train_on: str,
+    specials: list[str] | None = None,
+) -> Rendered:
     assert train_on in ("assistant", "last", "all"), train_on
     if not messages:
         raise StudioError("The conversation has no messages.", "Remove the row.")
     if train_on == "all":
         text = render_text(tokenizer, messages, tools)
         return Rendered(text, [(0, len(text))])
-    rendered = render(tokenizer, messages, tools)
+    rendered = render(tokenizer, messages, tools, specials)
     return Rendered(rendered.text, rendered.spans[rendered.last :]) if train_on == "last" else rendered
 
 
@@ -109,23 +115,22 @@ def encode_batch(tokenizer: Any, rows: Sequence[dict[str, Any]], data: DataSpec)
     """Rows as examples, each as ``encode_row`` makes it, or its refusal; quicker than one after another.
 
     Raises:
-        TooSlow: the template does not end with one of the rows.
+        TooSlow: the template does not end with these rows.
     """
     made: list[Encoded | StudioError | None] = [None] * len(rows)
     waiting: dict[int, Rendered] = {}
-    for index, row in enumerate(rows):
-        try:
-            if row.get("input_ids"):
-                made[index] = _passed_through(tokenizer, row["input_ids"], row["labels"], data.max_length)
-            elif row.get("messages"):
-                with time_limit(_SECONDS):
-                    waiting[index] = _rendered(tokenizer, row["messages"], row.get("tools"), data.train_on)
-            else:
-                waiting[index] = _whole(tokenizer, row["text"])
-        except TooSlow:
-            raise
-        except StudioError as error:
-            made[index] = error
+    specials = special_tokens(tokenizer)
+    with time_limit(_SECONDS):
+        for index, row in enumerate(rows):
+            try:
+                if row.get("input_ids"):
+                    made[index] = _passed_through(tokenizer, row["input_ids"], row["labels"], data.max_length)
+                elif row.get("messages"):
+                    waiting[index] = _rendered(tokenizer, row["messages"], row.get("tools"), data.train_on, specials)
+                else:
+                    waiting[index] = _whole(tokenizer, row["text"])
+            except StudioError as error:
+                made[index] = error
     tokenised = _tokenised(tokenizer, [rendered.text for rendered in waiting.values()])
     for (index, rendered), (ids, offsets) in zip(waiting.items(), tokenised, strict=True):
         made[index] = _placed(rendered, ids, offsets, data.max_length)

@@ -61,31 +61,38 @@ def has_markers(chat_template: str) -> bool:
     return _MARKERS.search(chat_template) is not None
 
 
-def render(tokenizer: Any, messages: list[dict], tools: list[dict] | None = None) -> Rendered:
+def render(
+    tokenizer: Any, messages: list[dict], tools: list[dict] | None = None, specials: list[str] | None = None
+) -> Rendered:
     """Render a conversation with the tokenizer's chat template and find the assistant's turns in it.
+
+    Args:
+        specials: ``special_tokens(tokenizer)``, where many conversations are rendered one after the other.
 
     Raises:
         StudioError: the tokenizer has no template, the template refuses the conversation, or it cannot be masked
             exactly.
     """
     template = _template(tokenizer, tools)
+    specials = special_tokens(tokenizer) if specials is None else specials
     try:
-        return _rendered(tokenizer, template, fitted(template, messages), tools)
+        return _rendered(tokenizer, template, fitted(template, messages), tools, specials)
     except StudioError as error:
         calls = [m for m in messages if m.get("tool_calls")]
         thoughts = [m for m in messages if m.get("reasoning_content") or "</think>" in (m.get("content") or "")]
         if calls:  # some templates want the arguments as text
             with contextlib.suppress(StudioError):
-                return _rendered(tokenizer, template, fitted(template, _with_text_arguments(messages)), tools)
+                return _rendered(tokenizer, template, fitted(template, _with_text_arguments(messages)), tools, specials)
         if thoughts and isinstance(error, Thoughtless):  # it has a place for reasoning that it does not use
             with contextlib.suppress(StudioError):
-                return _rendered(tokenizer, template, fitted(template, messages, thinks=False), tools)
+                return _rendered(tokenizer, template, fitted(template, messages, thinks=False), tools, specials)
         raise
 
 
-def _rendered(tokenizer: Any, template: str, messages: list[dict], tools: list[dict] | None) -> Rendered:
+def _rendered(
+    tokenizer: Any, template: str, messages: list[dict], tools: list[dict] | None, specials: list[str]
+) -> Rendered:
     write = _writer(tokenizer, tools)
-    specials = special_tokens(tokenizer)
     assistants = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
     marked = has_markers(template)
     text, spans = write(messages, marked)

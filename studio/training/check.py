@@ -8,6 +8,7 @@ training because it encodes exactly as the worker does.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -125,6 +126,8 @@ def _be_worker(tokenizer: Any, recipe: Recipe, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _worker.update(tokenizer=tokenizer, recipe=recipe)
+    gc.freeze()  # what was there before the fork is not looked through again and again
+    gc.set_threshold(50_000)
 
 
 def _end_with(parent: int) -> None:
