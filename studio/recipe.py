@@ -10,13 +10,16 @@ from __future__ import annotations
 import difflib
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
+from studio.combinations import combinations
 from studio.errors import StudioError, StudioErrors
+from studio.knobs import Section, bounds, knob
+from studio.recipe_methods import METHODS, AnyMethod, LoraMethod
 
 Format = Literal[
     "auto",
@@ -45,18 +48,6 @@ def is_template_file(chat_template: str) -> bool:
     return chat_template not in CHAT_TEMPLATES and not is_inline(chat_template)
 
 
-def knob(default: Any, help: str, *, unit: str = "", advanced: bool = False, link: str = "", **bounds: Any) -> Any:
-    """A recipe field: its default, one plain sentence of help, pydantic's bounds (``ge``, ``le``, ``gt``, ``lt``)."""
-    extra = {"unit": unit, "advanced": advanced, "link": link}
-    return Field(default, description=help, json_schema_extra=extra, **bounds)
-
-
-class Section(BaseModel):
-    """Base of all parts of a recipe: unknown keys are errors, values are checked."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), validate_default=True)
-
-
 class ModelSpec(Section):
     """Which base model, and how its weights are held in memory."""
 
@@ -68,15 +59,29 @@ class ModelSpec(Section):
     revision: str | None = knob(
         None, "Branch, tag or commit on the Hub; empty takes the newest and records which it was.", advanced=True
     )
+    task: Literal["causal_lm", "seq_cls"] = knob(
+        "causal_lm",
+        "What the model learns: causal_lm to go on with text (chat, instructions, code), seq_cls to put a text into "
+        "classes.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
         "auto",
         "Number format of the base weights; auto takes bfloat16 where the device computes it fast, otherwise float32.",
         advanced=True,
     )
-    quantization: Literal["none", "nf4", "int8"] = knob(
+    quantization: Literal["none", "nf4", "fp4", "int8"] = knob(
         "none",
-        "Store the frozen base weights in 4 bits (nf4) or 8 bits (int8) to save memory; with LoRA only.",
+        "Store the frozen base weights in 4 bits (nf4, fp4) or 8 bits (int8) to save memory; with adapters only.",
         link="https://arxiv.org/abs/2305.14314",
+    )
+    double_quantization: bool = knob(
+        True, "With 4 bits: store the scales in 8 bits, too, which saves another 0.4 bits a weight.", advanced=True
+    )
+    adapter: str | None = knob(
+        None,
+        "Go on from an adapter that was trained before: a run's id, a folder, or a Hub id. It must be of the same "
+        "method.",
+        advanced=True,
     )
     trust_remote_code: bool = knob(
         False,
@@ -180,40 +185,6 @@ class DataSpec(SourceSpec):
     )
 
 
-class FullMethod(Section):
-    """Train every weight: the most capacity, and the most memory (four numbers per weight with AdamW)."""
-
-    kind: Literal["full"] = knob("full", "How the model is tuned.")
-
-
-class LoraMethod(Section):
-    """Train two small matrices beside each frozen linear layer: little memory, and the base stays untouched."""
-
-    kind: Literal["lora"] = knob("lora", "How the model is tuned.", link="https://arxiv.org/abs/2106.09685")
-    r: int = knob(16, "Rank of the added matrices: higher learns more and costs more memory.", ge=1, le=1024)
-    lora_alpha: float = knob(
-        32, "Scale of the added matrices; their output is multiplied by lora_alpha / r.", gt=0, le=4096
-    )
-    lora_dropout: float = knob(
-        0.0, "Share of the adapter's inputs dropped at random while training.", ge=0, lt=1, advanced=True
-    )
-    target_modules: str | list[str] = knob(
-        "all-linear", "Which layers get an adapter: all-linear, or a list of module names.", advanced=True
-    )
-    use_rslora: bool = knob(
-        False,
-        "Divide by the square root of r instead of r, which keeps high ranks stable.",
-        advanced=True,
-        link="https://arxiv.org/abs/2312.03732",
-    )
-
-
-Method = Annotated[FullMethod | LoraMethod, Field(discriminator="kind")]
-METHODS: dict[str, type[Section]] = {
-    get_args(m.model_fields["kind"].annotation)[0]: m for m in get_args(get_args(Method)[0])
-}
-
-
 class TrainSpec(Section):
     """How the training itself goes."""
 
@@ -231,16 +202,68 @@ class TrainSpec(Section):
     learning_rate: float = knob(
         1.0e-3, "Size of the optimizer's steps: about 1e-3 to 1e-4 for LoRA, 5e-5 to 1e-5 for full tuning.", gt=0, le=1
     )
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = knob(
-        "cosine", "How the learning rate changes over the run.", advanced=True
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+        "warmup_stable_decay",
+    ] = knob(
+        "cosine",
+        "How the learning rate changes over the run; warmup_stable_decay (WSD) rises, stays, and falls at the end.",
+        advanced=True,
     )
     warmup_steps: int = knob(5, "Steps over which the learning rate rises from 0.", unit="steps", ge=0, advanced=True)
+    decay_share: float = knob(
+        0.2,
+        "With warmup_stable_decay: the share of the steps over which the learning rate falls at the end.",
+        gt=0,
+        le=1,
+        advanced=True,
+        link="https://arxiv.org/abs/2404.06395",
+    )
     weight_decay: float = knob(0.0, "Pull of the trained weights towards 0 at each step.", ge=0, le=1, advanced=True)
     max_grad_norm: float = knob(
         1.0, "Longer gradients are scaled down to this norm; 0 turns it off.", ge=0, advanced=True
     )
-    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"] = knob(
-        "adamw_torch", "The optimizer.", advanced=True
+    optim: Literal[
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_8bit",
+        "paged_adamw_32bit",
+        "paged_adamw_8bit",
+        "adafactor",
+        "lion_32bit",
+        "lion_8bit",
+        "paged_lion_32bit",
+        "paged_lion_8bit",
+        "sgd",
+        "galore_adamw",
+        "apollo_adamw",
+    ] = knob(
+        "adamw_torch",
+        "The optimizer. Those with 8bit keep their state in a quarter of the memory, paged ones move it out of a full "
+        "GPU; Lion wants a third to a tenth of AdamW's learning rate; GaLore and Apollo are for full tuning.",
+        advanced=True,
+        link="https://huggingface.co/docs/transformers/optimizers",
+    )
+    neftune_noise_alpha: float = knob(
+        0,
+        "NEFTune: noise on the embeddings while training, which can make answers better; 5 is usual, 0 turns it off.",
+        ge=0,
+        le=1000,
+        advanced=True,
+        link="https://arxiv.org/abs/2310.05914",
+    )
+    label_smoothing_factor: float = knob(
+        0,
+        "Give this share of the target to all other tokens, which makes the model less sure of itself.",
+        ge=0,
+        lt=1,
+        advanced=True,
+        link="https://arxiv.org/abs/1512.00567",
     )
     gradient_checkpointing: bool = knob(
         False,
@@ -258,6 +281,18 @@ class TrainSpec(Section):
         10, "Measure the validation loss every so many steps; 0 only at the end.", unit="steps", ge=0
     )
     save_steps: int = knob(50, "Write a checkpoint every so many steps; 0 only at the end.", unit="steps", ge=0)
+    early_stopping_patience: int = knob(
+        0,
+        "Stop when the validation loss has not got better in so many measurements; 0 never stops early.",
+        ge=0,
+        le=1000,
+        advanced=True,
+    )
+    keep_best: bool = knob(
+        False,
+        "Keep the weights with the lowest validation loss, not the last ones; each new best becomes a checkpoint.",
+        advanced=True,
+    )
     save_total_limit: int = knob(2, "Keep only the newest so many checkpoints.", ge=1, le=1000, advanced=True)
     device: Literal["auto", "cpu", "cuda"] = knob(
         "auto", "Where to train; auto takes the GPU if there is one.", advanced=True
@@ -283,7 +318,7 @@ class Recipe(Section):
     name: str = knob("", "A short name for the runs of this recipe.", max_length=80)
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
-    method: Method = LoraMethod()
+    method: AnyMethod = LoraMethod()
     train: TrainSpec = TrainSpec()
     resolved: Resolved | None = knob(None, "Filled in by the worker; leave it out of recipes you write.")
 
@@ -373,7 +408,7 @@ class Recipe(Section):
         Checks the recipe by itself: fields, bounds and combinations. Whether the model and the data can be had is
         found out where they are read.
         """
-        return [*self._problems, *_combinations(self)]
+        return [*self._problems, *combinations(self)]
 
     def check(self) -> Recipe:
         """The recipe itself, if it is sound.
@@ -390,44 +425,6 @@ class Recipe(Section):
 def shipped() -> list[str]:
     """File names of the recipes that come with the project, sorted."""
     return sorted(p.name for p in (Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
-
-
-def _combinations(recipe: Recipe) -> list[StudioError]:
-    found = []
-    if recipe.model.quantization != "none" and recipe.method.kind == "full":
-        found.append(
-            StudioError(
-                f"Quantised weights ({recipe.model.quantization}) cannot be trained in full.",
-                "Choose method.kind lora, or model.quantization none.",
-                field="model.quantization",
-            )
-        )
-    if recipe.method.kind == "lora" and not recipe.method.target_modules:
-        found.append(
-            StudioError(
-                "method.target_modules is empty.", "Name modules, or use all-linear.", field="method.target_modules"
-            )
-        )
-    if recipe.train.max_steps == 0:
-        found.append(
-            StudioError("train.max_steps is 0.", "Use -1 for all epochs, or at least 1.", field="train.max_steps")
-        )
-    if recipe.model.dtype == "float16" and recipe.train.device == "cpu":
-        found.append(
-            StudioError(
-                "float16 cannot be trained on a CPU.", "Use dtype auto, bfloat16 or float32.", field="model.dtype"
-            )
-        )
-    ways = [name for name in ("holdout_rows", "holdout_column", "holdout_source") if getattr(recipe.data, name)]
-    if len(ways) > 1:
-        found.append(
-            StudioError(
-                f"{' and '.join('data.' + name for name in ways)} are both set.",
-                "Choose one way to hold rows out.",
-                field=f"data.{ways[1]}",
-            )
-        )
-    return found
 
 
 def _location(item: dict) -> list[str]:
@@ -475,18 +472,6 @@ def _refusal(item: dict) -> StudioError:
     reason = item["msg"].removeprefix("Input ").rstrip(".")
     fix = bounds(field_at(keys)) or "Change its value."
     return StudioError(f"{field} is {given!r}, but it {reason}.", fix, field=field)
-
-
-def bounds(field: FieldInfo | None) -> str:
-    """A field's bounds as one sentence (``Choose a value from 1 to 1024.``), or nothing if it has none."""
-    limits = {}
-    for item in field.metadata if field else []:
-        limits |= {k: getattr(item, k) for k in ("ge", "gt", "le", "lt") if getattr(item, k, None) is not None}
-    low = f"{limits['ge']:,}" if "ge" in limits else f"more than {limits['gt']:,}" if "gt" in limits else ""
-    high = f"{limits['le']:,}" if "le" in limits else f"less than {limits['lt']:,}" if "lt" in limits else ""
-    if low and high:
-        return f"Choose a value from {low} to {high}."
-    return f"Choose {low if 'gt' in limits else 'at least ' + low}." if low else ""
 
 
 def field_at(keys: list[str]) -> FieldInfo | None:

@@ -94,9 +94,10 @@ def kind_of(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join("empty" if part is type(None) else kind_of(part) for part in get_args(annotation))
     if origin is list:
-        return "list of sources" if get_args(annotation)[0] is MixSpec else "list of texts"
+        inner = get_args(annotation)[0]
+        return "list of sources" if inner is MixSpec else "list of numbers" if inner is int else "list of texts"
     if origin is dict:
-        return "mapping of texts"
+        return "mapping of texts" if get_args(annotation)[1] is str else "mapping of names to numbers"
     return _WORDS[annotation]
 
 

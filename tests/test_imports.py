@@ -11,16 +11,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "studio").rglob("*.py"))
-LOW = {"errors", "workspace", "recipe", "hub"}  # what every layer may know
+LOW = {"errors", "workspace", "recipe", "recipe_methods", "hub"}  # what every layer may know
 TOP = {"cli", "ui", "terminal", "follow", "recipe_docs"}  # what only the entry, the command line and the UI know
 ALLOWED = {
     "errors": set(),
     "workspace": {"errors"},
     "hub": set(),
-    "recipe": {"errors", "workspace"},
+    "knobs": set(),
+    "recipe_methods": {"knobs"},
+    "combinations": {"errors", "recipe", "recipe_methods"},
+    "recipe": {"errors", "workspace", "knobs", "recipe_methods", "combinations"},
+    "presets": {"recipe"},
     "data": LOW,
     "models": LOW,
-    "runs": {"errors", "workspace", "recipe"},
+    "runs": {"errors", "workspace", "recipe", "recipe_methods"},
     "training": LOW | {"data", "models", "runs"},
     "inference": LOW | {"data", "models", "runs"},
     "evaluation": LOW | {"data", "models", "runs", "inference"},

@@ -125,6 +125,8 @@ class Weights:
                 "Its files are damaged or belong to another base model; train again, or restore them.",
             ) from error
         self._peft.eval().requires_grad_(False)
+        if self._peft.peft_config[name].is_prompt_learning:
+            self.model = self._peft  # it puts the vectors before the text; no other run shares these weights
         self._find_switches()
 
     def _detach(self, name: str) -> None:

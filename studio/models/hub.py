@@ -37,7 +37,7 @@ KEPT = (
     "LICENSE*",
     "additional_chat_templates/*.jinja",
 )
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that the repository has
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "adapter_model*.safetensors")  # the first that is there
 
 
 def check_id(model_id: str) -> None:

@@ -72,7 +72,7 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
         "use_safetensors": any(folder.glob("*.safetensors")),
     }
     if spec.quantization != "none":
-        options |= {"quantization_config": quantization_config(spec.quantization, dtype), "device_map": {"": device}}
+        options |= {"quantization_config": quantization_config(spec, dtype), "device_map": {"": device}}
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
         return _settle_quantised(model, device) if spec.quantization != "none" else model.to(device)
@@ -90,18 +90,18 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
         raise
 
 
-def quantization_config(quantization: str, dtype: str) -> Any:
-    """bitsandbytes' settings for ``nf4`` (double quantisation, https://arxiv.org/abs/2305.14314) or ``int8``."""
+def quantization_config(spec: ModelSpec, dtype: str) -> Any:
+    """bitsandbytes' settings for 4 bits (https://arxiv.org/abs/2305.14314) or 8 bits."""
     import torch
     from transformers import BitsAndBytesConfig
 
-    if quantization == "int8":
+    if spec.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
-    assert quantization == "nf4", quantization
+    assert spec.quantization in ("nf4", "fp4"), spec.quantization
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type=spec.quantization,
+        bnb_4bit_use_double_quant=spec.double_quantization,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
 

@@ -1,61 +1,150 @@
-"""What of a model is trained: all of it, or a small adapter beside the frozen weights."""
+"""What of a model is trained: all of it, some layers, or a small adapter beside the frozen weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.models.adapters import adapter_config, blocks, check_target_modules, embedding_names, linear_layers
 from studio.models.load import resolve_dtype
-from studio.recipe import LoraMethod, Recipe
+from studio.recipe import Recipe
+from studio.recipe_methods import METHODS, PROMPTED, WHOLE
+
+__all__ = ["apply_method", "check_target_modules", "count_parameters", "linear_layers", "training_dtype"]
 
 
 def training_dtype(recipe: Recipe, device: str) -> str:
     """The number format to load the base weights in.
 
-    Full tuning takes float32 unless the recipe names a format: bfloat16 has 8 bits of precision, and most of AdamW's
-    updates are smaller than half of its last digit and would be rounded away. Frozen weights may be coarse.
+    Tuning of the weights themselves takes float32 unless the recipe names a format: bfloat16 has 8 bits of precision,
+    and most of AdamW's updates are smaller than half of its last digit and would be rounded away. Frozen weights may
+    be coarse.
     """
-    if recipe.model.dtype == "auto" and recipe.method.kind == "full":
+    if recipe.model.dtype == "auto" and recipe.method.kind in WHOLE:
         return "float32"
     return resolve_dtype(recipe.model.dtype, device)
 
 
-def apply_method(model: Any, recipe: Recipe, new_token_ids: Iterable[int] = ()) -> Any:
+def apply_method(
+    model: Any,
+    recipe: Recipe,
+    new_token_ids: Iterable[int] = (),
+    *,
+    steps: int = 1000,
+    folder: Path | None = None,
+    tokenizer: Any = None,
+) -> Any:
     """Freeze and extend ``model`` for the recipe's method.
 
     Args:
         model: as :func:`studio.models.load.load_model` gives it, after ``prepare_chat``; changed in place.
         new_token_ids: rows of the embeddings that the base has never seen (``Notes.new_token_ids``); an adapter
             trains them too.
+        steps: optimizer steps of the whole run, for AdaLoRA's schedule.
+        folder: the base's files, which LoftQ reads.
+        tokenizer: for prompt tuning that starts from a text.
 
     Returns:
-        The same model (full), or the PEFT model around it.
+        The same model (full, freeze), or the PEFT model around it.
 
     Raises:
-        StudioError: the recipe names modules that the model does not have.
+        StudioError: the recipe names modules that the model does not have, or the method does not fit its layers.
     """
-    if recipe.method.kind == "full":
+    method, new = recipe.method, list(new_token_ids)
+    if method.kind == "full":
         model.requires_grad_(True)
         return model
-    assert isinstance(recipe.method, LoraMethod), f"no such method here: {recipe.method.kind}"
-    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+    if method.kind == "freeze":
+        return _freeze(model, recipe, new)
+    from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 
-    method = recipe.method
-    check_target_modules(model, method.target_modules)
+    title = METHODS[method.kind].title
+    if new and method.kind in PROMPTED:
+        raise StudioError(
+            f"The chat template needs tokens that this model has never seen, and {title} cannot teach them.",
+            "Choose lora, or a template of tokens that the model knows (data.chat_template plain).",
+            field="method.kind",
+        )
     if recipe.model.quantization != "none":
         # Checkpointing is the trainer's choice (train.gradient_checkpointing), not a must.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=method.r,
-        lora_alpha=method.lora_alpha,
-        lora_dropout=method.lora_dropout,
-        target_modules=method.target_modules,
-        use_rslora=method.use_rslora,
-        trainable_token_indices=_token_rows(model, list(new_token_ids)),
-    )
-    return get_peft_model(model, config)
+    if recipe.model.adapter:
+        from studio.models.continued import adapter_folder
+
+        return PeftModel.from_pretrained(model, adapter_folder(recipe), is_trainable=True)
+    try:
+        made = get_peft_model(model, adapter_config(model, recipe, new, steps))
+    except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
+        raise StudioError(
+            f"{title} does not fit this model: {str(error).strip().splitlines()[0][:300]}",
+            "Choose other settings of the method, other target_modules, or lora.",
+            field="method.kind",
+        ) from error
+    if getattr(method, "init_lora_weights", "") == "loftq":
+        _start_loftq(made, folder)
+    if getattr(method, "prompt_tuning_init", "") == "text":
+        _start_from_text(made, tokenizer, method.prompt_tuning_init_text)
+    return made
+
+
+def _freeze(model: Any, recipe: Recipe, new_tokens: list[int]) -> Any:
+    """Train the last blocks and the named modules; rows of new tokens take the embeddings along."""
+    method = recipe.method
+    every, count = blocks(model), method.num_trainable_layers
+    if count > len(every):
+        raise StudioError(
+            f"The model has {len(every)} blocks, and method.num_trainable_layers is {count}.",
+            f"Choose at most {len(every)}.",
+            field="method.num_trainable_layers",
+        )
+    names = [*method.trainable_modules, *(embedding_names(model) if new_tokens else [])]
+    known = dict(model.named_modules())
+    chosen = [module for name, module in known.items() if any(name == n or name.endswith(f".{n}") for n in names)]
+    missing = [n for n in names if not any(name == n or name.endswith(f".{n}") for name in known)]
+    if missing:
+        raise StudioError(
+            f"The model has no module {', '.join(missing)}.",
+            "Name modules such as norm, lm_head or embed_tokens, or a dotted path.",
+            field="method.trainable_modules",
+        )
+    model.requires_grad_(False)
+    for module in [*list(every)[len(every) - count :], *chosen]:
+        module.requires_grad_(True)
+    return model
+
+
+def _start_loftq(model: Any, folder: Path | None) -> None:
+    """Let the adapter start at what quantisation took away (https://arxiv.org/abs/2310.08659)."""
+    from peft import replace_lora_weights_loftq
+
+    if model.device.type != "cuda":
+        raise StudioError(
+            "LoftQ needs a CUDA GPU for its start.",
+            "Choose another method.init_lora_weights.",
+            field="method.init_lora_weights",
+        )
+    file = folder / "model.safetensors" if folder else None
+    if file is None or not file.exists():
+        raise StudioError(
+            "LoftQ reads the unquantised weights from one model.safetensors, and this model has none.",
+            "Choose another method.init_lora_weights.",
+            field="method.init_lora_weights",
+        )
+    replace_lora_weights_loftq(model, model_path=str(file))
+
+
+def _start_from_text(model: Any, tokenizer: Any, text: str) -> None:
+    """Put a text's embeddings, repeated or cut to size, where the trained vectors start, as PEFT does it."""
+    import torch
+
+    (encoder,) = model.prompt_encoder.values()
+    weight = encoder.embedding.weight
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = (ids * (len(weight) // len(ids) + 1))[: len(weight)]
+    with torch.no_grad():
+        weight.copy_(model.get_input_embeddings().weight[ids])
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
@@ -70,53 +159,3 @@ def count_parameters(model: Any) -> tuple[int, int]:
         total += count
         trainable += count if parameter.requires_grad else 0
     return trainable, total
-
-
-def linear_layers(model: Any) -> list[str]:
-    """Short names of the layers that can carry an adapter (``q_proj``, ``c_attn``), in the model's order."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    found = (n for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head)
-    return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in found))
-
-
-def check_target_modules(model: Any, target_modules: str | list[str]) -> None:
-    """Refuse names that match no layer of the model (PEFT matches whole names or the end of a dotted path).
-
-    Raises:
-        StudioError: with the names that there are.
-    """
-    if target_modules == "all-linear":
-        return
-    import re
-
-    names = [name for name, _ in model.named_modules()]
-    if isinstance(target_modules, str):  # one regular expression over the whole dotted name
-        try:
-            missing = [] if any(re.fullmatch(target_modules, name) for name in names) else [target_modules]
-        except re.error as error:
-            raise StudioError(
-                f"method.target_modules {target_modules!r} is not a regular expression: {error}.",
-                "Use all-linear, or a list of names.",
-                field="method.target_modules",
-            ) from error
-    else:
-        missing = [t for t in target_modules if not any(n == t or n.endswith(f".{t}") for n in names)]
-    if missing:
-        raise StudioError(
-            f"The model has no module {', '.join(missing)}.",
-            f"Use all-linear, or names from: {', '.join(linear_layers(model))}.",
-            field="method.target_modules",
-        )
-
-
-def _token_rows(model: Any, new_ids: list[int]) -> dict[str, list[int]] | None:
-    """PEFT's ``trainable_token_indices``: the input embeddings, and the output head where it has weights of its own."""
-    if not new_ids:
-        return None
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = outputs is None or outputs.weight is inputs.weight
-    layers = [inputs] if tied else [inputs, outputs]
-    return {name.rsplit(".", 1)[-1]: new_ids for name, module in model.named_modules() if module in layers}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from studio.recipe_methods import METHODS, WHOLE
 from studio.runs import Run
 
 
@@ -15,7 +16,7 @@ def write_card(folder: Path, run: Run) -> None:
     resolved = recipe.resolved
     front = {
         "base_model": recipe.model.id,
-        "library_name": "transformers" if recipe.method.kind == "full" else "peft",
+        "library_name": "transformers" if recipe.method.kind in WHOLE else "peft",
         "pipeline_tag": "text-generation",
         "tags": ["sft", recipe.method.kind],
     }
@@ -30,8 +31,9 @@ def write_card(folder: Path, run: Run) -> None:
         "---",
         f"# {run.id}",
         "",
-        f"`{recipe.model.id}` fine-tuned with SFT Studio ({recipe.method.kind}) on `{recipe.data.source}`.",
+        f"`{recipe.model.id}` fine-tuned with SFT Studio on `{recipe.data.source}`.",
         "",
+        f"- method: {METHODS[recipe.method.kind].title}",
         f"- base revision: {resolved.model_revision or 'not known'}" if resolved else "",
         f"- data fingerprint (sha256): {resolved.data_fingerprint}" if resolved else "",
         f"- steps: {view.step} of {view.max_steps}, tokens seen: {view.tokens:,}",

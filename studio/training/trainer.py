@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -16,6 +17,8 @@ from studio.data import Encoded
 from studio.models.head import LabelledLogits
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
+from studio.training import adalora, trained_state
+from studio.training.best import BestCallback
 from studio.training.steps import planned_steps
 
 
@@ -28,10 +31,13 @@ class StudioTrainer(SFTTrainer):
 
     was_stopped = False
 
-    def __init__(self, *arguments: Any, event_log: EventLog, **options: Any):
+    def __init__(self, *arguments: Any, event_log: EventLog, loraplus_lr_ratio: float = 0, **options: Any):
         super().__init__(*arguments, **options)
-        self.logits = LabelledLogits(self.model)
+        # noise on the embeddings is drawn for each row, so a shared beginning would not be the same for all
+        self.logits = LabelledLogits(self.model, share_prefix=not self.args.neftune_noise_alpha)
         self._event_log = event_log
+        self._loraplus_lr_ratio = loraplus_lr_ratio
+        self._adalora = adalora.is_adalora(self.model)
         self.final_metrics: dict[str, Any] = {}
 
     def planned_steps(self) -> int:
@@ -43,13 +49,51 @@ class StudioTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         assert not return_outputs, "the logits are not kept"
-        total, count = self._loss(model, inputs)
-        return total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch)
+        total, count = self._loss(model, inputs, self.args.label_smoothing_factor)
+        loss = total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch)
+        if self._adalora:
+            loss = loss + adalora.penalty(self.model) / self.args.gradient_accumulation_steps
+        return loss
 
-    def _loss(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, int]:
+    def _loss(self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0) -> tuple[torch.Tensor, int]:
         """Summed cross-entropy of the next token over all labelled positions, and how many there are."""
         logits, targets, _ = self.logits(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], model)
-        return functional.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
+        total = functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+        return total, targets.numel()
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """LoRA+ gives the second matrices a learning rate of their own (https://arxiv.org/abs/2402.12354)."""
+        if self.optimizer is None and self._loraplus_lr_ratio:
+            from peft.optimizers import create_loraplus_optimizer
+
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = create_loraplus_optimizer(
+                self.model,
+                kind,
+                loraplus_lr_ratio=self._loraplus_lr_ratio,
+                loraplus_weight_decay=self.args.weight_decay,
+                **settings,
+            )
+            return self.optimizer
+        return super().create_optimizer(*arguments, **options)
+
+    def take_best(self) -> None:
+        """Put the weights with the lowest validation loss in place of the last ones, if a checkpoint has them."""
+        state = self.state
+        if state.best_model_checkpoint and state.best_global_step != state.global_step:
+            self._load_from_checkpoint(state.best_model_checkpoint)
+            self.final_metrics |= {"eval_loss": state.best_metric, "best_step": state.best_global_step}
+
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        if trained_state.is_needed(self.model):
+            trained_state.save(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(*arguments, **options)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if trained_state.is_needed(self.model):
+            trained_state.load(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Validation loss: mean over all labelled tokens of the held-out rows, not over batches.
@@ -148,6 +192,8 @@ def build_trainer(
     """The trainer of a recipe over encoded examples. ``held_out`` None turns the validation loss off."""
     spec = recipe.train
     never = 10**9
+    steps = planned_steps(len(examples), spec)
+    falling = {"num_decay_steps": max(1, int(steps * spec.decay_share))}
     arguments = SFTConfig(
         output_dir=str(run.checkpoints_dir),
         num_train_epochs=spec.num_train_epochs,
@@ -157,10 +203,14 @@ def build_trainer(
         gradient_accumulation_steps=spec.gradient_accumulation_steps,
         learning_rate=spec.learning_rate,
         lr_scheduler_type=spec.lr_scheduler_type,
+        lr_scheduler_kwargs=falling if spec.lr_scheduler_type == "warmup_stable_decay" else {},
         warmup_steps=spec.warmup_steps,
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
         optim=spec.optim,
+        optim_target_modules=["attn", "mlp"] if spec.optim in ("galore_adamw", "apollo_adamw") else None,
+        neftune_noise_alpha=spec.neftune_noise_alpha or None,
+        label_smoothing_factor=spec.label_smoothing_factor,
         gradient_checkpointing=spec.gradient_checkpointing,
         train_sampling_strategy="group_by_length" if spec.group_by_length else "random",
         seed=spec.seed,
@@ -191,8 +241,13 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=[callback],
         event_log=log,
+        loraplus_lr_ratio=getattr(recipe.method, "loraplus_lr_ratio", 0),
     )
     callback.trainer = trainer
+    if held_out is not None and (spec.keep_best or spec.early_stopping_patience):
+        trainer.add_callback(BestCallback(log, patience=spec.early_stopping_patience, keep=spec.keep_best))
+    if recipe.method.kind == "adalora":
+        trainer.add_callback(adalora.PruneCallback())
     return trainer
 
 

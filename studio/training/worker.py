@@ -14,8 +14,9 @@ from studio.data.load import fingerprint, left_out
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
-from studio.training import failures
+from studio.training import failures, starts
 from studio.training.progress import Progress
+from studio.training.steps import planned_steps
 
 
 def train(folder: Path) -> str:
@@ -112,7 +113,15 @@ def _train(run: Run, log: EventLog) -> str:
     dtype = earlier.dtype if earlier and earlier.dtype else methods.training_dtype(recipe, device)
     model = load.load_model(spec, device=device, dtype=dtype)
     prepare_chat(tokenizer, model, recipe.data.chat_template)
-    model = methods.apply_method(model, recipe, notes.new_token_ids)
+    model = methods.apply_method(
+        model,
+        recipe,
+        notes.new_token_ids,
+        steps=planned_steps(len(examples), recipe.train),
+        folder=base,
+        tokenizer=tokenizer,
+    )
+    starts.prepare(model, recipe, run, examples, resumed=checkpoint is not None)
     trainable, parameters = methods.count_parameters(model)
     fused = fuse_lora(model) if recipe.method.kind == "lora" else 0
 
@@ -162,6 +171,8 @@ def _train(run: Run, log: EventLog) -> str:
     except Stopped:
         stopped = True
     stopped = stopped or trainer.was_stopped
+    if recipe.train.keep_best:
+        trainer.take_best()
 
     # save
     progress("Saving the model", 0, 0)
@@ -213,13 +224,14 @@ def save_model(run: Run, trainer, tokenizer) -> None:
 
     aside = run.folder / "model.part"
     shutil.rmtree(aside, ignore_errors=True)
-    trainer.model.save_pretrained(aside)
+    trainer.model.save_pretrained(aside, **starts.saving(run))
     tokenizer.save_pretrained(aside)
     write_card(aside, run)
     if run.model_dir.exists():
         run.model_dir.rename(run.folder / "model.old")
     aside.rename(run.model_dir)
     shutil.rmtree(run.folder / "model.old", ignore_errors=True)
+    shutil.rmtree(starts.folder(run), ignore_errors=True)
 
 
 def _record(run: Run, recipe: Recipe, resolved: Resolved) -> None:

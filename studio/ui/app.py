@@ -12,6 +12,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from studio.errors import StudioError, StudioErrors
+from studio.presets import Preset, presets
 from studio.recipe import Recipe
 from studio.runs import Launcher, Run, list_runs
 from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, runs_tab, views
@@ -127,12 +128,18 @@ def build(desk: Desk) -> gr.Blocks:
         model.timer.tick(watch_model, fields, [model.card, model.get, model.timer, *panel_parts], **QUIET)
         model_page.select(**refresh_model)
 
-        def chose_method(values: dict) -> list[Any]:
-            choice = values[form.fields["method"]] or "lora"
-            shown = gr.update(visible=choice != "full")
-            return [method_tab.explain(choice), *[shown for _ in method.lora]]
+        kind, rate = form.fields["method"], form.fields["train.learning_rate"]
+        parts = [method.about, method.quantization, *method.groups.values()]
+        kind.change(lambda chosen: method_tab.chosen(method, chosen), kind, parts, **QUIET)
+        kind.input(method_tab.suggested_rate, [kind, rate], rate, **QUIET)
 
-        form.fields["method"].change(chose_method, fields, [method.about, *method.lora], **QUIET)
+        def take(values: dict, preset: Preset) -> dict:
+            recipe, changes = preset.applied(form.read(values))
+            return {**form.show(recipe), method.changed: method_tab.changes_html(preset, changes)}
+
+        for name, button in method.presets.items():
+            preset = presets()[name]
+            button.click(lambda v, preset=preset: take(v, preset), fields, [*fields, method.changed], **QUIET)
         costing = {
             "fn": lambda v: method_tab.cost(desk, form.read(v)),
             "inputs": fields,

@@ -23,6 +23,7 @@ from studio.models import store
 from studio.models.machine import machine_memory
 from studio.models.memory import Estimate, estimate
 from studio.recipe import DataSpec, Recipe
+from studio.recipe_methods import METHODS
 from studio.runs import Launcher, list_runs
 from studio.training.check import check_state, report_path, say_progress
 from studio.ui import views
@@ -382,7 +383,11 @@ def _short(text: str) -> str:
 
 
 def _method_line(recipe: Recipe) -> str:
-    titles = {"none": "LoRA", "nf4": "QLoRA, 4 bits", "int8": "QLoRA, 8 bits"}
-    if recipe.method.kind == "full":
-        return "Full fine-tuning"
-    return f"{titles[recipe.model.quantization]}, rank {recipe.method.r}"
+    """The method in a few words: LoRA, rank 16; QLoRA, 4 bits, rank 16; Full fine-tuning."""
+    method, quantization = recipe.method, recipe.model.quantization
+    parts = [("Q" * (quantization != "none" and method.kind == "lora")) + METHODS[method.kind].title]
+    if quantization != "none":
+        parts.append("8 bits" if quantization == "int8" else "4 bits")
+    if rank := getattr(method, "r", None):
+        parts.append(f"rank {rank}")
+    return ", ".join(parts)

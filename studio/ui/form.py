@@ -12,9 +12,11 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from studio import recipe as recipes
-from studio.recipe import Recipe
+from studio.recipe import METHODS, Recipe
+from studio.recipe_methods import WHOLE
 
 LABELS = {
+    "method.kind": "Method",
     "model.id": "Base model",
     "model.dtype": "Number format (dtype)",
     "model.trust_remote_code": "Run the model's own code (trust_remote_code)",
@@ -32,42 +34,72 @@ LABELS = {
     "data.holdout": "Held out for validation",
     "data.eval_split": "Split for evaluation",
     "data.max_rows": "At most so many rows",
-    "method.r": "Rank (r)",
-    "method.lora_alpha": "Alpha (lora_alpha)",
-    "method.lora_dropout": "Dropout",
-    "method.use_rslora": "Rank-stabilised scale (rsLoRA)",
+    "model.quantization": "Weights of the frozen base",
+    "model.double_quantization": "Scales in 8 bits (double_quantization)",
+    "model.adapter": "Go on from an adapter",
+    "r": "Rank (r)",
+    "lora_alpha": "Alpha (lora_alpha)",
+    "lora_dropout": "Dropout",
+    "use_rslora": "Rank-stabilised scale (rsLoRA)",
+    "use_dora": "DoRA",
+    "init_lora_weights": "Where it starts (init_lora_weights)",
+    "loraplus_lr_ratio": "LoRA+ (loraplus_lr_ratio)",
+    "init_r": "Rank at the start (init_r)",
+    "target_r": "Rank at the end (target_r)",
+    "num_virtual_tokens": "Virtual tokens",
+    "prompt_tuning_init": "Start",
+    "prompt_tuning_init_text": "Text to start from",
+    "encoder_hidden_size": "Width of the network",
+    "encoder_reparameterization_type": "Kind of the network",
+    "encoder_num_layers": "Layers of the network",
+    "encoder_dropout": "Dropout of the network",
+    "oft_block_size": "Block size",
+    "boft_block_size": "Block size",
+    "boft_n_butterfly_factor": "Sparse rotations",
+    "num_trainable_layers": "Last blocks to train",
+    "coft": "Constrained (COFT)",
     "train.num_train_epochs": "Epochs",
     "train.per_device_train_batch_size": "Batch size",
     "train.per_device_eval_batch_size": "Batch size for validation",
     "train.lr_scheduler_type": "Learning rate schedule",
     "train.max_grad_norm": "Gradient clipping (max_grad_norm)",
     "train.optim": "Optimizer",
+    "train.decay_share": "Share that falls (WSD)",
+    "train.neftune_noise_alpha": "NEFTune noise",
+    "train.label_smoothing_factor": "Label smoothing",
+    "train.early_stopping_patience": "Stop early after",
+    "train.keep_best": "Keep the best weights",
     "train.eval_steps": "Validate every",
     "train.save_steps": "Checkpoint every",
     "train.logging_steps": "Log every",
     "train.save_total_limit": "Checkpoints kept",
 }
 CHOICES = {
+    "model.quantization": [
+        ("As they are", "none"),
+        ("4 bits, NF4 (QLoRA)", "nf4"),
+        ("4 bits, FP4", "fp4"),
+        ("8 bits", "int8"),
+    ],
     "data.invalid_rows": [("Ask before a launch", "ask"), ("Drop them", "drop"), ("Stop at them", "stop")],
     "data.train_on": [("All assistant turns", "assistant"), ("The last assistant turn", "last"), ("Everything", "all")],
 }
-METHOD_CHOICES = {
-    "lora": ("lora", "none"),
-    "qlora-nf4": ("lora", "nf4"),
-    "qlora-int8": ("lora", "int8"),
-    "full": ("full", "none"),
-}
-METHOD_TITLES = [
-    ("LoRA", "lora"),
-    ("QLoRA, 4 bits", "qlora-nf4"),
-    ("QLoRA, 8 bits", "qlora-int8"),
-    ("Full fine-tuning", "full"),
-]
+METHOD_TITLES = [(method.title, kind) for kind, method in METHODS.items()]
 
 
 def label(path: str) -> str:
     """What a person reads above a field."""
-    return LABELS.get(path) or path.rsplit(".", 1)[-1].replace("_", " ").capitalize()
+    name = path.rsplit(".", 1)[-1]
+    return LABELS.get(path) or LABELS.get(name) or name.replace("_", " ").capitalize()
+
+
+def declared(path: str) -> FieldInfo:
+    """The declaration of a field by its path in the form, where a method's fields have its kind in between:
+    ``method.lora.r``."""
+    section, *kind, key = path.split(".")
+    field = recipes.METHODS[kind[0]].model_fields[key] if kind else recipes.field_at([section, key])
+    assert field is not None, path
+    return field
 
 
 def _component(path: str, field: FieldInfo, value: Any) -> gr.components.Component:
@@ -76,7 +108,7 @@ def _component(path: str, field: FieldInfo, value: Any) -> gr.components.Compone
     unit = extra.get("unit")
     options: dict[str, Any] = {
         "label": f"{label(path)} ({unit})" if unit and unit not in label(path).lower() else label(path),
-        "info": field.description,
+        "info": f"{field.description} [Source]({extra['link']})" if extra.get("link") else field.description,
         "elem_id": path.replace(".", "-"),
         "interactive": True,
     }
@@ -110,7 +142,7 @@ def _shown(value: Any) -> Any:
     if isinstance(value, list) and any(isinstance(item, recipes.Section) for item in value):
         return yaml.safe_dump([item.model_dump(exclude_defaults=True) for item in value], sort_keys=False)
     if isinstance(value, list):
-        return ", ".join(value)
+        return ", ".join(map(str, value))
     if isinstance(value, dict):
         return json.dumps(value)
     return "" if value is None else value
@@ -125,8 +157,7 @@ class Form:
 
     def add(self, path: str, **changes: Any) -> gr.components.Component:
         """Build the component of a field, inside the current Gradio context."""
-        field = recipes.field_at(path.split("."))
-        assert field is not None, path
+        field = declared(path)
         component = _component(path, field, self._value(self.recipe, path, field))
         for name, value in changes.items():
             setattr(component, name, value)
@@ -138,20 +169,24 @@ class Form:
         self.fields[path] = component
         return component
 
-    def section(self, name: str, *, advanced: bool, skip: Iterable[str] = ()) -> None:
-        """Build the plain, or the advanced, fields of a section that are not in the form yet."""
-        sections = recipes.METHODS.values() if name == "method" else [recipes.SECTIONS[name]]
-        for section in sections:
-            for key, field in section.model_fields.items():
-                path = f"{name}.{key}"
-                folded = bool((field.json_schema_extra or {}).get("advanced"))
-                if folded is advanced and path not in self.fields and key not in ("kind", *skip):
-                    self.add(path)
+    def section(self, name: str, *, advanced: bool, skip: Iterable[str] = ()) -> int:
+        """Build the plain, or the advanced, fields of a section (``train``, ``method.lora``) that are not in the form
+        yet; returns how many."""
+        section, *kind = name.split(".")
+        made = 0
+        for key, field in (recipes.METHODS[kind[0]] if kind else recipes.SECTIONS[section]).model_fields.items():
+            path = f"{name}.{key}"
+            folded = bool((field.json_schema_extra or {}).get("advanced"))
+            if folded is advanced and path not in self.fields and key not in ("kind", *skip):
+                self.add(path)
+                made += 1
+        return made
 
     @staticmethod
     def _value(recipe: Recipe, path: str, field: FieldInfo) -> Any:
-        section, key = path.split(".")
-        value = getattr(getattr(recipe, section), key, field.default)
+        section, *kind, key = path.split(".")
+        other = kind and recipe.method.kind != kind[0]
+        value = field.default if other else getattr(getattr(recipe, section), key)
         return _shown(value) if isinstance(value, (list, dict)) else value
 
     def components(self) -> set[gr.components.Component]:
@@ -159,18 +194,14 @@ class Form:
 
     def read(self, values: dict[Any, Any]) -> Recipe:
         """The recipe that the components describe; its ``problems()`` say what was entered wrong."""
-        choice = values.get(self.fields["method"]) or "lora"
-        kind, quantization = METHOD_CHOICES[choice]
-        tree: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "method": {"kind": kind}, "train": {}}
+        chosen = values.get(self.fields["method"]) or "lora"
+        tree: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "method": {"kind": chosen}, "train": {}}
         for path, component in self.fields.items():
-            if path == "method":
-                continue
-            section, key = path.split(".")
-            if section == "method" and key not in recipes.METHODS[kind].model_fields:
-                continue
-            field = recipes.field_at([section, key])
-            tree[section][key] = _typed(field, values.get(component))
-        tree["model"]["quantization"] = quantization
+            section, *kind, key = path.split(".") if path != "method" else ("method", "", "kind")
+            if path != "method" and (not kind or kind[0] == chosen):
+                tree[section][key] = _typed(declared(path), values.get(component))
+        if chosen in WHOLE:  # the choice is hidden then, and there is no frozen base
+            tree["model"]["quantization"] = "none"
         return Recipe.parse({"name": "studio", **tree}, where="The form")
 
     def show(self, recipe: Recipe) -> dict[gr.components.Component, Any]:
@@ -178,11 +209,12 @@ class Form:
         updates = {}
         for path, component in self.fields.items():
             if path == "method":
-                wanted = (recipe.method.kind, recipe.model.quantization)
-                value = next((choice for choice, pair in METHOD_CHOICES.items() if pair == wanted), recipe.method.kind)
-                updates[component] = gr.update(value=value)
+                updates[component] = gr.update(value=recipe.method.kind)
                 continue
-            field = recipes.field_at(path.split("."))
+            kind = path.split(".")[1:-1]
+            if kind and kind[0] != recipe.method.kind:
+                continue
+            field = declared(path)
             value = self._value(recipe, path, field)
             updates[component] = gr.update(value="" if value is None else value)
         return updates
@@ -203,7 +235,7 @@ def _typed(field: FieldInfo, value: Any) -> Any:
             return json.loads(value)
         except ValueError:
             return value
-    if isinstance(value, str) and list in kinds and "," in value:
+    if isinstance(value, str) and list in kinds and ("," in value or str not in kinds):
         return [name.strip() for name in value.split(",") if name.strip()]
     if isinstance(value, str) and kinds <= {int, float}:
         return value.strip()

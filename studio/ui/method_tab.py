@@ -3,41 +3,62 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
 from studio.errors import StudioError
 from studio.models import store
+from studio.presets import Preset, presets
 from studio.recipe import METHODS, Recipe
+from studio.recipe_methods import WHOLE
 from studio.ui import views
 from studio.ui.desk import Desk
-from studio.ui.form import METHOD_CHOICES, METHOD_TITLES, Form
+from studio.ui.form import METHOD_TITLES, Form, label
 
 
 @dataclass
 class MethodTab:
+    presets: dict[str, gr.Button]
+    changed: gr.HTML
     about: gr.HTML
-    lora: list[gr.components.Component]
+    quantization: gr.Column
+    groups: dict[str, gr.Column]
     cost: gr.HTML
 
 
 def build(form: Form) -> MethodTab:
-    recipe = form.recipe
-    wanted = (recipe.method.kind, recipe.model.quantization)
-    chosen = next((choice for choice, pair in METHOD_CHOICES.items() if pair == wanted), "lora")
+    kind = form.recipe.method.kind
     with gr.Column(elem_classes="card"):
         gr.HTML("<h3>Method</h3>")
         form.put(
             "method",
-            gr.Radio(METHOD_TITLES, value=chosen, label="What is trained", elem_id="method", interactive=True),
+            gr.Radio(METHOD_TITLES, value=kind, label="What is trained", elem_id="method", interactive=True),
         )
-        about = gr.HTML(explain(chosen), elem_id="method-about")
-        with gr.Row(visible=chosen != "full") as plain:
-            form.section("method", advanced=False)
-        with gr.Accordion("Advanced adapter settings", open=False, visible=chosen != "full") as folded, gr.Row():
-            form.section("method", advanced=True)
+        about = gr.HTML(explain(kind), elem_id="method-about")
+        groups = {}
+        for name in METHODS:
+            with gr.Column(visible=name == kind, elem_id=f"method-{name}") as groups[name]:
+                with gr.Row(elem_classes="fields") as plain:
+                    plain.visible = form.section(f"method.{name}", advanced=False) > 0
+                with (
+                    gr.Accordion("Advanced settings of the method", open=False) as folded,
+                    gr.Row(elem_classes="fields"),
+                ):
+                    folded.visible = form.section(f"method.{name}", advanced=True) > 0
+        with gr.Column(visible=kind not in WHOLE) as quantization, gr.Row(elem_classes="fields"):
+            form.add("model.quantization")
+            form.add("model.double_quantization")
+            form.add("model.adapter")
     with gr.Column(elem_classes="card"):
         gr.HTML("<h3>Training</h3>")
+        with gr.Row(elem_classes="presets"):
+            gr.HTML('<span class="note">Settings for</span>')
+            buttons = {
+                name: gr.Button(preset.title, size="sm", min_width=120, scale=0, elem_id=f"preset-{name}")
+                for name, preset in presets().items()
+            }
+        changed = gr.HTML(elem_id="preset-changed")
         with gr.Row():
             for name in ("num_train_epochs", "learning_rate", "per_device_train_batch_size"):
                 form.add(f"train.{name}")
@@ -47,22 +68,48 @@ def build(form: Form) -> MethodTab:
         with gr.Row():
             for name in ("eval_steps", "save_steps"):
                 form.add(f"train.{name}")
-        with gr.Accordion("Advanced", open=False), gr.Row():
+        with gr.Accordion("Advanced", open=False), gr.Row(elem_classes="fields"):
             form.section("train", advanced=True)
     with gr.Column(elem_classes="card"):
         gr.HTML("<h3>Estimated memory</h3>")
         cost = gr.HTML(elem_id="cost")
-    return MethodTab(about, [plain, folded], cost)
+    return MethodTab(buttons, changed, about, quantization, groups, cost)
 
 
-def explain(choice: str) -> str:
-    """The chosen method in one or two sentences."""
-    kind, quantization = METHOD_CHOICES[choice]
-    text = " ".join((METHODS[kind].__doc__ or "").split())
-    if quantization != "none":
-        bits = "4" if quantization == "nf4" else "8"
-        text += f" The frozen base is stored in {bits} bits, which saves memory and costs some speed."
-    return f'<p class="note">{views.escape(text)}</p>'
+def explain(kind: str) -> str:
+    """The chosen method in two sentences, with its source and a learning rate to start from."""
+    method = METHODS[kind]
+    link = (method.model_fields["kind"].json_schema_extra or {}).get("link")
+    source = f' <a href="{link}" target="_blank" rel="noreferrer">Source</a>' if link else ""
+    text = " ".join((method.__doc__ or "").split())
+    rate = f"A learning rate about {method.suggested:g} suits it."
+    return f'<p class="note">{views.escape(text)} {rate}{source}</p>'
+
+
+def chosen(tab: MethodTab, kind: str) -> dict[gr.components.Component, Any]:
+    """Updates that show a method's own fields and hide the others'."""
+    shown = {group: gr.update(visible=name == kind) for name, group in tab.groups.items()}
+    return {tab.about: explain(kind), tab.quantization: gr.update(visible=kind not in WHOLE), **shown}
+
+
+def suggested_rate(kind: str, now: Any) -> Any:
+    """The learning rate to start a method from, unless the person has chosen one of their own."""
+    usual = {method.suggested for method in METHODS.values()}
+    return METHODS[kind].suggested if now in usual else gr.skip()
+
+
+def changes_html(preset: Preset, changes: list[tuple[str, Any, Any]]) -> str:
+    """What a preset has changed, field by field."""
+    said = [(label(path), show_value(old), show_value(new)) for path, old, new in changes]
+    rows = "".join("<li>{}: {} → <b>{}</b></li>".format(*map(views.escape, line)) for line in said)
+    text = f"<ul>{rows}</ul>" if rows else " Everything was set so already."
+    return f'<div class="message calm"><b>{views.escape(preset.title)}.</b> {views.escape(preset.about)}{text}</div>'
+
+
+def show_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def cost(desk: Desk, recipe: Recipe) -> str:

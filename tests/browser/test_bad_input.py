@@ -85,12 +85,12 @@ def test_an_empty_file_is_refused(upload):
 def test_a_rank_out_of_bounds_is_refused_with_its_bounds(visit):
     page = visit()
     open_tab(page, "Method")
-    page.fill("#method-r input", "0")
+    page.fill("#method-lora-r input", "0")
     page.wait_for_selector("#glance .message.bad")
     assert "method.r" in page.inner_text("#glance")
     assert "1 to 1,024" in page.inner_text("#glance")
     assert page.locator("#launch").is_disabled()
-    page.fill("#method-r input", "4")
+    page.fill("#method-lora-r input", "4")
     page.wait_for_selector("#glance .message.bad", state="detached")
     assert page.locator("#launch").is_enabled()
 

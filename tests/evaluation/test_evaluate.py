@@ -13,7 +13,8 @@ from studio.errors import StudioError
 from studio.evaluation import evaluate
 from studio.evaluation.loss import row_losses
 from studio.inference import Sampling, Target, generate_batch, stream
-from studio.recipe import DataSpec, FullMethod
+from studio.recipe import DataSpec
+from studio.recipe_methods import FullMethod
 from studio.runs import Run
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tiny import make_tiny_chat_model
 
-from studio.recipe import FullMethod, LoraMethod, ModelSpec, Recipe
+from studio.recipe import ModelSpec, Recipe
+from studio.recipe_methods import FullMethod, LoraMethod
 from studio.runs import Run
 
 IDS = [5, 9, 33, 60, 12, 7]

@@ -10,7 +10,8 @@ from studio.models.headers import read_config
 from studio.models.machine import machine_memory
 from studio.models.memory import estimate
 from studio.models.shapes import shapes_of
-from studio.recipe import FullMethod, LoraMethod, ModelSpec, Recipe, TrainSpec
+from studio.recipe import ModelSpec, Recipe, TrainSpec
+from studio.recipe_methods import FullMethod, LoraMethod
 
 SMOLLM2 = {
     "model_type": "llama",

@@ -6,7 +6,8 @@ from studio.errors import StudioError
 from studio.models.chat import prepare_chat
 from studio.models.load import load_model, load_tokenizer
 from studio.models.methods import apply_method, count_parameters, training_dtype
-from studio.recipe import FullMethod, LoraMethod, ModelSpec, Recipe
+from studio.recipe import ModelSpec, Recipe
+from studio.recipe_methods import FullMethod, LoraMethod
 
 
 def lora(**fields):

@@ -61,3 +61,23 @@ def weights(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
+def stop_after(monkeypatch, step: int) -> None:
+    """Ask any run to stop during this step."""
+    from studio.training.trainer import EventCallback
+
+    real = EventCallback.on_step_end
+
+    def on_step_end(self, args, state, control, **more):
+        if state.global_step == step:
+            self._run.stop()
+        return real(self, args, state, control, **more)
+
+    monkeypatch.setattr(EventCallback, "on_step_end", on_step_end)
+
+
+def same(one: dict, other: dict) -> bool:
+    import torch
+
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

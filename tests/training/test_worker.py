@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lessons import curve, done, kinds, lesson, weights, write_rows
+from lessons import curve, done, kinds, lesson, same, stop_after, weights, write_rows
 from tiny import make_tiny_chat_model
 
 from studio.runs import EventLog, Run
@@ -23,18 +23,6 @@ def plan(tiny_model, rows):
     return lambda **settings: lesson(tiny_model, rows, **settings)
 
 
-def stop_after(monkeypatch, step: int) -> None:
-    """Ask any run to stop during this step."""
-    real = EventCallback.on_step_end
-
-    def on_step_end(self, args, state, control, **more):
-        if state.global_step == step:
-            self._run.stop()
-        return real(self, args, state, control, **more)
-
-    monkeypatch.setattr(EventCallback, "on_step_end", on_step_end)
-
-
 class PowerCut(BaseException):
     """Nothing that the worker knows."""
 
@@ -47,10 +35,6 @@ def crash_after(monkeypatch, step: int) -> None:
             raise PowerCut
 
     monkeypatch.setattr(EventCallback, "on_step_begin", on_step_begin, raising=False)
-
-
-def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_six_steps_lower_the_training_loss_and_the_validation_loss(finished):

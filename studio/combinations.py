@@ -1,0 +1,169 @@
+"""What of a recipe does not go together, and why: each refused before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from studio.errors import StudioError
+from studio.recipe_methods import METHODS, PROMPTED, WHOLE
+
+if TYPE_CHECKING:
+    from studio.recipe import Recipe
+
+_QUANTISED = ("lora", "adalora", "ia3", "vera", "oft", "bottleneck", "ln_tuning", *PROMPTED)
+_PROJECTIONS = {"galore_adamw": "galore_torch", "apollo_adamw": "apollo_torch"}
+
+
+def combinations(recipe: Recipe) -> list[StudioError]:
+    """Everything in a recipe that does not go together."""
+    return [*_method(recipe), *_training(recipe), *_data(recipe)]
+
+
+def _method(recipe: Recipe) -> Iterator[StudioError]:
+    method, kind, quantization = recipe.method, recipe.method.kind, recipe.model.quantization
+    if quantization != "none" and kind in WHOLE:
+        yield StudioError(
+            f"Quantised weights ({quantization}) cannot be trained themselves ({METHODS[kind].title}).",
+            "Choose method.kind lora, or model.quantization none.",
+            field="model.quantization",
+        )
+    elif quantization != "none" and kind not in _QUANTISED:
+        yield StudioError(
+            f"{METHODS[kind].title} changes the weights themselves, and quantised weights ({quantization}) cannot be.",
+            f"Set model.quantization to none, or choose a method from: {', '.join(_QUANTISED)}.",
+            field="model.quantization",
+        )
+    if getattr(method, "target_modules", None) in ("", []):
+        yield StudioError(
+            "method.target_modules is empty.", "Name modules, or use all-linear.", field="method.target_modules"
+        )
+    pattern = isinstance(getattr(method, "target_modules", None), str) and method.target_modules != "all-linear"
+    if pattern and method.layers_to_transform:
+        yield StudioError(
+            "method.layers_to_transform cannot be used with a regular expression in method.target_modules.",
+            "Put the numbers of the layers into the expression, or name the modules in a list.",
+            field="method.layers_to_transform",
+        )
+    if kind == "lora":
+        yield from _lora(recipe)
+    if kind == "freeze" and not method.num_trainable_layers and not method.trainable_modules:
+        yield StudioError(
+            "Nothing would be trained: method.num_trainable_layers is 0 and no module is named.",
+            "Train at least one layer, or name modules in method.trainable_modules.",
+            field="method.num_trainable_layers",
+        )
+    if kind == "adalora" and method.target_r > method.init_r:
+        yield StudioError(
+            f"AdaLoRA prunes ranks, and method.target_r ({method.target_r}) is larger than init_r ({method.init_r}).",
+            "Choose target_r below init_r.",
+            field="method.target_r",
+        )
+    if kind == "adalora" and method.warmup_share + method.final_share >= 1:
+        yield StudioError(
+            "No step is left for AdaLoRA's pruning: method.warmup_share and final_share make up the whole run.",
+            "Lower one of them.",
+            field="method.final_share",
+        )
+    if kind == "prompt_tuning" and method.prompt_tuning_init == "text" and not method.prompt_tuning_init_text.strip():
+        yield StudioError(
+            "method.prompt_tuning_init is text, and there is no text to start from.",
+            "Write it into method.prompt_tuning_init_text, or start at random.",
+            field="method.prompt_tuning_init_text",
+        )
+    if kind == "prefix_tuning" and recipe.train.gradient_checkpointing:
+        yield StudioError(
+            "Prefix tuning puts its vectors into the cache, which gradient checkpointing does without.",
+            "Turn train.gradient_checkpointing off, or choose prompt_tuning.",
+            field="train.gradient_checkpointing",
+        )
+
+
+def _lora(recipe: Recipe) -> Iterator[StudioError]:
+    method, quantization = recipe.method, recipe.model.quantization
+    start = method.init_lora_weights
+    if start == "loftq" and quantization not in ("nf4", "fp4"):
+        yield StudioError(
+            "init_lora_weights loftq makes up for 4-bit quantisation, and the base is not quantised so.",
+            "Set model.quantization to nf4, or choose another start.",
+            field="method.init_lora_weights",
+        )
+    if start in ("pissa", "olora") and quantization != "none":
+        yield StudioError(
+            f"init_lora_weights {start} takes directions out of the weights, and quantised weights cannot give them.",
+            "Set model.quantization to none, or use loftq.",
+            field="method.init_lora_weights",
+        )
+    if start in ("pissa", "olora") and method.use_dora:
+        yield StudioError(
+            f"DoRA and init_lora_weights {start} both change what the base weight is.",
+            "Use one of the two.",
+            field="method.use_dora",
+        )
+    if start in ("pissa", "olora") and recipe.model.adapter:
+        yield StudioError(
+            f"An adapter that goes on from an earlier one does not start anew ({start}).",
+            "Set method.init_lora_weights to default, or model.adapter to nothing.",
+            field="method.init_lora_weights",
+        )
+    if method.use_dora and quantization == "int8":
+        yield StudioError(
+            "DoRA needs the length of each weight column, which 8-bit weights do not give exactly.",
+            "Set model.quantization to nf4 or none, or method.use_dora to false.",
+            field="method.use_dora",
+        )
+
+
+def _training(recipe: Recipe) -> Iterator[StudioError]:
+    train = recipe.train
+    if train.max_steps == 0:
+        yield StudioError("train.max_steps is 0.", "Use -1 for all epochs, or at least 1.", field="train.max_steps")
+    if recipe.model.dtype == "float16" and train.device == "cpu":
+        yield StudioError(
+            "float16 cannot be trained on a CPU.", "Use dtype auto, bfloat16 or float32.", field="model.dtype"
+        )
+    if package := _PROJECTIONS.get(train.optim):
+        if recipe.method.kind != "full":
+            yield StudioError(
+                f"train.optim {train.optim} shrinks the gradients of full tuning; an adapter's are small already.",
+                "Choose adamw_torch, or method.kind full.",
+                field="train.optim",
+            )
+        if importlib.util.find_spec(package) is None:
+            yield StudioError(
+                f"train.optim {train.optim} needs the package {package.replace('_', '-')}, which is not installed.",
+                f"pip install {package.replace('_', '-')}, or choose another optimizer.",
+                field="train.optim",
+            )
+    if recipe.model.adapter and recipe.method.kind in PROMPTED:
+        yield StudioError(
+            f"{METHODS[recipe.method.kind].title} cannot go on from an adapter: only its finished vectors are kept.",
+            "Train anew, or resume the run itself.",
+            field="model.adapter",
+        )
+    if recipe.model.adapter and recipe.method.kind in WHOLE:
+        yield StudioError(
+            "model.adapter names an adapter to go on from, and this method trains none.",
+            "Choose the adapter's own method, or merge it and take the merged model as the base.",
+            field="model.adapter",
+        )
+    data = recipe.data
+    measured = data.holdout or data.holdout_rows or data.holdout_column or data.holdout_source
+    for name in ("early_stopping_patience", "keep_best"):
+        if getattr(train, name) and not measured:
+            yield StudioError(
+                f"train.{name} goes by the validation loss, and no rows are held out to measure it.",
+                "Set data.holdout, or turn it off.",
+                field=f"train.{name}",
+            )
+
+
+def _data(recipe: Recipe) -> Iterator[StudioError]:
+    ways = [name for name in ("holdout_rows", "holdout_column", "holdout_source") if getattr(recipe.data, name)]
+    if len(ways) > 1:
+        yield StudioError(
+            f"{' and '.join('data.' + name for name in ways)} are both set.",
+            "Choose one way to hold rows out.",
+            field=f"data.{ways[1]}",
+        )

@@ -1,0 +1,32 @@
+"""What a field of the recipe is made of: its default, help, unit, bounds and source, once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+def knob(default: Any, help: str, *, unit: str = "", advanced: bool = False, link: str = "", **bounds: Any) -> Any:
+    """A recipe field: its default, one plain sentence of help, pydantic's bounds (``ge``, ``le``, ``gt``, ``lt``)."""
+    extra = {"unit": unit, "advanced": advanced, "link": link}
+    return Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+class Section(BaseModel):
+    """Base of all parts of a recipe: unknown keys are errors, values are checked."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), validate_default=True)
+
+
+def bounds(field: FieldInfo | None) -> str:
+    """A field's bounds as one sentence (``Choose a value from 1 to 1024.``), or nothing if it has none."""
+    limits = {}
+    for item in field.metadata if field else []:
+        limits |= {k: getattr(item, k) for k in ("ge", "gt", "le", "lt") if getattr(item, k, None) is not None}
+    low = f"{limits['ge']:,}" if "ge" in limits else f"more than {limits['gt']:,}" if "gt" in limits else ""
+    high = f"{limits['le']:,}" if "le" in limits else f"less than {limits['lt']:,}" if "lt" in limits else ""
+    if low and high:
+        return f"Choose a value from {low} to {high}."
+    return f"Choose {low if 'gt' in limits else 'at least ' + low}." if low else ""
