@@ -256,6 +256,22 @@ def evaluate(run: RunId, as_json: Json = False) -> None:
 
 
 @app.command()
+def merge(
+    run: RunId,
+    folder: Annotated[Path, typer.Argument(help="Where the merged model goes; it must not exist yet.")],
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Fold a run's adapter into its base: a model that needs no PEFT."""
+    from studio.training.saving import merge as merge_adapter
+
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise StudioError(f"--dtype is {dtype!r}.", "Use auto, float32, bfloat16 or float16.")
+    with terminal.working() as report:
+        made = merge_adapter(Run.open(run), folder, dtype=dtype, progress=report)
+    terminal.stdout().print(str(made), soft_wrap=True)
+
+
+@app.command()
 def estimate(recipe: RecipePath, overrides: Overrides = None, as_json: Json = False) -> None:
     """Estimate memory, trained parameters and optimizer steps on this machine, without loading any weights."""
     checked = Recipe.load(recipe, overrides).check()

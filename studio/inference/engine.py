@@ -140,6 +140,8 @@ class Engine:
             assert target.model is not None
             key = self._key(target.model, target.chat_template)
             return _Plan(target, target.model, target.chat_template, key, ("base", target.name, *key))
+        if target.kind == "adapter":
+            return self._plan_adapter(target)
         run = Run.open(target.run_id)
         if not run.has_model:
             raise StudioError(
@@ -155,6 +157,17 @@ class Engine:
             return _Plan(target, spec, template, key, ("run", *stamp), folder, adapter=True)
         spec = ModelSpec(id=str(folder), dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
         return _Plan(target, spec, "auto", (*self._key(spec, "auto"), *stamp), ("run", *stamp), folder)
+
+    def _plan_adapter(self, target: Target) -> _Plan:
+        """An adapter of a folder or of the Hub, on the base that it names."""
+        from studio.models.continued import base_of, find_adapter
+
+        folder = find_adapter(target.adapter)
+        spec = target.model or ModelSpec(id=base_of(folder))
+        kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("peft_type")
+        stamp = (str(folder), _changed(folder))
+        key = self._key(spec, "auto") + (() if kind in _SHARE else stamp)
+        return _Plan(target, spec, "auto", key, ("adapter", *stamp), folder, adapter=True)
 
     def _key(self, spec: ModelSpec, chat_template: str) -> tuple:
         """Equal for targets that can share weights; a template file counts by what is in it."""
@@ -198,7 +211,8 @@ class Engine:
         if plan.adapter:
             progress(f"Loading {plan.target.name}", 0, 0)
             self._make_adapter_room(plan.key, weights)
-            tokenizer = load_tokenizer(plan.folder, trust_remote_code=plan.spec.trust_remote_code)
+            if (plan.folder / "tokenizer_config.json").exists():  # an adapter from elsewhere may have none of its own
+                tokenizer = load_tokenizer(plan.folder, trust_remote_code=plan.spec.trust_remote_code)
             try:
                 adapter = weights.attach(plan.folder)
             except StudioError:

@@ -12,20 +12,23 @@ from studio.runs import Run
 
 @dataclass(frozen=True)
 class Target:
-    """A model to speak with: a base model, or the tuned model of a run.
+    """A model to speak with: a base model, the tuned model of a run, or any PEFT adapter.
 
     Attributes:
-        name: how it is called in results: ``base``, ``base:ID`` or the run's id.
+        name: how it is called in results: ``base``, ``base:ID``, the run's id, or ``adapter:NAME``.
         model: the base model (``kind`` is ``base``).
         chat_template: the base's ``data.chat_template``, which decides its prompt and its vocabulary.
         run_id: the run (``kind`` is ``run``).
+        adapter: a folder or a Hub id (``kind`` is ``adapter``); ``model`` is then its base, or None for the one that
+            the adapter names itself.
     """
 
-    kind: Literal["base", "run"]
+    kind: Literal["base", "run", "adapter"]
     name: str
     model: ModelSpec | None = field(default=None, hash=False)
     chat_template: str = "auto"
     run_id: str = ""
+    adapter: str = ""
 
     @classmethod
     def base(cls, model: ModelSpec, chat_template: str = "auto", name: str = "") -> Target:
@@ -44,8 +47,23 @@ class Target:
         return cls.base(pinned_model(recipe), template_of(run, recipe), name=name)
 
     @classmethod
+    def pair(cls, name: str) -> tuple[Target, Target]:
+        """The base and the tuned model of a run's id or of ``adapter:NAME``.
+
+        Raises:
+            StudioError: there is no such run or adapter.
+        """
+        tuned = cls.parse(name)
+        if tuned.kind == "adapter":
+            from studio.models.continued import base_of, find_adapter
+
+            return cls.base(ModelSpec(id=base_of(find_adapter(tuned.adapter)))), tuned
+        return cls.base_of(Run.open(name)), tuned
+
+    @classmethod
     def parse(cls, text: str) -> Target:
-        """``base`` (the default recipe's model), ``base:MODEL`` (built-in name, Hub id or path), or a run's id.
+        """``base`` (the default recipe's model), ``base:MODEL`` (built-in name, Hub id or path), ``adapter:NAME`` (a
+        folder or Hub id with a PEFT adapter), or a run's id.
 
         Raises:
             StudioError: the text is empty.
@@ -57,6 +75,8 @@ class Target:
             return cls.base(Recipe().model, name="base")
         if text.startswith("base:"):
             return cls.base(ModelSpec(id=text.removeprefix("base:")), name=text)
+        if text.startswith("adapter:"):
+            return cls("adapter", text, adapter=text.removeprefix("adapter:"))
         return cls.run(text)
 
     @classmethod

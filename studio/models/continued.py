@@ -7,6 +7,7 @@ from pathlib import Path
 
 from studio.errors import StudioError
 from studio.models import hub
+from studio.models.builtin import HUB_ID, NAME
 from studio.recipe import Recipe
 from studio.recipe_methods import METHODS
 from studio.workspace import Workspace, safe_name
@@ -65,6 +66,22 @@ def adapter_kind(folder: Path) -> str:
             f"{folder / 'adapter_config.json'} cannot be read.", "Copy the adapter again.", field="model.adapter"
         ) from error
     return str(kind).lower()
+
+
+def base_of(folder: Path) -> str:
+    """The model that an adapter names as its base, the built-in one by its name here.
+
+    Raises:
+        StudioError: it names none.
+    """
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise StudioError(
+            f"The adapter in {folder} does not say which base it belongs to.",
+            "Write the base into base_model_name_or_path of its adapter_config.json.",
+        )
+    return NAME if base == HUB_ID else base
 
 
 def _is_hub_id(name: str) -> bool:

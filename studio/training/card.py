@@ -6,17 +6,18 @@ from pathlib import Path
 
 import yaml
 
+from studio.models.builtin import HUB_ID, NAME
 from studio.recipe_methods import METHODS, WHOLE
 from studio.runs import Run
 
 
-def write_card(folder: Path, run: Run) -> None:
+def write_card(folder: Path, run: Run, *, merged: bool = False) -> None:
     """Write ``README.md`` beside the weights: base, data, method, settings, losses, versions."""
     recipe, view = run.recipe, run.view()
     resolved = recipe.resolved
     front = {
-        "base_model": recipe.model.id,
-        "library_name": "transformers" if recipe.method.kind in WHOLE else "peft",
+        "base_model": HUB_ID if recipe.model.id == NAME else recipe.model.id,
+        "library_name": "transformers" if merged or recipe.method.kind in WHOLE else "peft",
         "pipeline_tag": "text-generation",
         "tags": ["sft", recipe.method.kind],
     }
@@ -33,7 +34,7 @@ def write_card(folder: Path, run: Run) -> None:
         "",
         f"`{recipe.model.id}` fine-tuned with SFT Studio on `{recipe.data.source}`.",
         "",
-        f"- method: {METHODS[recipe.method.kind].title}",
+        f"- method: {METHODS[recipe.method.kind].title}" + (", merged into the base" if merged else ""),
         f"- base revision: {resolved.model_revision or 'not known'}" if resolved else "",
         f"- data fingerprint (sha256): {resolved.data_fingerprint}" if resolved else "",
         f"- steps: {view.step} of {view.max_steps}, tokens seen: {view.tokens:,}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import signal
 import sys
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
 from studio.training import failures, starts
 from studio.training.progress import Progress
+from studio.training.saving import save_model
 from studio.training.steps import planned_steps
 
 
@@ -216,22 +216,6 @@ def peak_memory_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def save_model(run: Run, trainer, tokenizer) -> None:
-    """Write ``model/`` aside and rename it: the adapter or the whole model, the tokenizer with its template, a card."""
-    from studio.training.card import write_card
-
-    aside = run.folder / "model.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    trainer.model.save_pretrained(aside, **starts.saving(run))
-    tokenizer.save_pretrained(aside)
-    write_card(aside, run)
-    if run.model_dir.exists():
-        run.model_dir.rename(run.folder / "model.old")
-    aside.rename(run.model_dir)
-    shutil.rmtree(run.folder / "model.old", ignore_errors=True)
-    shutil.rmtree(starts.folder(run), ignore_errors=True)
 
 
 def _record(run: Run, recipe: Recipe, resolved: Resolved) -> None:

@@ -42,7 +42,13 @@ def build() -> CompareTab:
     first = runs[0][1] if runs else None
     with gr.Column(elem_classes="card"), gr.Row(equal_height=False):
         run = gr.Dropdown(
-            runs, value=first, label="Tuned model", info="A run with a saved model.", interactive=True, elem_id="tuned"
+            runs,
+            value=first,
+            label="Tuned model",
+            info="A run with a saved model, or adapter:NAME with a folder or Hub id of any PEFT adapter.",
+            allow_custom_value=True,
+            interactive=True,
+            elem_id="tuned",
         )
         system = gr.Textbox(
             label="System message",
@@ -240,6 +246,8 @@ def wire(desk: Desk, tab: CompareTab) -> None:
     def example(run_id: str | None) -> tuple[str, str]:
         if not run_id:
             raise StudioError("No tuned model is chosen.", "Train one first, or choose one above.")
+        if run_id.startswith("adapter:"):
+            raise StudioError("An adapter has no data of its own to take a prompt from.", "Write one, or choose a run.")
         system, user = conversation.first_user_turn(Run.open(run_id).recipe)
         return user, system
 

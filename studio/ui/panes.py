@@ -11,7 +11,6 @@ from typing import Any
 
 from studio.errors import StudioError, StudioErrors
 from studio.recipe import Recipe
-from studio.runs import Run
 from studio.ui import views
 from studio.ui.desk import Desk
 from studio.ui.preview import bubble
@@ -127,10 +126,10 @@ def answer(
         max_new_tokens=int(sampling["max_new_tokens"]),
         seed=int(sampling["seed"]),
     )
-    run = Run.open(run_id)
-    base_id = run.recipe.model.id
+    base, tuned = Target.pair(run_id)
+    base_id = base.model.id
     yield draw(*history, run_id, base_id), None, views.working("Loading the models (only the first time)")
-    handles = [desk.engine.open(Target.base_of(run)), desk.engine.open(Target.run(run_id))]
+    handles = [desk.engine.open(base), desk.engine.open(tuned)]
     start = [{"role": _SYSTEM, "content": system}] if system and system.strip() else []
     messages = [
         start + [{"role": t["role"], "content": t["content"]} for t in turns if not t.get("error")] for turns in history

@@ -1,0 +1,104 @@
+"""What a run leaves: an adapter that names its base as others know it, and a merged model that says the same."""
+
+import json
+
+import pytest
+import torch
+from lessons import done, lesson, write_rows
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from studio.errors import StudioError
+from studio.inference import Engine
+from studio.models.load import load_model
+from studio.recipe import ModelSpec, Recipe
+from studio.recipe_methods import METHODS
+from studio.runs import Run
+from studio.training.saving import merge, public_id
+
+IDS = torch.arange(10, 30).view(1, -1)
+
+
+@pytest.fixture
+def run_of(tiny_model, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl")
+    return lambda kind="lora", **fields: done(
+        lesson(tiny_model, rows, method={"kind": kind, **fields}, learning_rate=METHODS[kind].suggested, max_steps=3)
+    )
+
+
+@torch.no_grad()
+def logits(model):
+    return model.eval()(input_ids=IDS).logits
+
+
+@torch.no_grad()
+def tuned_logits(run):
+    handle = Engine(device="cpu").open(run.id)
+    with handle.weights.speaking_as(handle.adapter):
+        return handle.weights.model(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "oft", "ln_tuning"])
+def test_a_merged_model_needs_no_peft_and_says_the_same(run_of, kind, tmp_path):
+    run = run_of(kind)
+    folder = merge(run, tmp_path / "merged")
+    assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(folder)), tuned_logits(run), atol=2e-5)
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    assert not (folder / "adapter_config.json").exists()
+    assert "merged into the base" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_merged_model_is_a_base_like_any_other(run_of, tmp_path):
+    folder = merge(run_of(), tmp_path / "merged")
+    assert load_model(ModelSpec(id=str(folder))).num_parameters() > 0
+
+
+def test_it_is_written_in_the_number_format_that_is_asked_for(run_of, tmp_path):
+    folder = merge(run_of(), tmp_path / "merged", dtype="bfloat16")
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "prompt_tuning", "prefix_tuning", "full", "freeze"])
+def test_what_cannot_be_merged_says_why(run_of, kind, tmp_path):
+    with pytest.raises(StudioError, match=r"cannot be folded|whole already"):
+        merge(run_of(kind), tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_folder_that_is_there_is_not_written_over(run_of, tmp_path):
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(StudioError, match="exists already"):
+        merge(run_of(), tmp_path / "merged")
+
+
+def test_a_run_without_a_model_is_not_merged(tiny_model, tmp_path):
+    run = Run.create(lesson(tiny_model, write_rows(tmp_path / "rows.jsonl")))
+    with pytest.raises(StudioError, match="no tuned model yet"):
+        merge(run, tmp_path / "merged")
+
+
+def test_an_adapter_names_its_base_as_the_recipe_does(run_of, tiny_model):
+    config = json.loads((run_of().model_dir / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_model)
+
+
+def test_the_builtin_model_is_named_as_on_the_hub():
+    assert public_id(Recipe()) == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_an_adapter_from_elsewhere_is_spoken_with_by_its_path(run_of, tmp_path):
+    """Copied out of its run, without a tokenizer: the base that it names gives the rest."""
+    run = run_of()
+    folder = tmp_path / "somebody's"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_bytes((run.model_dir / name).read_bytes())
+    handle = Engine(device="cpu").open(f"adapter:{folder}")
+    with torch.no_grad(), handle.weights.speaking_as(handle.adapter):
+        found = handle.weights.model(input_ids=IDS).logits
+    assert torch.equal(found, tuned_logits(run))
+
+
+def test_an_adapter_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(StudioError, match="no adapter at"):
+        Engine(device="cpu").open(f"adapter:{tmp_path / 'nothing'}")
