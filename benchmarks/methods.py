@@ -4,8 +4,8 @@
     python benchmarks/methods.py lora oft        # some; those that are done already are not run again
     python benchmarks/methods.py --table         # print the table of docs/methods.md from what is done
 
-Results are kept in the workspace (benchmarks/methods.json), by the method and its settings. Each is trained by
-`python app.py train recipes/quickstart.yaml` with the overrides that are printed, and scored by `app.py evaluate`.
+Results are kept in the workspace (benchmarks/methods.json), with the recipe that they are of. Each is trained by
+`python app.py train` with the recipe that the table names, and scored by `python app.py evaluate`.
 """
 
 from __future__ import annotations
@@ -21,36 +21,40 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from studio.recipe_methods import METHODS  # noqa: E402
+from studio.recipe import Recipe  # noqa: E402
 from studio.runs import Run  # noqa: E402
 from studio.workspace import Workspace  # noqa: E402
 
-VARIANTS: dict[str, list[str]] = {kind: [f"method={{kind: {kind}}}"] for kind in METHODS} | {
-    "lora, DoRA": ["method={kind: lora, use_dora: true}"],
-    "lora, rsLoRA": ["method={kind: lora, use_rslora: true, lora_alpha: 8}"],
-    "lora, PiSSA": ["method={kind: lora, init_lora_weights: pissa}", "train.learning_rate=5e-4"],
-    "lora, OLoRA": ["method={kind: lora, init_lora_weights: olora}", "train.learning_rate=5e-4"],
-    "lora, EVA": ["method={kind: lora, init_lora_weights: eva}"],
-    "lora, LoRA+": ["method={kind: lora, loraplus_lr_ratio: 4}", "train.learning_rate=5e-4"],
-    "bottleneck, Pfeiffer": ["method={kind: bottleneck, placement: pfeiffer}"],
-    "prompt_tuning, text": [
-        "method={kind: prompt_tuning, prompt_tuning_init: text, "
-        "prompt_tuning_init_text: 'Triage the support ticket. Answer with one line of JSON.'}"
-    ],
+VARIANTS: dict[str, tuple[str, list[str]]] = {"lora": ("quickstart", [])} | {
+    path.stem: (f"methods/{path.stem}", []) for path in sorted((ROOT / "recipes" / "methods").glob("*.yaml"))
 }
-COLUMNS = ("method", "trainable", "peak memory", "tokens/s", "validation loss", "exact match")
+VARIANTS |= {
+    "lora, rsLoRA": ("quickstart", ["method.use_rslora=true", "method.lora_alpha=8"]),
+    "lora, PiSSA": ("quickstart", ["method.init_lora_weights=pissa", "train.learning_rate=5e-4"]),
+    "lora, OLoRA": ("quickstart", ["method.init_lora_weights=olora", "train.learning_rate=5e-4"]),
+    "lora, EVA": ("quickstart", ["method.init_lora_weights=eva"]),
+    "lora, LoRA+": ("quickstart", ["method.loraplus_lr_ratio=4", "train.learning_rate=5e-4"]),
+    "bottleneck, Pfeiffer": ("methods/bottleneck", ["method.placement=pfeiffer"]),
+    "prompt-tuning, random": ("methods/prompt-tuning", ["method.prompt_tuning_init=random"]),
+}
+COLUMNS = ("method", "trainable", "peak memory", "tokens/s", "validation loss", "exact match", "recipe")
 
 
-def settings(name: str) -> list[str]:
-    """The overrides of a variant, with the learning rate that its method suggests where none is set."""
-    own = VARIANTS[name]
-    rate = METHODS[name.split(",")[0]].suggested
-    return own if any("learning_rate" in o for o in own) else [*own, f"train.learning_rate={rate:g}"]
+def settings(name: str) -> dict:
+    """The whole recipe of a variant, as plain values."""
+    recipe, overrides = VARIANTS[name]
+    return Recipe.load(ROOT / "recipes" / f"{recipe}.yaml", overrides).model_dump(mode="json")
+
+
+def command_of(name: str) -> str:
+    """What its run was started with."""
+    recipe, overrides = VARIANTS[name]
+    return " ".join([f"recipes/{recipe}.yaml", *overrides])
 
 
 def measure(name: str) -> dict:
     """Train and score one variant."""
-    command = [sys.executable, "app.py", "train", "recipes/quickstart.yaml", *settings(name)]
+    command = [sys.executable, "app.py", "train", *command_of(name).split()]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{name}: the run failed")
@@ -83,14 +87,14 @@ def measure(name: str) -> dict:
 
 def table(results: dict[str, dict]) -> str:
     """The results as Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " | settings |", "| --- " * (len(COLUMNS) + 1) + "|"]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|"]
     for name in VARIANTS:
         if name in results:
             r = results[name]
             lines.append(
                 f"| {name} | {r['trainable_parameters']:,} | {r['peak_memory_bytes'] / 1e9:.1f} GB "
                 f"| {r['tokens_per_second']:.0f} | {r['eval_loss']:.4f} | {r['exact_match']:.1%} "
-                f"| `{' '.join(r['settings'])}` |"
+                f"| `{command_of(name)}` |"
             )
     return "\n".join(lines)
 

@@ -367,7 +367,8 @@ class Recipe(Section):
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            near = f" Recipes in this project: {', '.join(shipped())}." if shipped() else ""
+            known = ", ".join(name for name in shipped() if "/" not in name)
+            near = f" Recipes in this project: {known}." if known else ""
             raise StudioError(f"There is no recipe at {path}.", f"Check the path.{near}") from error
         except IsADirectoryError as error:
             raise StudioError(f"{path} is a folder, not a recipe.", "Name a .yaml file.") from error
@@ -423,8 +424,10 @@ class Recipe(Section):
 
 
 def shipped() -> list[str]:
-    """File names of the recipes that come with the project, sorted."""
-    return sorted(p.name for p in (Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
+    """The recipes that come with the project, as paths below ``recipes/``, sorted; presets are fragments, and none."""
+    folder = Path(__file__).resolve().parent.parent / "recipes"
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
+    return sorted(path for path in found if not path.startswith("presets/"))
 
 
 def _location(item: dict) -> list[str]:

@@ -316,7 +316,7 @@ def test_estimate_counts_what_the_worker_counted(trained, recipe):
     assert result["total_parameters"] == started["total_parameters"]
     assert result["steps"] == started["rows"]  # two epochs of batches of two
     parts = result["memory_bytes"]
-    assert list(parts) == ["weights", "adapters", "gradients", "optimizer", "activations", "total"]
+    assert list(parts) == ["weights", "adapters", "gradients", "optimizer", "activations", "context", "total"]
     assert parts["total"] == sum(size for part, size in parts.items() if part != "total")
     assert json.loads(call("estimate", recipe, "--json").stdout)["steps"] == STEPS
 

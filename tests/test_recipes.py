@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from studio.recipe import Recipe, shipped
+from studio.recipe_methods import METHODS
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -17,6 +18,13 @@ def comment(name: str) -> str:
 
 def test_there_is_one_for_each_way_to_tune():
     assert {"quickstart.yaml", "chat-lora.yaml", "full.yaml", "qlora.yaml"} <= set(shipped())
+    assert {Recipe.load(RECIPES / name).method.kind for name in shipped()} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", [n for n in shipped() if n.startswith("methods/")])
+def test_the_recipe_of_a_method_takes_the_learning_rate_that_the_form_suggests(name):
+    recipe = Recipe.load(RECIPES / name)
+    assert recipe.train.learning_rate == METHODS[recipe.method.kind].suggested
 
 
 @pytest.mark.parametrize("name", shipped())

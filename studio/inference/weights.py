@@ -112,6 +112,8 @@ class Weights:
         from peft import PeftModel
         from safetensors import SafetensorError
 
+        import studio.models.bottleneck  # noqa: F401  so that PEFT knows this kind, too
+
         try:
             options = {"adapter_name": name, "is_trainable": False, "torch_device": str(self.device)}
             if self._peft is None:

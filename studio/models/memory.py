@@ -1,25 +1,52 @@
-"""How much memory a training run takes, from the recipe and config.json alone, in milliseconds and without weights."""
+"""How much memory a training run takes, from the recipe and config.json alone, in milliseconds and without weights.
+
+``docs/memory.md`` derives the formulas and holds them against measurements (``benchmarks/memory_estimate.py``).
+"""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from studio.errors import StudioError
+from studio.models.counts import (
+    Adapted,
+    Block,
+    Tensor,
+    Trained,
+    bottleneck_size,
+    count,
+    oft_block,
+    rotations,
+    scales_inputs,
+)
 from studio.models.headers import BYTES, read_headers
-from studio.models.shapes import Linear, Shapes, shapes_of, text_config
+from studio.models.shapes import Linear, Module, Norm, Shapes, shapes_of, text_config
 from studio.recipe import Recipe
+from studio.recipe_methods import PROMPTED, WHOLE
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Bytes an optimizer keeps per trained number, beside the number's gradient, where the number itself has 4 bytes.
-STATE_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0}
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # half a byte, one scale byte per 64, one float per 256 scales
+CUDA_CONTEXT = 500_000_000
+"""Bytes that a process with PyTorch takes of a GPU before the first tensor: 426 MiB with PyTorch 2.10 on CUDA 13.0
+(https://github.com/unslothai/unsloth-zoo/pull/1053), and cuBLAS's work space."""
+RECIPE_BATCH, RECIPE_LENGTH, LEAST_LENGTH = 4096, 1_048_576, 8  # the recipe's own bounds
+_DROPOUT = {"lora": "lora_dropout", "adalora": "lora_dropout", "vera": "vera_dropout", "bottleneck": "dropout"}
+LOW_RANK = 128  # transformers' default for GaLore and Apollo
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Parameters counted exactly, memory to about a fifth. ``memory_bytes`` has the keys ``weights``, ``adapters``,
-    ``gradients``, ``optimizer``, ``activations`` and ``total``."""
+    ``gradients``, ``optimizer``, ``activations``, ``context`` and ``total``, their sum.
+
+    ``activations`` is what a step needs on top of the others at its worst moment: what the forward pass keeps and the
+    backward pass and the optimizer work with (or the validation between two steps), less the room that gradients fill
+    only later.
+    """
 
     trainable_parameters: int
     total_parameters: int
@@ -39,6 +66,8 @@ def estimate(
     length: int | None = None,
     new_tokens: int = 0,
     folder: Path | None = None,
+    labels: int | None = None,
+    padded: bool | None = None,
 ) -> Estimate:
     """What training by this recipe needs.
 
@@ -49,87 +78,393 @@ def estimate(
         length: tokens of the longest row; None takes ``data.max_length`` (or the model's context, if shorter).
         new_tokens: tokens that ``prepare_chat`` adds.
         folder: the model's folder; needed for architectures whose shapes are not known here.
+        labels: classes of the task ``seq_cls``; None takes what the model's config says, or 2.
+        padded: whether rows of a batch differ in length, which takes a mask; None says so for more than one row.
 
     Raises:
-        StudioError: an unknown architecture and no folder to read its weights' headers from.
+        StudioError: an unknown architecture and no folder to read its weights' headers from, or a pattern in
+            ``method.target_modules`` that is none.
     """
-    notes: list[str] = []
-    shapes = shapes_of(config) or _from_headers(config, folder, notes)
-    full, quantised = recipe.method.kind == "full", recipe.model.quantization
-    dtype = dtype or _dtype(recipe, device)
-    size = ELEMENT_BYTES[dtype]
+    plan = _plan(recipe, config, device, dtype, new_tokens, folder, labels, padded)
+    batch, length = recipe.train.per_device_train_batch_size, length or plan.length
+    memory, notes = plan.memory(batch, length), plan.notes
+    if plan.validation(length) > plan.training(batch, length):
+        notes = [*notes, "Validation takes more memory than training; a smaller per_device_eval_batch_size helps."]
+    return Estimate(plan.trained.trainable, plan.trained.total, memory, notes)
 
-    rows = new_tokens * shapes.hidden * (1 if shapes.tied else 2)
-    base = shapes.total + rows
-    if full:
-        adapters, trainable = 0, base
-    else:
-        adapters = shapes.lora_parameters(recipe.method.r, recipe.method.target_modules) + rows
-        trainable = adapters
 
-    if quantised == "none":
-        weights = base * size
-    else:  # PEFT holds what is not quantised (embedding, norms) in float32
-        per_number = NF4_BYTES if quantised == "nf4" else 1.0
-        weights = int(shapes.matrices * per_number) + (base - shapes.matrices) * 4
-    trained_size = size if full else 4  # PEFT keeps adapters in float32
-    if recipe.train.optim == "adafactor":  # one number per row and per column
-        optimizer = trainable * 2 * trained_size // max(shapes.hidden, 1)
-    else:
-        optimizer = trainable * STATE_BYTES[recipe.train.optim] * trained_size // 4
-    context = text_config(config).get("max_position_embeddings") or text_config(config).get("n_positions")
-    length = length or min(recipe.data.max_length, context or recipe.data.max_length)
-    tokens = recipe.train.per_device_train_batch_size * length
-    memory = {
-        "weights": weights,
-        "adapters": adapters * 4,
-        "gradients": trainable * trained_size,
-        "optimizer": optimizer,
-        "activations": activation_bytes(
-            shapes, tokens, size, full, recipe.train.gradient_checkpointing, 0 if full else recipe.method.r
-        ),
+def largest(
+    recipe: Recipe,
+    config: dict,
+    available_bytes: int,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    length: int | None = None,
+    new_tokens: int = 0,
+    folder: Path | None = None,
+    labels: int | None = None,
+    padded: bool | None = None,
+) -> dict[str, int | None]:
+    """What fits into ``available_bytes``: ``batch``, the largest batch of one device at the recipe's length, and
+    ``length``, the longest rows at the recipe's batch, up to the recipe's own bounds and the model's context; None if
+    not even one row, or 8 tokens, fit. The options are those of :func:`estimate`.
+
+    Raises:
+        StudioError: as :func:`estimate`.
+    """
+    plan = _plan(recipe, config, device, dtype, new_tokens, folder, labels, padded)
+    batch, tokens = recipe.train.per_device_train_batch_size, length or plan.length
+
+    def fits(rows: int, long: int) -> bool:
+        return plan.memory(rows, long)["total"] <= available_bytes
+
+    most = max(LEAST_LENGTH, plan.context or RECIPE_LENGTH)
+    return {
+        "batch": _last(1, RECIPE_BATCH, lambda rows: fits(rows, tokens)),
+        "length": _last(LEAST_LENGTH, most, lambda long: fits(batch, long)),
     }
-    memory["total"] = sum(memory.values())
-    return Estimate(trainable, base + adapters, memory, [*notes, *shapes.notes])
 
 
-def activation_bytes(shapes: Shapes, tokens: int, size: int, full: bool, checkpointing: bool, r: int = 0) -> int:
-    """What the forward pass keeps for the backward pass, and the largest work space of the head, in bytes.
+def _last(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
+    """The largest number from ``low`` to ``high`` that fits, if all below it fit too; None if none does."""
+    if not fits(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
 
-    Counted from the tensors that autograd saves in transformers' Llama and GPT-2 (``saved_tensors_hooks``). Per token
-    and block, with h the hidden size, q all query heads, k all key heads, f the width of the MLP, in numbers of
-    ``size`` bytes where nothing else is said:
 
-    - norms: inputs 2 h in float32, outputs 2 h; full tuning also keeps what the weights are multiplied with, 2 h;
-    - attention: queries and result 2 q, keys and values 2 k; SDPA keeps no length x length matrix;
-    - MLP: 4 f with a gate (its input and output, the other factor, the product), 6 f for GPT-2's tanh GELU;
-    - LoRA: its inner r numbers per matrix in float32, and where the base has 2-byte numbers a float32 copy of each
-      matrix's input (in place of the outputs of the norms and of the product in the MLP).
-
-    With checkpointing only each block's input stays, and one block in full while it is computed again.
-
-    The head takes the worst case, a label at every position: logits, log-softmax and their gradients are five tables
-    of vocabulary x 4 bytes a token, and 2-byte logits one of 2 bytes more.
-
-    Measured as growth of the resident memory against this, SmolLM2-135M on a CPU, batch 8 of 160 tokens: see
-    ``tests/models/test_memory.py``.
-    """
-    h, q, k, f = shapes.hidden, shapes.queries, shapes.keys, shapes.intermediate
-    block = 2 * h * 4 + size * (2 * q + 2 * k + (4 if shapes.gated else 6) * f)
-    if full:
-        block += size * 4 * h
-    else:
-        block += 4 * r * len(shapes.linears)
-        block += size * 2 * h if size == 4 else 4 * shapes.inputs - size * f
-    kept = size * h * shapes.layers + block if checkpointing else block * shapes.layers
-    head = shapes.vocabulary * (20 + (size if size < 4 else 0))
-    return int(tokens * (kept + head))
+def _plan(
+    recipe: Recipe,
+    config: dict,
+    device: str,
+    dtype: str | None,
+    new_tokens: int,
+    folder: Path | None,
+    labels: int | None,
+    padded: bool | None,
+) -> _Plan:
+    notes: list[str] = []
+    shapes = (shapes_of(config) or _from_headers(config, folder, notes)).with_tokens(new_tokens)
+    text = text_config(config)
+    if recipe.model.task == "seq_cls":
+        shapes = shapes.with_classes(labels or text.get("num_labels") or len(text.get("id2label") or ()) or 2)
+    cuda = device.startswith("cuda")
+    size = ELEMENT_BYTES[dtype or _dtype(recipe, device)]
+    half = size == 2 and recipe.model.quantization == "none"
+    trained = count(recipe.method, shapes, new_tokens=new_tokens, butterflies=cuda, half=half)
+    if cuda and recipe.method.kind == "boft" and recipe.method.boft_n_butterfly_factor > 1:
+        notes.append("BOFT is counted with PEFT's CUDA kernel; where it cannot be built, there is one rotation.")
+    if recipe.train.optim.startswith("paged") and cuda:
+        notes.append("A paged optimizer moves its state out of a full GPU; it is counted as on the GPU.")
+    context = text.get("max_position_embeddings") or text.get("n_positions")
+    return _Plan(
+        recipe=recipe,
+        shapes=shapes,
+        trained=trained,
+        cuda=cuda,
+        size=size,
+        context=context,
+        padded=padded,
+        notes=[*notes, *shapes.notes],
+    )
 
 
 def _dtype(recipe: Recipe, device: str) -> str:
     if recipe.model.dtype != "auto":
         return recipe.model.dtype
-    return "float32" if recipe.method.kind == "full" or not device.startswith("cuda") else "bfloat16"
+    return "float32" if recipe.method.kind in WHOLE or not device.startswith("cuda") else "bfloat16"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A recipe and a model, ready to be computed for any batch and length."""
+
+    recipe: Recipe
+    shapes: Shapes
+    trained: Trained
+    cuda: bool
+    size: int  # bytes of a number of the base weights
+    context: int | None  # tokens that the model can read
+    padded: bool | None
+    notes: list[str]
+
+    @property
+    def length(self) -> int:
+        wanted = self.recipe.data.max_length
+        return min(wanted, self.context or wanted)
+
+    @property
+    def quantised(self) -> bool:
+        return self.recipe.model.quantization != "none"
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a number between the layers: PEFT turns all that is not quantised into float32."""
+        return 4 if self.quantised else self.size
+
+    def memory(self, batch: int, length: int) -> dict[str, int]:
+        weights, gradients, optimizer = self.weights(), self.of_trained(self.bytes_of), self.of_trained(self.state)
+        adapters = sum(t.numbers * n * self.bytes_of(t) for t, n in self.trained.tensors.items() if t.kind != "base")
+        adapters += 4 * (self.trained.frozen + self.trained.constants)
+        memory = {
+            "weights": weights,
+            "adapters": adapters,
+            "gradients": gradients,
+            "optimizer": optimizer,
+            "activations": max(0, self.training(batch, length) - gradients, self.validation(length) - gradients),
+            "context": CUDA_CONTEXT if self.cuda else 0,
+        }
+        memory = {name: int(size) for name, size in memory.items()}
+        return memory | {"total": sum(memory.values())}
+
+    def weights(self) -> float:
+        """The base model; what of it is quantised and what is not."""
+        model = self.recipe.model
+        if not self.quantised:
+            return self.trained.base * self.size
+        if model.quantization == "int8":
+            per_number = 1.0  # and a float32 scale for each output
+        elif model.double_quantization:
+            per_number = 0.5 + 1 / 64 + 4 / (64 * 256)  # a one-byte scale for 64, and a float32 one for 256 of those
+        else:
+            per_number = 0.5 + 4 / 64
+        return self.shapes.matrices * per_number + (self.trained.base - self.shapes.matrices) * 4
+
+    def bytes_of(self, tensor: Tensor) -> int:
+        """Bytes of a number of a trained tensor: PEFT keeps adapters in float32 and copies of layers as they are. TRL
+        turns all of it into bfloat16 where the base is quantised, but for the lengths of DoRA."""
+        if tensor.kind == "magnitude":
+            return 4
+        if self.quantised:
+            return 2
+        return 4 if tensor.kind == "adapter" else self.size
+
+    def of_trained(self, each: Callable[[Tensor], float]) -> float:
+        return sum(t.numbers * n * each(t) for t, n in self.trained.tensors.items())
+
+    def state(self, tensor: Tensor) -> float:
+        """Bytes that the optimizer keeps for each number of a trained tensor."""
+        optim, own = self.recipe.train.optim, self.bytes_of(tensor)
+        # AdaLoRA's importance of each number: the last one, and the means of it and of its spread
+        more = 3 * own if self.recipe.method.kind == "adalora" and tensor.kind == "adapter" else 0
+        if optim == "sgd":
+            return more
+        if optim == "adafactor":  # a float32 number for each row and each column
+            if len(tensor.shape) < 2:
+                return 4 + more
+            *rest, rows, columns = tensor.shape
+            return 4 * math.prod(rest) * (rows + columns) / tensor.numbers + more
+        if optim in ("galore_adamw", "apollo_adamw") and tensor.where == "block" and len(tensor.shape) == 2:
+            short, long = sorted(tensor.shape)
+            rank = min(LOW_RANK, short)
+            return own * rank * (2 * long + short) / tensor.numbers + more
+        if optim in ("adamw_torch", "adamw_torch_fused", "galore_adamw", "apollo_adamw"):
+            return 2 * own + more
+        states = 1 if "lion" in optim else 2
+        if "8bit" in optim and tensor.numbers >= 4096 and tensor.where != "embedding":
+            return states * (1 + 4 / 256) + more  # a float32 scale for 256
+        return states * 4 + more
+
+    def step(self) -> float:
+        """Bytes that the optimizer's step works with beside its state."""
+        optim, tensors = self.recipe.train.optim, self.trained.tensors
+        most = max((t.numbers for t in tensors), default=0)
+        if optim == "adamw_torch":  # the root of the second state: on a GPU of all tensors at once, else of one, twice
+            return self.of_trained(self.bytes_of) if self.cuda else 2 * most * self._largest_bytes()
+        if optim == "adafactor":  # in float32: the update and its square; of shorter numbers also weight and gradient
+            return (2 if self._largest_bytes() == 4 else 4) * most * 4
+        if optim in ("galore_adamw", "apollo_adamw"):  # the decomposition of the largest matrix's gradient
+            return 3 * 4 * max((t.numbers for t in tensors if t.where == "block"), default=0)
+        return 0
+
+    def _largest_bytes(self) -> int:
+        largest = max(self.trained.tensors, key=lambda t: t.numbers, default=None)
+        return self.bytes_of(largest) if largest else 0
+
+    def training(self, batch: int, length: int) -> float:
+        """What a step needs beside weights, adapters and the optimizer's state, gradients included.
+
+        The gradients of a batch come while its activations go, so they do not add up: the worst moment is at the loss,
+        behind the head's backward pass, at the end of the backward pass, or in the optimizer's step. Gradients that
+        are added up over several batches are there all the time.
+        """
+        gradients, kept, work = self.of_trained(self.bytes_of), self.kept(batch, length), self.work(batch, length)
+        head, trained = self.head(batch, length), self.trained
+        rows = self.shapes.hidden * (self.shapes.classes or self.shapes.vocabulary)
+        of_head = rows * self.size if trained.head else 0
+        again = rows * self.size if trained.head and trained.embedding and self.shapes.tied else 0
+        before = gradients if self.recipe.train.gradient_accumulation_steps > 1 else 0
+        return max(
+            before + kept + max(head, work),
+            before + kept + of_head + max(head / 3, work),
+            gradients + max(again, work),
+            gradients + self.step(),
+        )
+
+    def validation(self, length: int) -> float:
+        """What the validation needs between two steps, when there are no gradients: the logits, as they are and in
+        float32, and their log-softmax."""
+        data, shapes, wide = self.recipe.data, self.shapes, self.wide
+        if not (data.holdout or data.holdout_rows or data.holdout_column or data.holdout_source):
+            return 0
+        batch = self.recipe.train.per_device_eval_batch_size
+        tables = (8 if wide == 4 else 8 + wide) * (shapes.classes or length * shapes.vocabulary)
+        block = self._seen(length)[0] * wide * (3 * shapes.intermediate + 2 * shapes.hidden)
+        return batch * max(tables, block) + self._matrices()
+
+    def head(self, batch: int, length: int) -> float:
+        """The head's largest work space, with a label at every position: log-softmax, and the gradients of it and of
+        the logits, three tables of vocabulary x 4 bytes a token; one more where logits are capped."""
+        if self.shapes.classes:
+            return 12 * batch * self.shapes.classes
+        return (12 + (self.wide if self.shapes.capped else 0)) * batch * length * self.shapes.vocabulary
+
+    def kept(self, batch: int, length: int) -> float:
+        """Bytes that the forward pass keeps for the backward pass, but for the head's."""
+        shapes, trained = self.shapes, self.trained
+        rows, keys = self._seen(length)
+        tokens = batch * rows
+        total = tokens * shapes.last_norm.width * (4 if shapes.rms else self.wide)
+        if trained.last_norm and shapes.rms:
+            total += tokens * shapes.hidden * self._norm_bytes()
+        if trained.head:
+            total += tokens * shapes.hidden * self.wide
+        if self.recipe.train.gradient_checkpointing:
+            # with an adapter, PEFT has the embeddings ask for gradients, so that no block is left out
+            layers = sum(trained.blocks.values()) if self.recipe.method.kind in WHOLE else shapes.layers
+            return total + tokens * shapes.hidden * self.wide * layers
+        return total + sum(n * self.block(block, batch, rows, keys) for block, n in trained.blocks.items())
+
+    def _norm_bytes(self) -> int:
+        """Bytes of a number that a trained RMSNorm multiplies with its own."""
+        return 4 if self.shapes.rms_wide else self.wide
+
+    def work(self, batch: int, length: int) -> float:
+        """The largest work space of one block; with checkpointing also what it keeps while it is computed again."""
+        shapes = self.shapes
+        rows, keys = self._seen(length)
+        total = batch * rows * self.wide * (3 * shapes.intermediate + 2 * shapes.hidden) + self._matrices()
+        if self.recipe.train.gradient_checkpointing:
+            total += max((self.block(block, batch, rows, keys) for block in self.trained.blocks), default=0)
+        return total
+
+    def _seen(self, length: int) -> tuple[int, int]:
+        """Tokens of a row that are computed, and those that they attend to."""
+        if self.recipe.method.kind not in PROMPTED:
+            return length, length
+        longer = length + self.recipe.method.num_virtual_tokens
+        return (length, longer) if self.recipe.method.kind == "prefix_tuning" else (longer, longer)
+
+    def block(self, block: Block, batch: int, rows: int, keys: int) -> float:
+        """Bytes that one block keeps.
+
+        Args:
+            rows, keys: tokens of a row that are computed, and that are attended to.
+        """
+        shapes, size, tokens = self.shapes, self.wide, batch * rows
+        total = tokens * sum(n.width for n in shapes.norms) * (4 if shapes.rms else size)
+        total += self._attention(batch, rows, keys)
+        total += tokens * size * shapes.curve * shapes.intermediate
+        total += tokens * shapes.dropouts * shapes.hidden * (1 if self.cuda else size)
+        # inputs of trained matrices, each tensor once; the attention's result is kept anyway
+        inputs: dict[str, int] = {}
+        for layer in block.whole:
+            if isinstance(layer, Norm):
+                total += tokens * layer.width * self._norm_bytes() if shapes.rms else 0
+            else:
+                inputs[layer.reads or layer.name] = layer.inputs
+        for adapted in block.adapted:
+            shared, of_token, of_matrix = self._adapter(adapted)
+            if shared:
+                inputs[adapted.linear.reads or adapted.linear.name] = adapted.linear.inputs
+            total += tokens * of_token + of_matrix
+        if self.recipe.model.quantization == "int8":  # its backward pass is handed all inputs
+            inputs = {m.reads or m.name: m.inputs for m in shapes.linears}
+        inputs.pop("attention", None)
+        return total + tokens * size * sum(inputs.values())
+
+    def _attention(self, batch: int, rows: int, keys: int) -> float:
+        """Queries, keys, values, the result and one float32 for each head; a mask, if rows differ in length or have
+        more keys than tokens, and with it keys and values are repeated for all heads."""
+        shapes, size, tokens, seen = self.shapes, self.wide, batch * rows, batch * keys
+        q, k = shapes.queries, shapes.keys
+        result = tokens * (size * q + 4 * shapes.heads)
+        masked = keys != rows or (batch > 1 if self.padded is None else self.padded)
+        written_out = shapes.attention_dropout and not self.cuda  # no kernel for CPUs has dropout
+        if written_out or shapes.eager:
+            wide, weights = (4, 12) if written_out else (size, 8)
+            return result + wide * q * (tokens + 2 * seen) + weights * shapes.heads * rows * seen
+        if shapes.rotary:
+            result += tokens * size * q
+        if masked:
+            result += rows * seen * size
+            if q != k:
+                return result + seen * size * 2 * q
+        whole = (
+            sum(m.reads == "first" for m in shapes.linears) == 1
+        )  # one matrix for all three; values are a part of it
+        values = q + 2 * k if whole else k
+        return result + seen * size * (values + (k if shapes.rotary else 0))
+
+    def _adapter(self, adapted: Adapted) -> tuple[bool, float, float]:
+        """What the adapter of one matrix keeps: whether the tensor that it reads, bytes for each token, and bytes that
+        are the same for any number of tokens (matrices that it makes for the forward pass)."""
+        method: Any = self.recipe.method
+        kind, (linear, r) = method.kind, adapted
+        i, o, size = linear.inputs, linear.outputs, self.wide
+        own = 2 if self.quantised else 4  # the adapter's numbers
+        same = own == size
+        copy = 0 if same else i * own  # in another format the input is copied for each matrix
+        rate = getattr(method, _DROPOUT.get(kind, ""), 0)
+        mask = (1 if self.cuda else own) if rate else 0  # what is dropped, for each number
+        if kind == "lora" and not (self.quantised or rate or method.use_dora or self.shapes.transposed):
+            # the studio's fused pass: copies of both matrices in the base's format, of one of them in its own
+            return True, r * size, r * (o * 4 if size == 4 else (i + o) * size)
+        if kind in ("lora", "adalora"):
+            shared, of_token = same and not rate, (i * (own + mask) if rate else copy) + r * own
+            if kind == "adalora":
+                return shared, of_token + (0 if same else o * own), r * i * own
+            return shared, of_token + (o * (size + own) if method.use_dora else 0), 0
+        if kind == "ia3":
+            if scales_inputs(method, self.shapes, linear.name):
+                return same, copy, 0
+            return False, o * size, 0
+        if kind in ("loha", "lokr"):
+            return same, copy, i * o * own
+        if kind == "oft":
+            return same, copy, 4 * i * oft_block(i, method.oft_block_size) * own
+        if kind == "boft":
+            turns = rotations(method, self.cuda)
+            squares = (1 if same else 2) * turns + 1
+            return True, o * size, squares * i * i * size + 3 * turns * i * method.boft_block_size * 4
+        if kind == "vera":
+            return False, (r + o) * own + i * mask, 0
+        if kind == "hra":
+            return same, copy, (r + 1) * i * i * own + i * o * own * (1 if same else 2)
+        width = bottleneck_size(o, method.reduction_factor)
+        inside = width * (2 if method.non_linearity in ("gelu", "silu") else 1)
+        return False, (o + inside) * own + o * mask, 0
+
+    def _matrices(self) -> float:
+        """The largest work space of methods that make a matrix of the size of a weight, in bytes."""
+        kind = self.recipe.method.kind
+        adapted = [a.linear for block in self.trained.blocks for a in block.adapted]
+        area = max((m.inputs * m.outputs for m in adapted), default=0)
+        square = max((m.inputs**2 for m in adapted), default=0)
+        if kind in ("loha", "lokr"):
+            return 16 * area
+        if kind == "hra":
+            return 12 * square + 8 * area
+        if kind == "boft":
+            return 12 * square
+        if kind == "lora" and self.recipe.method.use_dora:
+            return 16 * area + 4 * square
+        if self.quantised:  # a matrix unpacked, in the format that it computes in and in float32
+            return 6 * max((m.inputs * m.outputs for m in self.shapes.linears), default=0)
+        return 0
 
 
 def _from_headers(config: dict, folder: Path | None, notes: list[str]) -> Shapes:
@@ -149,15 +484,15 @@ def _from_headers(config: dict, folder: Path | None, notes: list[str]) -> Shapes
         for n, t in tensors.items()
         if len(t.shape) == 2 and n.endswith(".weight") and not any(o in n.lower() for o in outside)
     }
-    tables = [t for n, t in tensors.items() if len(t.shape) == 2 and n not in matrices and t.dtype in BYTES]
-    table = max(tables, key=lambda t: t.count, default=None)
+    tables = {n: t for n, t in tensors.items() if len(t.shape) == 2 and n not in matrices and t.dtype in BYTES}
+    name, table = max(tables.items(), key=lambda item: item[1].count, default=("embed_tokens.weight", None))
     vocabulary, hidden = table.shape if table else (config.get("vocab_size", 0), config.get("hidden_size", 0))
     layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 1)
-    linears = tuple(Linear(n.removesuffix(".weight"), t.shape[1], t.shape[0]) for n, t in matrices.items())
+    modules = [_module(n, tensors, layers) for n in matrices]
+    norms = {n for n, t in tensors.items() if len(t.shape) == 1 and n.endswith(".weight") and "norm" in n.lower()}
+    modules += [_module(n, tensors, layers) for n in sorted(norms)]
     everything = sum(t.count for t in tensors.values())
-    inside = sum(t.count for t in matrices.values())
-    outer = vocabulary * hidden
-    heads = int(config.get("num_attention_heads") or 1)
+    linears = tuple(m.layer for m in modules if isinstance(m.layer, Linear))
     inner = int(config.get("intermediate_size") or max((m.outputs for m in linears), default=4 * hidden))
     return _Guessed(
         block="",
@@ -166,35 +501,44 @@ def _from_headers(config: dict, folder: Path | None, notes: list[str]) -> Shapes
         intermediate=inner,
         queries=hidden,
         keys=hidden,
-        heads=heads,
+        heads=int(config.get("num_attention_heads") or 1),
         vocabulary=vocabulary,
         tied=True,
         linears=linears,
-        other_per_layer=0,
-        other=max(0, everything - inside - outer),
+        norms=(Norm("first", 0, hidden), Norm("second", 0, hidden)),
+        last_norm=Norm("", 0, hidden),
+        sublayers=("o_proj", "down_proj"),
+        embedding=name.removesuffix(".weight"),
+        every=tuple(modules),
+        rest=max(0, everything - sum(m.numbers for m in modules) - vocabulary * hidden),
     )
 
 
+def _module(name: str, tensors: dict, layers: int) -> Module:
+    """A matrix or a norm of the files, with its bias."""
+    short, shape = name.removesuffix(".weight"), tensors[name].shape
+    bias = tensors.get(f"{short}.bias")
+    numbers = tensors[name].count + (bias.count if bias else 0)
+    place = re.search(r"\.(\d+)\.", name)
+    block = min(int(place[1]), layers - 1) if place else layers
+    layer = Linear(short, shape[1], shape[0], bias is not None) if len(shape) == 2 else Norm(short, numbers, shape[0])
+    return Module(short, numbers, shape, block, layer)
+
+
+@dataclass(frozen=True)
 class _Guessed(Shapes):
     """Shapes whose ``linears`` name the matrices of all blocks at once."""
 
+    every: tuple[Module, ...] = ()
+    rest: int = 0  # numbers that are in no layer that is known
+
     @property
     def total(self) -> int:
-        return self.matrices + self.other + self.outer
+        return sum(m.numbers for m in self.every) + self.rest + self.outer
 
     @property
     def matrices(self) -> int:
         return sum(m.inputs * m.outputs for m in self.linears)
 
-    @property
-    def inputs(self) -> int:
-        return sum(m.inputs for m in self.linears) // self.layers
-
-    def lora_parameters(self, r: int, target_modules: str | list[str]) -> int:
-        names = [target_modules] if isinstance(target_modules, str) else target_modules
-        every = target_modules == "all-linear"
-        return sum(
-            r * (m.inputs + m.outputs)
-            for m in self.linears
-            if every or any(m.name == t or m.name.endswith(f".{t}") for t in names)
-        )
+    def inside(self):
+        yield from self.every

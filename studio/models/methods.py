@@ -71,6 +71,7 @@ def apply_method(
         # Checkpointing is the trainer's choice (train.gradient_checkpointing), not a must.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if recipe.model.adapter:
+        import studio.models.bottleneck  # noqa: F401  so that PEFT knows this kind, too
         from studio.models.continued import adapter_folder
 
         return PeftModel.from_pretrained(model, adapter_folder(recipe), is_trainable=True)

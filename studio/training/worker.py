@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import signal
 import sys
@@ -110,7 +111,9 @@ def _train(run: Run, log: EventLog) -> str:
 
     # weights and method
     progress("Loading the model", 0, 0)
+    before = resident_bytes(device)
     dtype = earlier.dtype if earlier and earlier.dtype else methods.training_dtype(recipe, device)
+    longest = max(len(example.input_ids) for example in examples)
     model = load.load_model(spec, device=device, dtype=dtype)
     prepare_chat(tokenizer, model, recipe.data.chat_template)
     model = methods.apply_method(
@@ -162,6 +165,7 @@ def _train(run: Run, log: EventLog) -> str:
         dtype=dtype,
         notes=list(notes),
         fused_lora_layers=fused,
+        estimated_memory_bytes=_estimate(recipe, base, device, dtype, longest),
         resumed_from=checkpoint.name if checkpoint else None,
     )
     datasets.disable_progress_bars()
@@ -179,8 +183,21 @@ def _train(run: Run, log: EventLog) -> str:
     save_model(run, trainer, tokenizer)
     step = trainer.state.global_step
     kind = "stopped" if stopped else "finished"
-    log.write(kind, step=step, peak_memory_bytes=peak_memory_bytes(device), **trainer.final_metrics)
+    peak = peak_memory_bytes(device)
+    log.write(kind, step=step, peak_memory_bytes=peak, run_memory_bytes=max(0, peak - before), **trainer.final_metrics)
     return kind
+
+
+def _estimate(recipe: Recipe, base: Path, device: str, dtype: str, longest: int) -> int | None:
+    """What the run was expected to take for its longest row, in bytes; None for an architecture that is not known."""
+    from studio.models.memory import estimate
+
+    try:
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        found = estimate(recipe, config, device=device, dtype=dtype, length=longest, folder=base)
+    except StudioError:
+        return None
+    return found.memory_bytes["total"]
 
 
 def pick_device(wanted: str) -> str:
@@ -216,6 +233,14 @@ def peak_memory_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident_bytes(device: str) -> int:
+    """What is held before the model is: the libraries in a CPU's memory, and on a GPU what the allocator has."""
+    import psutil
+    import torch
+
+    return torch.cuda.memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
 
 
 def _record(run: Run, recipe: Recipe, resolved: Resolved) -> None:

@@ -21,7 +21,7 @@ from studio.data.sources import locate, parts
 from studio.errors import StudioError
 from studio.models import store
 from studio.models.machine import machine_memory
-from studio.models.memory import Estimate, estimate
+from studio.models.memory import Estimate, estimate, largest
 from studio.recipe import DataSpec, Recipe
 from studio.recipe_methods import METHODS
 from studio.runs import Launcher, list_runs
@@ -353,6 +353,18 @@ class Desk:
             return estimate(recipe, config, device=self.device, folder=folder, length=length)
         except (StudioError, OSError, ValueError):  # the launch says what is wrong with the model
             return None
+
+    def largest(self, recipe: Recipe, folder: Path | None, seen: Survey | None) -> dict[str, int | None]:
+        """The largest batch and the longest rows that would fit this machine; empty if that cannot be told."""
+        if folder is None or recipe.problems():
+            return {}
+        length = seen.longest_tokens(recipe.data.max_length) if seen else None
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            room = self.machine["total_bytes"]
+            return largest(recipe, config, room, device=self.device, folder=folder, length=length)
+        except (StudioError, OSError, ValueError):  # as above
+            return {}
 
     def _time_line(self, recipe: Recipe, steps: int) -> str:
         """The time that these steps would take at the pace of the last run with the same model, data and method."""

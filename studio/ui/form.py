@@ -157,6 +157,7 @@ class Form:
 
     def add(self, path: str, **changes: Any) -> gr.components.Component:
         """Build the component of a field, inside the current Gradio context."""
+        assert path not in self.fields, f"{path} would be in the form twice"
         field = declared(path)
         component = _component(path, field, self._value(self.recipe, path, field))
         for name, value in changes.items():

@@ -115,9 +115,21 @@ def show_value(value: Any) -> str:
 def cost(desk: Desk, recipe: Recipe) -> str:
     """The memory estimate as a bar."""
     try:
-        numbers = desk.numbers(recipe, store.local_folder(recipe.model), desk.survey(recipe))
+        folder, seen = store.local_folder(recipe.model), desk.survey(recipe)
+        numbers, fits = desk.numbers(recipe, folder, seen), desk.largest(recipe, folder, seen)
     except StudioError:  # the panel says what is wrong
-        numbers = None
+        numbers, fits = None, {}
     if numbers is None:
         return views.empty("No estimate yet", "It needs the model's files and sound settings.")
-    return views.memory_bar(numbers.memory_bytes, desk.machine)
+    return views.memory_bar(numbers.memory_bytes, desk.machine) + _room(recipe, fits)
+
+
+def _room(recipe: Recipe, fits: dict[str, int | None]) -> str:
+    """How far the batch or the rows could grow before the memory is full."""
+    if not fits:
+        return ""
+    batch, length = fits["batch"], fits["length"]
+    rows = f"up to {batch:,} rows at once" if batch else "not even one row"
+    tokens = f"rows of up to {length:,} tokens" if length else "no rows"
+    size = recipe.train.per_device_train_batch_size
+    return f'<p class="note">As long as these rows are, {rows} would fit; and in batches of {size}, {tokens}.</p>'

@@ -47,7 +47,7 @@ def build(form: Form) -> ModelTab:
                 get = gr.Button("Get the model", elem_id="get-model", visible=False)
         card = gr.HTML(elem_id="model-card")
         with gr.Accordion("Advanced", open=False):
-            form.section("model", advanced=True, skip=("quantization",))
+            form.section("model", advanced=True, skip=("quantization", "double_quantization", "adapter"))
             gr.HTML(
                 '<p class="note">A gated or private model needs a token: set HF_TOKEN before you start the studio, '
                 "or log in once with <code>hf auth login</code>. The studio never stores it.</p>"

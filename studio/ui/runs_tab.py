@@ -126,7 +126,14 @@ def numbers(view: View) -> str:
         last = ("Took", views.duration(view.last_time - view.started["time"]))
     else:
         last = ("Time left", views.duration(left) if left else "–")
-    return views.tiles(
+    measured, expected = (view.ended or {}).get("run_memory_bytes"), view.started.get("estimated_memory_bytes")
+    said = ""
+    if measured and expected:
+        said = (
+            f'<p class="note">Memory of the model and the training: {views.size(measured)}, '
+            f"and {views.size(expected)} was estimated. The rest of the peak are the libraries.</p>"
+        )
+    tiles = views.tiles(
         [
             ("Step", f"{view.step:,} of {view.max_steps:,}"),
             ("Training loss", fmt(view.loss)),
@@ -136,6 +143,7 @@ def numbers(view: View) -> str:
             last,
         ]
     )
+    return tiles + said
 
 
 def warnings(view: View) -> str:

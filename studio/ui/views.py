@@ -110,7 +110,7 @@ MEMORY_PARTS = {
     "gradients": "#d97706",
     "optimizer": "#7c3aed",
     "activations": "#2563eb",
-    "other": "#94a3b8",
+    "context": "#94a3b8",
 }
 
 

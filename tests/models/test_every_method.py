@@ -192,3 +192,18 @@ def test_an_earlier_adapter_of_another_method_is_refused(recipe_of, tmp_path):
     other = recipe_of({"kind": "ia3"}, adapter=str(tmp_path / "adapter"))
     with pytest.raises(StudioError, match="trained with LoRA"):
         apply_method(base(other), other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
+@pytest.mark.parametrize("kind", ["lora", "adalora", "ia3", "vera", "oft", "bottleneck", "ln_tuning", *PROMPTED])
+def test_adapters_learn_beside_quantised_weights(tmp_path, kind, quantization):
+    from tiny import make_tiny_chat_model
+
+    folder = make_tiny_chat_model(tmp_path / "m", hidden_size=64)
+    recipe = Recipe.parse({"model": {"id": str(folder), "quantization": quantization}, "method": {"kind": kind}})
+    torch.manual_seed(0)
+    begun = apply_method(load_model(recipe.model, dtype="float32"), recipe, steps=20).eval()
+    first = loss(begun)
+    torch.manual_seed(0)
+    assert loss(tune(recipe, load_model(recipe.model, dtype="float32"), 5)) < first

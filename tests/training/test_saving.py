@@ -1,6 +1,9 @@
 """What a run leaves: an adapter that names its base as others know it, and a merged model that says the same."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from studio.recipe_methods import METHODS
 from studio.runs import Run
 from studio.training.saving import merge, public_id
 
+ROOT = Path(__file__).resolve().parents[2]
 IDS = torch.arange(10, 30).view(1, -1)
 
 
@@ -97,6 +101,13 @@ def test_an_adapter_from_elsewhere_is_spoken_with_by_its_path(run_of, tmp_path):
     with torch.no_grad(), handle.weights.speaking_as(handle.adapter):
         found = handle.weights.model(input_ids=IDS).logits
     assert torch.equal(found, tuned_logits(run))
+
+
+def test_an_adapter_that_peft_does_not_have_is_loaded_in_a_fresh_process(run_of):
+    run = run_of("bottleneck")
+    code = f"from studio.inference import Engine; print(Engine(device='cpu').open('{run.id}').adapter)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.stdout.strip() == "run0001", done.stderr
 
 
 def test_an_adapter_that_is_not_there_is_refused(tmp_path):
