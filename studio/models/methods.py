@@ -100,6 +100,7 @@ def _freeze(model: Any, recipe: Recipe, new_tokens: list[int]) -> Any:
             field="method.num_trainable_layers",
         )
     names = [*method.trainable_modules, *(embedding_names(model) if new_tokens else [])]
+    names += getattr(model, "head_modules", [])
     known = dict(model.named_modules())
     chosen = [module for name, module in known.items() if any(name == n or name.endswith(f".{n}") for n in names)]
     missing = [n for n in names if not any(name == n or name.endswith(f".{n}") for name in known)]

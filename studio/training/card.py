@@ -17,7 +17,7 @@ def write_card(folder: Path, run: Run) -> None:
     front = {
         "base_model": recipe.model.id,
         "library_name": "transformers" if recipe.method.kind in WHOLE else "peft",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if recipe.model.task == "seq_cls" else "text-generation",
         "tags": ["sft", recipe.method.kind],
     }
     losses = []
