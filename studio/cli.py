@@ -96,50 +96,59 @@ def preview(
     rows: Annotated[int, typer.Option(help="How many rows, from the first one on.", min=1)] = 5,
     as_json: Json = False,
 ) -> None:
-    """Show rows as the trainer will see them: rendered, tokenised, with the tokens that carry loss marked."""
+    """Show rows as the trainer will see them: rendered, tokenised, with the tokens that carry loss marked, or with
+    their class."""
     checked = Recipe.load(recipe, overrides).check()
     with terminal.working() as report:
-        from studio.data import encode_row, read_conversations
-        from studio.models.chat import prepare_chat
+        from studio.data import classes_of, encode_row, read_conversations
+        from studio.models.classifier import prepare
         from studio.models.load import load_tokenizer
         from studio.models.store import fetch
 
-        reading = read_conversations(checked.data)
+        task = checked.model.task
+        reading = read_conversations(checked.data, task=task)
+        classes = classes_of(checked.data, checked.train.seed) if task == "seq_cls" else None
         folder = fetch(checked.model, progress=report)
         tokenizer = load_tokenizer(folder, trust_remote_code=checked.model.trust_remote_code)
-        notes = prepare_chat(tokenizer, None, checked.data.chat_template)
+        notes = prepare(tokenizer, None, checked)
         seen: list[tuple[int, Any, str | None]] = []  # row number, Encoded or None, why it is dropped
         for conversation in islice(reading.conversations, rows):
             encoded = None
             if conversation.dropped is None:
-                encoded = encode_row(tokenizer, conversation.content(), checked.data)
+                encoded = encode_row(tokenizer, conversation.content(), checked.data, classes)
             seen.append((conversation.row, encoded, conversation.dropped or encoded.dropped))
     if as_json:
-        terminal.print_json([_preview_row(encoded, dropped) for _, encoded, dropped in seen])
+        terminal.print_json([_preview_row(encoded, dropped, classes) for _, encoded, dropped in seen])
         return
     console = terminal.stdout()
     mapping = ", ".join(f"{part} = {column}" for part, column in reading.mapping.columns.items())
     console.print(f"{reading.source}: {reading.mapping.why} Mapping: {mapping}.", markup=False, soft_wrap=True)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
-    terminal.show_legend(console, checked.data.max_length)
+    if classes:
+        console.print(f"Classes: {', '.join(classes.names)}.", markup=False, soft_wrap=True)
+    else:
+        terminal.show_legend(console, checked.data.max_length)
     for number, encoded, dropped in seen:
         if dropped:
             console.print(f"\n[bold]Row {number}[/]  [yellow]left out:[/] {escape(dropped)}", soft_wrap=True)
         else:
             trained = sum(1 for label in encoded.labels if label != -100)
-            counts = f"{len(encoded.input_ids)} tokens, {trained} carry loss"
+            learnt = terminal.class_names(classes.named(encoded.label)) if classes else f"{trained} carry loss"
+            counts = f"{len(encoded.input_ids)} tokens, {escape(learnt)}"
             console.print(f"\n[bold]Row {number}[/]  {counts}" + (f", {encoded.cut} cut off" if encoded.cut else ""))
         if encoded is not None:
             console.print(terminal.token_text(console, encoded), soft_wrap=True)
 
 
-def _preview_row(encoded: Any, dropped: str | None) -> dict[str, Any]:
+def _preview_row(encoded: Any, dropped: str | None, classes: Any) -> dict[str, Any]:
     kept = encoded if not dropped else None
+    label = {"label": classes.named(kept.label) if kept else None} if classes else {}
     return {
         "text": encoded.text if encoded else "",
         "input_ids": kept.input_ids if kept else [],
         "labels": kept.labels if kept else [],
+        **label,
         "dropped": dropped,
     }
 
@@ -242,7 +251,8 @@ def _read_prompts(path: Path) -> list[str]:
 
 @app.command()
 def evaluate(run: RunId, as_json: Json = False) -> None:
-    """Score a run's base and tuned model on the held-out rows."""
+    """Score a run's base and tuned model on the held-out rows; of a classifier, the tuned model and the commonest
+    class."""
     opened = Run.open(run)
     with terminal.working() as report:
         from studio.evaluation import evaluate as evaluate_run
@@ -252,7 +262,9 @@ def evaluate(run: RunId, as_json: Json = False) -> None:
     if as_json:
         terminal.print_json(scores)
     else:
-        terminal.stdout().print(terminal.scores_table(scores))
+        console = terminal.stdout()
+        for table in terminal.class_tables(scores) if "classes" in scores else [terminal.scores_table(scores)]:
+            console.print(table)
 
 
 @app.command()

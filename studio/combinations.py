@@ -107,6 +107,19 @@ def _lora(recipe: Recipe) -> Iterator[StudioError]:
             "Set method.init_lora_weights to default, or model.adapter to nothing.",
             field="method.init_lora_weights",
         )
+    if start in ("pissa", "olora") and recipe.model.task == "seq_cls":
+        yield StudioError(
+            f"An adapter that starts with init_lora_weights {start} is saved without whole layers, and a classifier "
+            "has a new head.",
+            "Set method.init_lora_weights to default or eva.",
+            field="method.init_lora_weights",
+        )
+    if start in ("pissa", "olora") and method.modules_to_save:
+        yield StudioError(
+            f"An adapter that starts as {start} is rewritten when it is saved, and layers saved whole would be lost.",
+            "Empty method.modules_to_save, or choose another start.",
+            field="method.modules_to_save",
+        )
     if method.use_dora and quantization == "int8":
         yield StudioError(
             "DoRA needs the length of each weight column, which 8-bit weights do not give exactly.",

@@ -207,6 +207,33 @@ def scores_table(scores: dict[str, Any]) -> Table:
     return table
 
 
+def class_names(label: str | list[str]) -> str:
+    """``class billing``, ``classes billing, app``, or ``no class``."""
+    if isinstance(label, str):
+        return f"class {label}"
+    return f"class{'es'[: 2 * (len(label) != 1)]} {', '.join(label)}" if label else "no class"
+
+
+def class_tables(scores: dict[str, Any]) -> list[Table]:
+    """A classifier beside its baseline; each class; and what was taken for what."""
+    base, tuned = scores["base"], scores["tuned"]
+    title = f"{scores['rows']} held-out rows"
+    whole = Table("Metric", f"Base: {escape(base['what'])}", "Tuned", title=title, title_justify="left")
+    for name in ("accuracy", "macro_f1", "loss"):
+        whole.add_row(name.replace("_", " "), _score(base.get(name)), _score(tuned.get(name)))
+    each = Table("Class", "Precision", "Recall", "F1", "Rows")
+    for name, found in tuned["per_class"].items():
+        numbers = [_score(found[part]) for part in ("precision", "recall", "f1")]
+        each.add_row(Text(name), *numbers, str(found["rows"]))
+    if scores["multi_label"]:
+        return [whole, each]
+    names = tuned["confusion"]["labels"]
+    table = Table("Wanted \\ given", *(escape(name) for name in names))
+    for name, counts in zip(names, tuned["confusion"]["counts"], strict=True):
+        table.add_row(Text(name), *(str(count) if count else "" for count in counts))
+    return [whole, each, table]
+
+
 def _score(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
@@ -230,11 +257,15 @@ def memory(size: int) -> str:
 def show_report(console: Console, report: DataReport) -> None:
     """A dataset in numbers, and what was found in it with the first rows of each finding."""
     share = report.trained_tokens / max(1, report.tokens)
+    learnt = "" if report.classes else f", {share:.1%} carry loss"
     console.print(
-        f"{report.rows:,} rows, {report.kept:,} kept: {report.tokens:,} tokens an epoch, {share:.1%} carry loss; "
+        f"{report.rows:,} rows, {report.kept:,} kept: {report.tokens:,} tokens an epoch{learnt}; "
         f"the longest row has {report.longest:,} tokens.",
         soft_wrap=True,
     )
+    if report.classes:
+        counts = ", ".join(f"{name} {count:,}" for name, count in report.classes)
+        console.print(f"{len(report.classes):,} classes: {counts}.", markup=False, soft_wrap=True)
     for finding in report.findings:
         kind, what, fix = severity(finding)
         style = {"bad": "red", "warn": "yellow", "note": "cyan"}[kind]

@@ -32,6 +32,10 @@ REFUSED = {
         {"model": {"adapter": "a-run"}, "method": {"kind": "lora", "init_lora_weights": "pissa"}},
         "method.init_lora_weights",
     ),
+    "PiSSA and layers saved whole": (
+        {"method": {"kind": "lora", "init_lora_weights": "pissa", "modules_to_save": ["norm"]}},
+        "method.modules_to_save",
+    ),
     "nothing to train": ({"method": {"kind": "freeze", "num_trainable_layers": 0}}, "method.num_trainable_layers"),
     "AdaLoRA that grows": ({"method": {"kind": "adalora", "init_r": 4, "target_r": 8}}, "method.target_r"),
     "AdaLoRA without a step to prune": (

@@ -133,6 +133,44 @@ def make_tiny_gpt2(folder: str | Path, *, dtype: str = "float32", seed: int = 0)
     return folder
 
 
+def make_tiny_bert(folder: str | Path, *, kind: str = "BertModel", seed: int = 0) -> Path:
+    """A two-layer BERT with a WordPiece tokenizer of its own; ``kind`` is the class that it is saved as.
+
+    ``BertForMaskedLM`` has no pooler, as many checkpoints on the Hub.
+    """
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    folder = Path(folder)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words.normalizer = normalizers.BertNormalizer(lowercase=True)
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words.decoder = decoders.WordPiece()
+    words.train_from_iterator(
+        SENTENCES, trainers.WordPieceTrainer(vocab_size=400, min_frequency=1, special_tokens=special)
+    )
+    ends = [(token, words.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, model_max_length=64, **{f"{name}_token": token for name, token in names.items()}
+    )
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.3,  # so that its first position sees the others without any training
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    _seeded(getattr(transformers, kind), config, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def set_config(folder: str | Path, **values) -> None:
     """Change keys of a model's config.json; None removes a key."""
     path = Path(folder) / "config.json"

@@ -23,7 +23,7 @@ class Conversation:
     Attributes:
         row: its number in the source; ``where`` says which file and row that is, if there are several sources.
         messages, tools: the conversation and the functions that it may call; or
-        text: plain text; or
+        text: plain text; with ``label``, its class or the list of its classes, where texts are put into classes; or
         input_ids, labels: tokens that pass through; or
         dropped: why it is left out. ``unwanted`` says that the dataset wants it so and nothing needs mending, and
             ``raw`` is the row as it stands there.
@@ -38,6 +38,7 @@ class Conversation:
     tools: list[dict] | None = None
     input_ids: list[int] | None = None
     labels: list[int] | None = None
+    label: str | list[str] | None = None
     where: str = ""
     unwanted: bool = False
     copies: int = 1
@@ -46,7 +47,7 @@ class Conversation:
 
     def content(self) -> dict[str, Any]:
         """What the encoder takes."""
-        return {key: getattr(self, key) for key in ("messages", "text", "tools", "input_ids", "labels")}
+        return {key: getattr(self, key) for key in ("messages", "text", "tools", "input_ids", "labels", "label")}
 
 
 @dataclass
@@ -61,11 +62,12 @@ class Reading:
     sources: list[sources.Source] = field(default_factory=list)
 
 
-def read_conversations(data: DataSpec, split: str | None = None, start: int = 1) -> Reading:
+def read_conversations(data: DataSpec, split: str | None = None, start: int = 1, task: str = "causal_lm") -> Reading:
     """Open a dataset and find its shape; rows are then read and converted one by one.
 
     Args:
         start: the number of the first row that is wanted. The shape is still found from the first rows of all.
+        task: the recipe's ``model.task``; with ``seq_cls`` each row is a text with its label.
 
     Raises:
         StudioError: the source cannot be read, or its shape is not known. Iterating may raise it too, at the row
@@ -73,15 +75,17 @@ def read_conversations(data: DataSpec, split: str | None = None, start: int = 1)
     """
     if split not in (None, data.split):  # the column says which rows of the training split are held out
         data = data.model_copy(update={"holdout_column": None})
-    return _reading(data, *sources.open_all(sources.parts(data, split), start))
+    return _reading(data, *sources.open_all(sources.parts(data, split), start, task), task)
 
 
-def conversations_at(data: DataSpec, numbers: Iterable[int]) -> Reading:
+def conversations_at(data: DataSpec, numbers: Iterable[int], task: str = "causal_lm") -> Reading:
     """The same for some rows by their numbers, in ascending order."""
-    return _reading(data, *sources.rows_at(sources.parts(data), numbers))
+    return _reading(data, *sources.rows_at(sources.parts(data), numbers, task), task)
 
 
-def _reading(data: DataSpec, opened: list[sources.Source], pairs: Iterator[tuple[sources.Source, Row]]) -> Reading:
+def _reading(
+    data: DataSpec, opened: list[sources.Source], pairs: Iterator[tuple[sources.Source, Row]], task: str
+) -> Reading:
     first = opened[0]
     column = data.holdout_column
     if column and not any(column in source.columns for source in opened):
@@ -92,16 +96,16 @@ def _reading(data: DataSpec, opened: list[sources.Source], pairs: Iterator[tuple
         )
     name = first.name if len(opened) == 1 else f"{first.name} and {len(opened) - 1} more"
     reading = Reading(first.mapping, first.columns, iter(()), name, sources=opened)
-    reading.conversations = (c for c in (_convert(s, row, data, reading) for s, row in pairs) if c.copies)
+    reading.conversations = (c for c in (_convert(s, row, data, reading, task) for s, row in pairs) if c.copies)
     return reading
 
 
-def _convert(source: sources.Source, row: Row, data: DataSpec, reading: Reading) -> Conversation:
+def _convert(source: sources.Source, row: Row, data: DataSpec, reading: Reading, task: str) -> Conversation:
     known: dict[str, Any] = {"row": row.number, "where": row.where}
     if data.holdout_column:
         known["held_out"] = is_held_out(row.values.get(data.holdout_column))
     try:
-        content = formats.convert(row.values, source.mapping, data.system_prompt)
+        content = formats.convert(row.values, source.mapping, data.system_prompt, task)
         if data.reasoning == "drop" and content.get("messages"):
             content["messages"] = without_reasoning(content["messages"])
             if not any(
@@ -143,13 +147,13 @@ class Survey:
         return min(max_length, self.longest_characters // 3 + 32)
 
 
-def survey(data: DataSpec, split: str | None = None) -> Survey:
+def survey(data: DataSpec, split: str | None = None, task: str = "causal_lm") -> Survey:
     """Read a dataset once, without a tokenizer.
 
     Raises:
         StudioError: it cannot be read, or no row can be trained on.
     """
-    reading = read_conversations(data, split)
+    reading = read_conversations(data, split, task=task)
     rows, longest, first, invalid = 0, 0, {}, Counter()
     for conversation in reading.conversations:
         if conversation.dropped:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from studio.data.formats import SHAPES, Mapping, Shape, verdict
+from studio.data.formats import LABELLED, SHAPES, Mapping, Shape, verdict
 from studio.errors import StudioError
 
 
@@ -26,8 +26,16 @@ def _columns(shape: Shape, names: dict[str, str], chosen: dict[str, str]) -> dic
     return found
 
 
-def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, str] | None = None) -> Mapping:
+def detect(
+    rows: list[dict[str, Any]],
+    format: str = "auto",
+    chosen: dict[str, str] | None = None,
+    task: str = "causal_lm",
+) -> Mapping:
     """Which shape the rows have, from the first few of them; ``format`` and ``chosen`` columns are obeyed if given.
+
+    Args:
+        task: with ``seq_cls`` the rows must have a text and a label.
 
     Raises:
         StudioError: no known shape fits, or a chosen column is not there; names the columns that are.
@@ -41,6 +49,8 @@ def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, s
             raise StudioError(
                 f"data.columns.{part} names {column!r}, which is not a column.", have, field=f"data.columns.{part}"
             )
+    if task == "seq_cls":
+        return _classes(rows, names, real, format, chosen)
     if format != "auto":
         shape = SHAPES[format]
         columns = _columns(shape, names, chosen)
@@ -100,6 +110,57 @@ def detect(rows: list[dict[str, Any]], format: str = "auto", chosen: dict[str, s
         f"{have} Choose a format, and which column plays which part.",
         field="data.format",
     )
+
+
+def _classes(
+    rows: list[dict[str, Any]], names: dict[str, str], real: list[str], format: str, chosen: dict[str, str]
+) -> Mapping:
+    """The columns with the text and its class.
+
+    Raises:
+        StudioError: there are none, or the rows are meant for another task.
+    """
+    have = f"The columns are: {', '.join(real) or 'none'}."
+    how = f"{have} Name two of them in data.columns, as in {{text: question, label: topic}}"
+    if format not in ("auto", "classification"):
+        raise StudioError(
+            f"A classifier learns from a text and its class, and data.format is {format}.",
+            f"Set data.format to classification. {how}; or set model.task to causal_lm.",
+            field="data.format",
+        )
+    if unknown := [part for part in chosen if part not in LABELLED.required]:
+        raise StudioError(
+            f"The text classification format has no part {unknown[0]!r} when classes are learnt.",
+            f"Its parts are: {', '.join(LABELLED.required)}.",
+            field="data.columns",
+        )
+    columns = _columns(LABELLED, names, chosen)
+    if columns is None:
+        turns = next((n for n in real if any(_turns(row.get(n)) for row in rows)), None)
+        what = f"These rows are conversations (the column {turns!r})" if turns else "These rows have no label"
+        missing = [p for p, cs in LABELLED.required.items() if not chosen.get(p) and not any(c in names for c in cs)]
+        raise StudioError(
+            f"{what}, and a classifier learns from a text and its class: no column was found for "
+            f"{' and '.join(missing) or 'each of the two'}.",
+            f"{how}; or set model.task to causal_lm.",
+            field="data.columns",
+        )
+    if not _labelled([{"label": one} for row in rows for one in _each(row.get(columns["label"]))], "label"):
+        raise StudioError(
+            f"The column {columns['label']!r} holds no classes: they are short texts or numbers, or lists of them.",
+            f"{how}.",
+            field="data.columns.label",
+        )
+    listed = ", ".join(repr(column) for column in columns.values())
+    return Mapping("classification", columns, _said(f"{LABELLED.title}: found the columns {listed}.", LABELLED, real))
+
+
+def _turns(value: Any) -> bool:
+    return _looks(value, {"role", "content"}) or _looks(value, {"from", "value"})
+
+
+def _each(label: Any) -> list[Any]:
+    return label if isinstance(label, list) else [label]
 
 
 def _labelled(rows: list[dict[str, Any]], column: str) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, pairwise
 from operator import itemgetter
 from typing import Any
 
 import numpy
 
 from studio.data.bounds import time_limit
+from studio.data.classes import Classes
 from studio.data.spans import Rendered, Span, render, render_text, special_tokens
 from studio.errors import StudioError
 from studio.recipe import DataSpec
@@ -33,6 +34,8 @@ class Encoded:
         offsets: for each token the characters of ``text`` that it stands for.
         cut: how many tokens ``max_length`` took off the end.
         dropped: why the example is left out of training, or None.
+        label: where texts are put into classes: the number of its class, or of each of its classes; then no token
+            carries loss. None for language modelling.
     """
 
     input_ids: list[int]
@@ -41,6 +44,7 @@ class Encoded:
     offsets: list[Span] = field(default_factory=list)
     cut: int = 0
     dropped: str | None = None
+    label: int | list[int] | None = None
 
 
 def encode_conversation(
@@ -99,24 +103,31 @@ def _whole(tokenizer: Any, text: str) -> Rendered:
     return Rendered(text, [(0, len(text))])
 
 
-def encode_row(tokenizer: Any, row: dict[str, Any], data: DataSpec) -> Encoded:
+def encode_row(tokenizer: Any, row: dict[str, Any], data: DataSpec, classes: Classes | None = None) -> Encoded:
     """A row of ``load_conversations`` as an example, by the settings of a recipe.
+
+    Args:
+        classes: the classes that are learnt, for rows with a ``label``.
 
     Raises:
         StudioError: the template refuses the conversation or cannot be masked exactly.
     """
-    encoded = encode_batch(tokenizer, [row], data)[0]
+    encoded = encode_batch(tokenizer, [row], data, classes)[0]
     if isinstance(encoded, StudioError):
         raise encoded
     return encoded
 
 
-def encode_batch(tokenizer: Any, rows: Sequence[dict[str, Any]], data: DataSpec) -> list[Encoded | StudioError]:
+def encode_batch(
+    tokenizer: Any, rows: Sequence[dict[str, Any]], data: DataSpec, classes: Classes | None = None
+) -> list[Encoded | StudioError]:
     """Rows as examples, each as ``encode_row`` makes it, or its refusal; quicker than one after another.
 
     Raises:
         TooSlow: the template does not end with these rows.
     """
+    if classes is not None:
+        return _labelled(tokenizer, rows, data.max_length, classes)
     made: list[Encoded | StudioError | None] = [None] * len(rows)
     waiting: dict[int, Rendered] = {}
     specials = special_tokens(tokenizer)
@@ -153,6 +164,48 @@ def _passed_through(tokenizer: Any, ids: list[int], labels: list[int], max_lengt
     dropped = None if kept else f"no token that carries loss is left within max_length {max_length}"
     cut = max(0, len(ids) - max_length)
     return Encoded(ids[:max_length], labels[:max_length], "".join(pieces), offsets[:max_length], cut, dropped)
+
+
+def _labelled(
+    tokenizer: Any, rows: Sequence[dict[str, Any]], max_length: int, classes: Classes
+) -> list[Encoded | StudioError]:
+    """Texts with their classes: the special tokens that the tokenizer adds, for a decoder also its end token.
+
+    ``max_length`` takes tokens out of the text only: what the tokenizer puts around it stays.
+    """
+    made: list[Encoded | StudioError] = []
+    tokenised = _tokenised(tokenizer, [row["text"] for row in rows])
+    before, after = _around(tokenizer) if rows else ([], [])
+    first, last = tokenizer.convert_ids_to_tokens(before), tokenizer.convert_ids_to_tokens(after)
+    shift = sum(map(len, first))
+    for row, (ids, offsets) in zip(rows, tokenised, strict=True):
+        kept = ids[: max_length - len(before) - len(after)]
+        end = offsets[len(kept) - 1][1] if 0 < len(kept) < len(ids) else len(row["text"])
+        text = "".join([*first, row["text"][:end], *last, row["text"][end:]])
+        inner = [(start + shift, stop + shift) for start, stop in offsets[: len(kept)]]
+        places = [*_side_by_side(first, 0), *inner, *_side_by_side(last, shift + end)]
+        label = classes.numbers(row["label"])
+        dropped = classes.unknown(row["label"]) if label is None else None if kept else "no token of the text is left"
+        whole = [*before, *kept, *after]
+        made.append(Encoded(whole, [IGNORE] * len(whole), text, places, len(ids) - len(kept), dropped, label))
+    return made
+
+
+def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a text: those that the tokenizer adds, and an end token if it adds none."""
+    made = tokenizer("a", return_special_tokens_mask=True)
+    ids, mask = made["input_ids"], made["special_tokens_mask"]
+    first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+    after = ids[last:]
+    if not after and tokenizer.eos_token_id is not None:
+        after = [tokenizer.eos_token_id]
+    return ids[:first], after
+
+
+def _side_by_side(tokens: list[str], start: int) -> list[Span]:
+    """Where tokens stand that are written one after another from a place on."""
+    ends = list(accumulate(map(len, tokens), initial=start))
+    return list(pairwise(ends))
 
 
 def _tokenised(tokenizer: Any, texts: list[str]) -> list[tuple[list[int], list[Span]]]:
@@ -219,6 +272,7 @@ def encode_rows(
     rows: Iterable[dict[str, Any]],
     data: DataSpec,
     progress: Callable[[int], None] = lambda done: None,
+    classes: Classes | None = None,
 ) -> tuple[list[Encoded], dict[str, list[int]]]:
     """Encode many rows: the examples to train on, and for each reason to drop one the numbers of its rows.
 
@@ -231,7 +285,7 @@ def encode_rows(
     first: tuple[int, StudioError] | None = None
     count = 0
     for some in _batches(rows):
-        for row, encoded in zip(some, encode_batch(tokenizer, some, data), strict=True):
+        for row, encoded in zip(some, encode_batch(tokenizer, some, data, classes), strict=True):
             count += 1
             number = row.get("row", count)
             if isinstance(encoded, StudioError):
@@ -254,8 +308,10 @@ def encode_rows(
         reasons = "; ".join(f"{len(rows)} x {why}" for why, rows in dropped.items()) or "there are no rows"
         raise StudioError(
             f"No row is left to train on: {reasons}.",
-            "Raise data.max_length, or check data.train_on and the rows in the preview.",
-            field="data.max_length",
+            "Raise data.max_length, or check data.train_on and the rows in the preview."
+            if classes is None
+            else "Hold out other rows, or look at them in the preview.",
+            field="data.max_length" if classes is None else "data.holdout",
         )
     return kept, dropped
 

@@ -146,6 +146,25 @@ def _classification(parts: dict[str, Any]) -> Messages:
     return _pair(text_of(parts.get("system"), "system"), text, label)
 
 
+def _labelled(parts: dict[str, Any]) -> dict[str, Any]:
+    """A text with its class, or with the list of all classes that it belongs to."""
+    text, label = text_of(parts["text"], "text"), parts["label"]
+    if not text.strip():
+        raise Dropped("text is empty")
+    names = [_class_name(one) for one in label] if isinstance(label, (list, tuple)) else _class_name(label)
+    return {"text": text, "label": list(dict.fromkeys(names)) if isinstance(names, list) else names}
+
+
+def _class_name(value: Any) -> str:
+    """A class as text. A table with holes holds whole numbers as 1.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    name = text_of(value, "label").strip()
+    if not name:
+        raise Dropped("label is empty")
+    return name
+
+
 def _tokenized(parts: dict[str, Any]) -> dict[str, Any]:
     """Token ids that pass through as they are; labels, or a mask of what carries loss, or else every token."""
     ids = parts["input_ids"]
@@ -234,13 +253,25 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def convert(values: dict[str, Any], mapping: Mapping, system_prompt: str | None = None) -> dict[str, Any]:
-    """One row in canonical form: ``messages`` (and ``tools``), or ``text``, or ``input_ids`` and ``labels``.
+LABELLED = Shape(
+    "text classification",
+    SHAPES["classification"].required,
+    _labelled,
+    note="The model learns to put the text into the classes of the label.",
+)
+"""How every row is read where the task is to put texts into classes."""
+
+
+def convert(
+    values: dict[str, Any], mapping: Mapping, system_prompt: str | None = None, task: str = "causal_lm"
+) -> dict[str, Any]:
+    """One row in canonical form: ``messages`` (and ``tools``), or ``text``, or ``input_ids`` and ``labels``; for the
+    task ``seq_cls`` ``text`` and ``label``.
 
     Raises:
         Dropped: the row cannot be trained on; says why.
     """
-    shape = SHAPES[mapping.format]
+    shape = LABELLED if task == "seq_cls" else SHAPES[mapping.format]
     parts = {part: values.get(column) for part, column in mapping.columns.items()}
     missing = [part for part in shape.required if parts.get(part) is None]
     if missing:

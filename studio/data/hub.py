@@ -91,9 +91,9 @@ def stream(data: SourceSpec, split: str, start: int = 1) -> Iterator[Row]:
             streaming=data.streaming,
         )
         names = {
-            column: feature.names
+            column: getattr(feature, "feature", feature).names  # of a list of classes: those of its items
             for column, feature in (rows.features or {}).items()
-            if isinstance(feature, datasets.ClassLabel)
+            if isinstance(getattr(feature, "feature", feature), datasets.ClassLabel)
         }
         for number, values in enumerate(rows.skip(start - 1) if start > 1 else rows, start):
             named = {column: _label(values.get(column), known) for column, known in names.items()}
@@ -101,6 +101,8 @@ def stream(data: SourceSpec, split: str, start: int = 1) -> Iterator[Row]:
 
 
 def _label(value: Any, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_label(item, names) for item in value]
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 

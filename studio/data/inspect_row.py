@@ -36,6 +36,7 @@ class Inspection:
         length: tokens of its whole example, also if too little of it is left to train on.
         tokens, trained: of its example within max_length, 0 if it is left out.
         messages: how many messages the conversation has, 0 for plain text.
+        classes: the classes of a text, where texts are put into classes.
         excerpt: how the row begins.
         whole, prompt, answer: digests of what is said, case and blanks aside; None where there is no such thing.
         hash, signature: what the split goes by: the content hash, and the MinHash for near duplicates; None for a row
@@ -51,6 +52,7 @@ class Inspection:
     tokens: int = 0
     trained: int = 0
     messages: int = 0
+    classes: tuple[str, ...] = ()
     excerpt: str = ""
     whole: bytes = b""
     prompt: bytes | None = None
@@ -87,6 +89,7 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
     said = list(texts(conversation))
     text, plain = "\n".join(said), [_plain(part) for part in said]
     extra = [str(part) for part in (conversation.tools, conversation.labels) if part]
+    extra += [] if conversation.label is None else [str(conversation.label)]
     findings = {}
     if encoded.cut:
         findings["too_long"] = f"{length + encoded.cut:,} tokens: {text[:EXCERPT]}"
@@ -102,12 +105,15 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
         if len(last) > _LONG_ANSWER and _breaks_off(last):
             findings["cut_answer"] = "… " + last[-100:]
         prompt, answer = _digest([*plain[:-1], *extra]), _digest(plain[-1:])
+    elif conversation.label is not None:
+        prompt, answer = _digest(plain), _digest(extra)
     return Inspection(
         **known,
         findings=findings,
         tokens=length,
         trained=length - encoded.labels.count(IGNORE),
         messages=len(conversation.messages or ()),
+        classes=(conversation.label,) if isinstance(conversation.label, str) else tuple(conversation.label or ()),
         excerpt=text[:EXCERPT],
         whole=_digest([*plain, *extra]),
         prompt=prompt,

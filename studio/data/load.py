@@ -20,21 +20,24 @@ from studio.workspace import Workspace
 if TYPE_CHECKING:
     import datasets
 
-_JSON = ("messages", "tools")
-_VERSION = 3  # of the columns in the workspace; an older cache is made anew
+_JSON = ("messages", "tools", "label")
+_VERSION = 4  # of the columns in the workspace; an older cache is made anew
 _UNRELATED = (  # settings that do not change the conversations
     *("max_length", "train_on", "chat_template", "eval_split", "invalid_rows"),
     *("holdout", "holdout_rows", "holdout_source"),
 )
 
 
-def load_conversations(data: DataSpec, split: str | None = None) -> datasets.Dataset:
+def load_conversations(data: DataSpec, split: str | None = None, task: str = "causal_lm") -> datasets.Dataset:
     """The whole dataset as canonical conversations, on disk and memory-mapped; dropped rows are left out.
 
     Columns, of which those that do not apply are None: ``row`` (int, the row's number in the source), ``messages``
     (list of dicts with ``role``, ``content`` and more, see ``studio.data.turns``), ``tools`` (list of functions),
-    ``text``, ``input_ids`` and ``labels`` (ints), ``held_out`` (bool). Kept in the workspace, by the identity of the
-    sources and the settings.
+    ``text``, ``input_ids`` and ``labels`` (ints), ``label`` (the class of a text, or the list of its classes),
+    ``held_out`` (bool). Kept in the workspace, by the identity of the sources and the settings.
+
+    Args:
+        task: the recipe's ``model.task``; with ``seq_cls`` each row is a text with its label.
 
     Raises:
         StudioError: a source cannot be read, or no row is left.
@@ -48,16 +51,17 @@ def load_conversations(data: DataSpec, split: str | None = None) -> datasets.Dat
         "text": datasets.Value("large_string"),
         "input_ids": datasets.List(datasets.Value("int32")),
         "labels": datasets.List(datasets.Value("int32")),
+        "label": datasets.Value("large_string"),
         "held_out": datasets.Value("bool"),
     }
-    key = _key(data, split)
+    key = conversations_key(data, split, task)
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         return datasets.Dataset.from_generator(
             _generate,
             features=datasets.Features(features),
-            gen_kwargs={"data": data.model_dump_json(), "split": split or data.split, "key": key},
+            gen_kwargs={"data": data.model_dump_json(), "split": split or data.split, "key": key, "task": task},
             fingerprint=key,
             cache_dir=str(Workspace.current().datasets / "cache"),
         ).with_transform(_read)
@@ -78,10 +82,10 @@ def _read(batch: dict[str, list]) -> dict[str, list]:
     return batch
 
 
-def _key(data: DataSpec, split: str | None) -> str:
+def conversations_key(data: DataSpec, split: str | None, task: str) -> str:
     """What the conversations of a dataset are kept under: a digest of all that they depend on."""
     settings = {**data.model_dump(mode="json", exclude=set(_UNRELATED)), "split": split or data.split}
-    parts = json.dumps([settings, sources.identity(data, split), _VERSION], sort_keys=True)
+    parts = json.dumps([settings, sources.identity(data, split), task, _VERSION], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
@@ -89,28 +93,28 @@ def _left_out_path(key: str) -> Path:
     return Workspace.current().folder("datasets/cache") / f"{key}.left_out.json"
 
 
-def left_out(data: DataSpec) -> dict[str, tuple[int, str]]:
+def left_out(data: DataSpec, task: str = "causal_lm") -> dict[str, tuple[int, str]]:
     """The rows that ``load_conversations`` has left out and that need mending, by reason: how many, and the first.
 
     Raises:
         StudioError: there are such rows, and ``data.invalid_rows`` is ``stop``.
     """
-    path = _left_out_path(_key(data, None))
+    path = _left_out_path(conversations_key(data, None, task))
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         invalid, first = kept["invalid"], kept["first"]
     else:
-        seen = survey(data)
+        seen = survey(data, task=task)
         invalid, first = seen.invalid, seen.first
     if invalid and data.invalid_rows == "stop":
         raise invalid_rows(invalid, first)
     return {reason: (count, first[reason]) for reason, count in invalid.items()}
 
 
-def _generate(data: str, split: str, key: str) -> Iterator[dict[str, Any]]:
+def _generate(data: str, split: str, key: str, task: str) -> Iterator[dict[str, Any]]:
     """Rows for ``Dataset.from_generator``; what is left out goes into a file beside its cache."""
     spec = DataSpec.model_validate_json(data)
-    reading = read_conversations(spec, split)
+    reading = read_conversations(spec, split, 1, task)
     first: dict[str, str] = {}
     invalid: Counter = Counter()
     kept = 0
@@ -140,18 +144,18 @@ def fingerprint(dataset: datasets.Dataset) -> str:
     return digest.hexdigest()
 
 
-def load_evaluation(data: DataSpec, seed: int) -> datasets.Dataset:
+def load_evaluation(data: DataSpec, seed: int, task: str = "causal_lm") -> datasets.Dataset:
     """The rows that ``evaluate`` scores: the dataset's own test split if it has one, otherwise the held-out rows.
 
     Raises:
         StudioError: there is neither.
     """
     if data.eval_split != "auto":
-        return load_conversations(data, data.eval_split)
+        return load_conversations(data, data.eval_split, task)
     chosen = data.holdout_rows or data.holdout_column or data.holdout_source
     if not chosen and data.split != "test" and "test" in sources.splits(data):
-        return load_conversations(data, "test")
-    held_out = split_conversations(load_conversations(data), data, seed)[1]
+        return load_conversations(data, "test", task)
+    held_out = split_conversations(load_conversations(data, task=task), data, seed, task)[1]
     if held_out is None:
         raise StudioError(
             "There are no held-out rows to score: the dataset has no test split and none are held out.",

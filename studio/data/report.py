@@ -70,6 +70,7 @@ class Report:
         histogram: (tokens from, examples), in bins of ``bin_tokens``, of the lengths before ``max_length``, also of
             examples of which too little is left to train on.
         turns: (messages in a conversation, examples).
+        classes: (class, examples), by the alphabet, where texts are put into classes.
         lengths: (tokens, examples) finely, to tell what another ``max_length`` would cut.
         padding: share of the batches that is padding, where rows of similar length go together.
         packing: share of rows of ``max_length`` that is filled if short examples are packed into them.
@@ -87,6 +88,7 @@ class Report:
     bin_tokens: int = 1
     histogram: list[tuple[int, int]] = field(default_factory=list)
     turns: list[tuple[int, int]] = field(default_factory=list)
+    classes: list[tuple[str, int]] = field(default_factory=list)
     padding: float = 0.0
     packing: float = 0.0
     lengths: list[tuple[int, int]] = field(default_factory=list)
@@ -99,7 +101,7 @@ class Report:
     def from_json(cls, text: str) -> Report:
         values = json.loads(text)
         findings = [Finding(f["kind"], f["count"], [tuple(row) for row in f["rows"]]) for f in values.pop("findings")]
-        for pairs in ("histogram", "turns", "lengths"):
+        for pairs in ("histogram", "turns", "classes", "lengths"):
             values[pairs] = [tuple(pair) for pair in values[pairs]]
         return cls(**values, findings=findings)
 
@@ -157,6 +159,7 @@ class Examiner:
         self._lengths: Counter[int] = Counter()  # before max_length
         self._used: Counter[int] = Counter()  # after it, of the kept
         self._turns: Counter[int] = Counter()
+        self._classes: Counter[str] = Counter()
         self._first: dict[bytes, int] = {}  # what is said -> the row where it was first said
         self._prompts: dict[bytes, list[tuple[int, bytes, int]]] = defaultdict(list)  # -> (row, answer, place)
         self._split_rows: list[int] = []  # of the rows that are split, in order, as the next four
@@ -201,6 +204,7 @@ class Examiner:
         self._used[inspection.tokens] += copies
         if inspection.messages:
             self._turns[inspection.messages] += copies
+        self._classes.update(dict.fromkeys(inspection.classes, copies))
         self._compare(inspection, near)
 
     def _to_split(self, inspection: Inspection) -> int | None:
@@ -265,6 +269,7 @@ class Examiner:
             report.padding = _padding(self._used, report.batch_size)
             report.packing = _packing(self._used, report.max_length)
         report.turns = sorted(self._turns.items())
+        report.classes = sorted(self._classes.items())
         report.findings = [Finding(kind, len(rows), self._rows[kind]) for kind, rows in self._flags.items() if rows]
         return report
 

@@ -106,11 +106,12 @@ def splits(data: SourceSpec) -> list[str]:
     return ["train"] if locate(data, data.split) else hub.splits(data)
 
 
-def open_source(spec: SourceSpec, start: int = 1) -> Source:
+def open_source(spec: SourceSpec, start: int = 1, task: str = "causal_lm") -> Source:
     """Open one source and find its shape from its first rows.
 
     Args:
         start: the number of the first row that is wanted.
+        task: the recipe's ``model.task``; with ``seq_cls`` the rows need a text and a label.
 
     Raises:
         StudioError: it cannot be read, or its shape is not known. Reading the rows may raise it too.
@@ -118,7 +119,7 @@ def open_source(spec: SourceSpec, start: int = 1) -> Source:
     path = locate(spec, spec.split)
     source = rows.read_source(path) if path else hub.stream(spec, spec.split)
     head = list(islice(source, _SAMPLE))
-    mapping = detect.detect([row.values for row in head], spec.format, spec.columns)
+    mapping = detect.detect([row.values for row in head], spec.format, spec.columns, task)
     columns = list(dict.fromkeys(name for row in head for name in row.values))
     name = path.name if path else spec.source
     return Source(name, mapping, columns, _ranged(spec, path, chain(head, source), start), getattr(spec, "weight", 1.0))
@@ -138,16 +139,18 @@ def _ranged(spec: SourceSpec, path: Path | None, every: Iterator[Row], start: in
     return dropwhile(lambda row: row.number < start, every) if start > 1 else every
 
 
-def open_all(specs: list[SourceSpec], start: int = 1) -> tuple[list[Source], Iterator[tuple[Source, Row]]]:
+def open_all(
+    specs: list[SourceSpec], start: int = 1, task: str = "causal_lm"
+) -> tuple[list[Source], Iterator[tuple[Source, Row]]]:
     """Open several sources as one: the sources, and their rows one source after another.
 
     A single source keeps its row numbers (lines, in a file of lines). Of several, the rows are counted, and ``where``
     says which row of which source each is.
     """
     if len(specs) == 1:
-        only = open_source(specs[0], start)
+        only = open_source(specs[0], start, task)
         return [only], ((only, row) for row in only.rows)
-    opened = [open_source(spec) for spec in specs]
+    opened = [open_source(spec, task=task) for spec in specs]
     return opened, dropwhile(lambda pair: pair[1].number < start, _counted(opened))
 
 
@@ -159,7 +162,9 @@ def _counted(opened: list[Source]) -> Iterator[tuple[Source, Row]]:
             yield source, replace(row, number=number, where=f"{source.name}, {row.where or f'row {row.number}'}")
 
 
-def rows_at(specs: list[SourceSpec], numbers: Iterable[int]) -> tuple[list[Source], Iterator[tuple[Source, Row]]]:
+def rows_at(
+    specs: list[SourceSpec], numbers: Iterable[int], task: str = "causal_lm"
+) -> tuple[list[Source], Iterator[tuple[Source, Row]]]:
     """The rows with these numbers, in ascending order.
 
     Raises:
@@ -167,9 +172,9 @@ def rows_at(specs: list[SourceSpec], numbers: Iterable[int]) -> tuple[list[Sourc
     """
     wanted = sorted(set(numbers))
     if len(specs) == 1 and (path := locate(specs[0], specs[0].split)):
-        only = open_source(specs[0])
+        only = open_source(specs[0], task=task)
         return [only], ((only, row) for row in rows.read_rows_at(path, wanted))
-    opened, pairs = open_all(specs, wanted[0] if wanted else 1)
+    opened, pairs = open_all(specs, wanted[0] if wanted else 1, task)
     last = wanted[-1] if wanted else 0
     chosen = set(wanted)
 

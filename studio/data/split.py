@@ -38,7 +38,7 @@ HELD_OUT_WORDS = (
 def content_hash(row: dict[str, Any], seed: int = 0) -> int:
     """64 bits of sha256 over a conversation's content and a seed."""
     content = row.get("messages") or row.get("text") or row.get("input_ids")
-    more = [row[key] for key in ("tools", "labels") if row.get(key)]
+    more = [row[key] for key in ("tools", "labels", "label") if row.get(key)]
     content = [content, *more] if more else content
     text = f"{seed}:{json.dumps(content, ensure_ascii=False, sort_keys=True)}"
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
@@ -100,7 +100,7 @@ def groups_of(rows: Iterable[dict[str, Any]]) -> list[int]:
 
 
 def split_conversations(
-    dataset: datasets.Dataset, data: DataSpec, seed: int
+    dataset: datasets.Dataset, data: DataSpec, seed: int, task: str = "causal_lm"
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """Training and held-out rows of ``load_conversations``; None if nothing is held out.
 
@@ -111,7 +111,7 @@ def split_conversations(
         from studio.data.conversations import held_out_source
         from studio.data.load import load_conversations
 
-        second = load_conversations(held_out_source(data))
+        second = load_conversations(held_out_source(data), task=task)
         sides = [False] * len(dataset) + [True] * len(second)
         groups = groups_of(chain(dataset, second))
         return dataset.select(_apart(sides, groups, of=len(dataset))), second

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.evaluation.classes import evaluate_classifier
+from studio.evaluation.files import write_json
 from studio.evaluation.metrics import exact_match, mean, perplexity
 from studio.inference import Engine, Handle, Sampling, Target, generate_batch
 from studio.models.progress import Report, quiet
@@ -18,7 +17,8 @@ MAX_NEW_TOKENS = 512
 
 
 def evaluate(run: Run, engine: Engine, progress: Report = quiet) -> dict[str, Any]:
-    """Score the base and the tuned model of a run on the rows that were kept from training.
+    """Score the base and the tuned model of a run on the rows that were kept from training. A classifier is scored as
+    :func:`studio.evaluation.classes.evaluate_classifier` says.
 
     The loss is the mean negative log-likelihood over all labelled tokens, with the labels of training. ``exact_match``
     is the share of rows whose last answer, written greedily from the conversation before it, is the reference to the
@@ -37,6 +37,8 @@ def evaluate(run: Run, engine: Engine, progress: Report = quiet) -> dict[str, An
         StudioError: there are no held-out rows or none can be scored, the run has no model, or memory ran out.
     """
     recipe = run.recipe
+    if recipe.model.task == "seq_cls":
+        return evaluate_classifier(run, engine.device, progress)
     tuned = engine.open(Target.run(run.id), progress)
 
     from studio.data import load_evaluation
@@ -70,7 +72,7 @@ def evaluate(run: Run, engine: Engine, progress: Report = quiet) -> dict[str, An
         "tokens": sum(loss.tokens for loss in scored["tuned"]["losses"]),
         **{name: _summary(scores) for name, scores in scored.items()},
     }
-    _write(run.folder / "evaluation.json", {**result, "details": _details(rows, scored)})
+    write_json(run.folder / "evaluation.json", {**result, "details": _details(rows, scored)})
     return result
 
 
@@ -151,12 +153,3 @@ def _longest_answer(handle: Handle, references: list[str]) -> int:
     """Tokens that answers may have: half as much again as the longest reference, and 16, and at most 512."""
     longest = max((len(handle.tokenizer(r, add_special_tokens=False)["input_ids"]) for r in references), default=0)
     return min(MAX_NEW_TOKENS, int(1.5 * longest) + 16)
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise StudioError(f"{path} cannot be written: {error.strerror}.", "Free some disk space.") from error

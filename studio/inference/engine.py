@@ -136,6 +136,7 @@ class Engine:
         _collect()
 
     def _plan(self, target: Target) -> _Plan:
+        _refuse_classifier(target)
         if target.kind == "base":
             assert target.model is not None
             key = self._key(target.model, target.chat_template)
@@ -248,6 +249,18 @@ class Engine:
             for handle_key in [k for k, (owner, _) in self._handles.items() if owner == key]:
                 del self._handles[handle_key]
         _collect()
+
+
+def _refuse_classifier(target: Target) -> None:
+    """Refuse a model that puts texts into classes, since it cannot answer."""
+    model = Run.open(target.run_id).recipe.model if target.kind == "run" else target.model
+    if model is not None and model.task == "seq_cls":
+        raise StudioError(
+            f"{target.name or model.id} puts texts into classes and cannot answer a prompt.",
+            "See what it says about the held-out rows: python app.py evaluate RUN, or predictions.jsonl in the run's "
+            "folder.",
+            field="model.task",
+        )
 
 
 def _changed(folder: Path) -> int:

@@ -31,7 +31,7 @@ def adapter_config(model: Any, recipe: Recipe, new_tokens: list[int], steps: int
         "task_type": TaskType.SEQ_CLS if recipe.model.task == "seq_cls" else TaskType.CAUSAL_LM,
         **_targets(model, method, fields),
     }
-    saved = fields.pop("modules_to_save", [])
+    saved = [*fields.pop("modules_to_save", []), *getattr(model, "head_modules", [])]
     if new_tokens and isinstance(method, (LoraMethod, AdaloraMethod)):
         common["trainable_token_indices"] = token_rows(model, new_tokens)
     elif new_tokens:
@@ -188,8 +188,17 @@ def linear_layers(model: Any) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
-    found = (n for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head)
+    new = tuple(getattr(model, "head_modules", ()))
+    found = (
+        n
+        for n, m in model.named_modules()
+        if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head and not f"{n}.".startswith(_dotted(new))
+    )
     return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in found))
+
+
+def _dotted(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in names)
 
 
 def check_target_modules(model: Any, target_modules: str | list[str]) -> None:

@@ -93,7 +93,7 @@ def _prepare_tokenizer(tokenizer: Any, chat_template: str) -> Notes:
         tokenizer.chat_template = _checked(_read_template(chat_template), tokenizer)
         notes.append(f"The chat template is {Path(chat_template).name}.")
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = _pad_token(tokenizer)
+        tokenizer.pad_token = pad_token(tokenizer)
         notes.append(f"The model has no padding token, so {tokenizer.pad_token} is used.")
     return notes
 
@@ -122,7 +122,8 @@ def _set_builtin(tokenizer: Any, chosen: BuiltinTemplate) -> tuple[int, ...]:
     return tuple(tokenizer.convert_tokens_to_ids(new))
 
 
-def _pad_token(tokenizer: Any) -> str:
+def pad_token(tokenizer: Any) -> str:
+    """The token to pad with, of a tokenizer that names none."""
     known = tokenizer.get_vocab()
     return next((t for t in PAD_CANDIDATES if t in known and t != tokenizer.eos_token), None) or tokenizer.eos_token
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from studio.errors import StudioError
 from studio.models import hub
-from studio.models.builtin import HUB_ID, NAME
+from studio.models.builtin import private_id
 from studio.recipe import Recipe
 from studio.recipe_methods import METHODS
 from studio.workspace import Workspace, safe_name
@@ -81,7 +81,7 @@ def base_of(folder: Path) -> str:
             f"The adapter in {folder} does not say which base it belongs to.",
             "Write the base into base_model_name_or_path of its adapter_config.json.",
         )
-    return NAME if base == HUB_ID else base
+    return private_id(base)
 
 
 def _is_hub_id(name: str) -> bool:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.models.classifier import settings_for, settle_head
 from studio.models.store import fetch
 from studio.recipe import ModelSpec
+
+_HEADS = ("score", "classifier", "pre_classifier", "pooler", "head")  # what families call the head of the classes
 
 
 def load_tokenizer(source: ModelSpec | str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -46,7 +51,7 @@ def _is_plain_fast(folder: Path) -> bool:
     return plain and "auto_map" not in config and (folder / "tokenizer.json").is_file()
 
 
-def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None) -> Any:
+def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None, classes: Any = None) -> Any:
     """A base model for training or generation, on ``device``, in evaluation mode, without gradients asked for.
 
     Args:
@@ -54,15 +59,19 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None resolves ``spec.dtype``. Quantised weights
             (``spec.quantization``) compute in this type.
+        classes: what a classifier tells apart (``studio.data.classes.Classes``); its head is new, and random by
+            torch's seed. None for a model that goes on with text.
 
     Raises:
         StudioError: broken or foreign files, code that may not run, too little memory.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     folder = fetch(spec)
     needs_code(folder, spec)
+    if classes is None:
+        writes_text(folder, spec)
     dtype = dtype or resolve_dtype(spec.dtype, device)
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
@@ -74,7 +83,13 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
     if spec.quantization != "none":
         options |= {"quantization_config": quantization_config(spec, dtype), "device_map": {"": device}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        if classes is None:
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        else:
+            options |= settings_for(classes)
+            with _silent():  # the new head is no surprise, and settle_head looks at the rest
+                made = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+            model = settle_head(*made, spec)
         return _settle_quantised(model, device) if spec.quantization != "none" else model.to(device)
     except torch.OutOfMemoryError as error:
         raise StudioError(
@@ -90,20 +105,55 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
         raise
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without transformers' warnings for a while."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def quantization_config(spec: ModelSpec, dtype: str) -> Any:
     """bitsandbytes' settings for 4 bits (https://arxiv.org/abs/2305.14314) or 8 bits."""
     import torch
     from transformers import BitsAndBytesConfig
 
+    whole = ["lm_head", *_HEADS] if spec.task == "seq_cls" else None  # a new head has nothing to be quantised
     if spec.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
     assert spec.quantization in ("nf4", "fp4"), spec.quantization
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=whole,
         bnb_4bit_quant_type=spec.quantization,
         bnb_4bit_use_double_quant=spec.double_quantization,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
+
+
+def writes_text(folder: Path, spec: ModelSpec) -> None:
+    """Refuse an encoder, which reads text and cannot go on with it.
+
+    Raises:
+        StudioError: explaining what it is good for.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    made_for = " ".join(config.get("architectures") or [])
+    if config.get("model_type") not in ENCODERS or config.get("is_decoder") or config.get("is_encoder_decoder"):
+        return
+    if "CausalLM" not in made_for and "LMHead" not in made_for:
+        raise StudioError(
+            f"{spec.id} is an encoder: it reads text and does not go on with it.",
+            "Set model.task to seq_cls to put texts into classes, or choose a causal language model.",
+            field="model.task",
+        )
 
 
 def _settle_quantised(model: Any, device: str) -> Any:

@@ -67,6 +67,12 @@ def apply_method(
             "Choose lora, or a template of tokens that the model knows (data.chat_template plain).",
             field="method.kind",
         )
+    if new and getattr(method, "init_lora_weights", "") in ("pissa", "olora"):
+        raise StudioError(
+            f"The chat template needs tokens that this model has never seen, and {method.init_lora_weights} loses them.",
+            "Set method.init_lora_weights to default.",
+            field="method.init_lora_weights",
+        )
     if recipe.model.quantization != "none":
         # Checkpointing is the trainer's choice (train.gradient_checkpointing), not a must.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -101,6 +107,7 @@ def _freeze(model: Any, recipe: Recipe, new_tokens: list[int]) -> Any:
             field="method.num_trainable_layers",
         )
     names = [*method.trainable_modules, *(embedding_names(model) if new_tokens else [])]
+    names += getattr(model, "head_modules", [])
     known = dict(model.named_modules())
     chosen = [module for name, module in known.items() if any(name == n or name.endswith(f".{n}") for n in names)]
     missing = [n for n in names if not any(name == n or name.endswith(f".{n}") for name in known)]

@@ -41,7 +41,7 @@ def fetch(spec: ModelSpec, *, token: str | None = None, progress: Report = quiet
         return have
     with _Lock(spec.id, workspace, progress):
         if kind == "builtin":
-            return builtin.fetch_builtin(token, progress, workspace)
+            return builtin.fetch_builtin(spec.id, token, progress, workspace)
         if kind == "gguf":
             return _converted(path, workspace) or _convert_gguf(path, workspace, progress)
         folder = hub.download(
@@ -129,8 +129,9 @@ def _place(model_id: str) -> tuple[str, Path]:
         StudioError: an unknown built-in name, a path that does not exist, an id that cannot be one.
     """
     if model_id.startswith("builtin/"):
-        if model_id != builtin.NAME:
-            raise StudioError(f"There is no model {model_id}.", f"The built-in one is {builtin.NAME}.", "model.id")
+        if model_id not in builtin.MODELS:
+            known = " and ".join(builtin.MODELS)
+            raise StudioError(f"There is no model {model_id}.", f"The built-in ones are {known}.", "model.id")
         return "builtin", Path()
     path = Path(model_id).expanduser()
     try:
@@ -150,7 +151,7 @@ def _place(model_id: str) -> tuple[str, Path]:
 
 def _at_hand(spec: ModelSpec, kind: str, path: Path, workspace: Workspace) -> Path | None:
     if kind == "builtin":
-        folder = builtin.folder(workspace)
+        folder = builtin.folder(spec.id, workspace)
         return folder if (folder / MARK).exists() else None
     if kind == "gguf":
         return _converted(path, workspace)

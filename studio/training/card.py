@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from studio.models.builtin import HUB_ID, NAME
+from studio.models.builtin import public_id
 from studio.recipe_methods import METHODS, WHOLE
 from studio.runs import Run
 
@@ -16,9 +16,9 @@ def write_card(folder: Path, run: Run, *, merged: bool = False) -> None:
     recipe, view = run.recipe, run.view()
     resolved = recipe.resolved
     front = {
-        "base_model": HUB_ID if recipe.model.id == NAME else recipe.model.id,
+        "base_model": public_id(recipe.model.id),
         "library_name": "transformers" if merged or recipe.method.kind in WHOLE else "peft",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if recipe.model.task == "seq_cls" else "text-generation",
         "tags": ["sft", recipe.method.kind],
     }
     losses = []

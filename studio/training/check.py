@@ -20,16 +20,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from studio.data import read_conversations, sources
+from studio.data import classes_of, read_conversations, sources
 from studio.data.conversations import Conversation, held_out_source
 from studio.data.duplicates import signature
-from studio.data.encode import encode_batch
+from studio.data.encode import Encoded, encode_batch
 from studio.data.inspect_row import Inspection, inspect_row
 from studio.data.report import Examiner, Index, Report
 from studio.errors import StudioError
@@ -39,8 +40,9 @@ from studio.workspace import Workspace
 
 _CHUNK = 256  # rows encoded at a time
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".onnx", ".msgpack")
-_VERSION = 5  # of what the report says; an older one is made anew
+_VERSION = 6  # of what the report says; an older one is made anew
 Progress = Callable[[int], None]
+Encode = Callable[[list[dict[str, Any]]], list[Encoded | StudioError]]
 
 
 def check(recipe: Recipe, progress: Progress = lambda rows: None) -> Report:
@@ -57,13 +59,14 @@ def check(recipe: Recipe, progress: Progress = lambda rows: None) -> Report:
     if report := _kept(path):
         return report
     tokenizer, _ = prepared_tokenizer(recipe)
-    data = recipe.data
+    data, task = recipe.data, recipe.model.task
+    encode = encoder(tokenizer, recipe)
     examiner = Examiner(data, batch_size=recipe.train.per_device_train_batch_size)
     if data.holdout_source:
-        held_out = read_conversations(held_out_source(data)).conversations
-        for inspection in _inspected(held_out, tokenizer, recipe, lambda rows: None):
+        held_out = read_conversations(held_out_source(data), task=task).conversations
+        for inspection in _inspected(held_out, encode, recipe, lambda rows: None):
             examiner.add_held_out(inspection)
-    for inspection in _inspected(read_conversations(data).conversations, tokenizer, recipe, progress):
+    for inspection in _inspected(read_conversations(data, task=task).conversations, encode, recipe, progress):
         examiner.add(inspection)
     report = examiner.report()
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -74,8 +77,18 @@ def check(recipe: Recipe, progress: Progress = lambda rows: None) -> Report:
     return report
 
 
+def encoder(tokenizer: Any, recipe: Recipe) -> Encode:
+    """How the rows of a recipe become examples: as :func:`studio.data.encode.encode_batch` says, by its settings.
+
+    Raises:
+        StudioError: a classifier's data has fewer than two classes, or cannot be read.
+    """
+    classes = classes_of(recipe.data, recipe.train.seed) if recipe.model.task == "seq_cls" else None
+    return partial(encode_batch, tokenizer, data=recipe.data, classes=classes)
+
+
 def _inspected(
-    conversations: Iterator[Conversation], tokenizer: Any, recipe: Recipe, progress: Progress
+    conversations: Iterator[Conversation], encode: Encode, recipe: Recipe, progress: Progress
 ) -> Iterator[Inspection]:
     """What there is to say about each row, in order. Many rows are worked on by several processes at once."""
     chunks = iter(lambda: list(islice(conversations, _CHUNK)), [])
@@ -83,18 +96,18 @@ def _inspected(
     done = 0
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if len(first) < 2 or processes == 1:
-        answers = (_inspect_chunk(tokenizer, recipe, chunk) for chunk in chain(first, chunks))
+        answers = (_inspect_chunk(encode, recipe, chunk) for chunk in chain(first, chunks))
     else:
-        answers = _in_parallel(tokenizer, recipe, chain(first, chunks), processes)
+        answers = _in_parallel(encode, recipe, chain(first, chunks), processes)
     for answer in answers:
         yield from answer
         done += len(answer)
         progress(done)
 
 
-def _inspect_chunk(tokenizer: Any, recipe: Recipe, conversations: list[Conversation]) -> list[Inspection]:
+def _inspect_chunk(encode: Encode, recipe: Recipe, conversations: list[Conversation]) -> list[Inspection]:
     usable = [c for c in conversations if not c.dropped]
-    encoded = iter(encode_batch(tokenizer, [c.content() for c in usable], recipe.data))
+    encoded = iter(encode([c.content() for c in usable]))
     seed = recipe.train.seed
     return [inspect_row(c, None if c.dropped else next(encoded), seed) for c in conversations]
 
@@ -103,13 +116,13 @@ _worker: dict[str, Any] = {}  # in a forked process of the pool alone: what it e
 
 
 def _in_parallel(
-    tokenizer: Any, recipe: Recipe, chunks: Iterator[list[Conversation]], processes: int
+    encode: Encode, recipe: Recipe, chunks: Iterator[list[Conversation]], processes: int
 ) -> Iterator[list[Inspection]]:
     """Chunks worked on by forked processes, in order; only a few are under way, so that memory stays small."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     signature("warm up")  # so that its library is imported once, before the fork
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, fork, _be_worker, (tokenizer, recipe, os.getpid())) as pool:
+    with ProcessPoolExecutor(processes, fork, _be_worker, (encode, recipe, os.getpid())) as pool:
         under_way: deque = deque()
         try:
             for chunk in chunks:
@@ -122,10 +135,10 @@ def _in_parallel(
             pool.shutdown(cancel_futures=True)
 
 
-def _be_worker(tokenizer: Any, recipe: Recipe, parent: int) -> None:
+def _be_worker(encode: Encode, recipe: Recipe, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker.update(tokenizer=tokenizer, recipe=recipe)
+    _worker.update(encode=encode, recipe=recipe)
     gc.freeze()  # what was there before the fork is not looked through again and again
     gc.set_threshold(50_000)
 
@@ -137,7 +150,7 @@ def _end_with(parent: int) -> None:
 
 
 def _inspect_in_worker(chunk: list[Conversation]) -> list[Inspection]:
-    return _inspect_chunk(_worker["tokenizer"], _worker["recipe"], chunk)
+    return _inspect_chunk(_worker["encode"], _worker["recipe"], chunk)
 
 
 def prepared_tokenizer(recipe: Recipe) -> tuple[Any, list[str]]:
@@ -146,18 +159,19 @@ def prepared_tokenizer(recipe: Recipe) -> tuple[Any, list[str]]:
     Raises:
         StudioError: the model is not on this machine yet, or its tokenizer or chat template cannot be used.
     """
-    from studio.models.chat import prepare_chat
+    from studio.models.classifier import prepare
     from studio.models.load import load_tokenizer
 
     folder = _folder(recipe)
     tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
-    return tokenizer, list(prepare_chat(tokenizer, None, recipe.data.chat_template))
+    return tokenizer, list(prepare(tokenizer, None, recipe))
 
 
 def tokenizer_key(recipe: Recipe) -> tuple:
     """What :func:`prepared_tokenizer` depends on; equal for recipes that can share one."""
     folder, template = _folder(recipe), recipe.data.chat_template
-    return (str(folder), _stamps(folder), template, _changed(template), recipe.model.trust_remote_code)
+    model = recipe.model
+    return (str(folder), _stamps(folder), template, _changed(template), model.trust_remote_code, model.task)
 
 
 def _folder(recipe: Recipe) -> Path:
@@ -207,6 +221,7 @@ def report_path(recipe: Recipe) -> Path:
         data.model_dump(mode="json", exclude={"eval_split", "invalid_rows"}),
         _changed(template),
         recipe.model.id,
+        recipe.model.task,
         str(folder),
         _stamps(folder) if folder else None,
         recipe.train.per_device_train_batch_size,

@@ -27,9 +27,8 @@ def clean(
 ) -> tuple[int, int]:
     """Write the cleaned rows of a recipe's dataset to a JSONL file, whole or not at all.
 
-    Each line is ``{"messages", "tools"}``, ``{"text"}`` or ``{"input_ids", "labels"}``, and ``data.holdout_column`` as
-    true or false if there is one. The report is made if there is
-    none yet.
+    Each line is ``{"messages", "tools"}``, ``{"text"}``, ``{"text", "label"}`` or ``{"input_ids", "labels"}``, and
+    ``data.holdout_column`` as true or false if there is one. The report is made if there is none yet.
 
     Args:
         without: kinds of findings (``REMOVABLE``) whose rows are left out. Of duplicates the first row stays.
@@ -54,7 +53,7 @@ def clean(
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with aside.open("w", encoding="utf-8") as file:
-            for conversation in read_conversations(recipe.data).conversations:
+            for conversation in read_conversations(recipe.data, task=recipe.model.task).conversations:
                 if conversation.dropped or conversation.row in out:
                     left += 1
                     continue

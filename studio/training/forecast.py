@@ -79,18 +79,22 @@ def workload(recipe: Recipe, folder: Path | None, progress: Report = quiet) -> W
     Raises:
         StudioError: the data cannot be read, or no row is left.
     """
-    from studio.data import encode_rows, load_conversations, split_conversations
+    from studio.data import encode_rows, find_classes, load_conversations, split_conversations
 
     progress("Reading the data", 0, 0)
-    rows, _ = split_conversations(load_conversations(recipe.data), recipe.data, recipe.train.seed)
+    task = recipe.model.task
+    rows, _ = split_conversations(load_conversations(recipe.data, task=task), recipe.data, recipe.train.seed, task)
+    classes = find_classes(rows["label"]) if task == "seq_cls" else None
     if folder is None:
         return Workload(len(rows))
-    from studio.models.chat import prepare_chat
+    from studio.models.classifier import prepare
     from studio.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
-    notes = prepare_chat(tokenizer, None, recipe.data.chat_template)
-    kept, _ = encode_rows(tokenizer, rows, recipe.data, lambda done: progress("Encoding the data", done, len(rows)))
+    notes = prepare(tokenizer, None, recipe)
+    kept, _ = encode_rows(
+        tokenizer, rows, recipe.data, lambda done: progress("Encoding the data", done, len(rows)), classes
+    )
     return Workload(len(kept), max(len(example.input_ids) for example in kept), len(notes.new_token_ids))
 
 

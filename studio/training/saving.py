@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from studio.data.classes import FILE as CLASSES
+from studio.data.classes import Classes
 from studio.errors import StudioError
-from studio.models.builtin import HUB_ID, NAME
+from studio.models.builtin import public_id
 from studio.models.progress import Report, quiet
 from studio.recipe import Recipe
 from studio.recipe_methods import METHODS, WHOLE
@@ -17,12 +19,15 @@ from studio.training import starts
 from studio.training.card import write_card
 
 
-def save_model(run: Run, trainer: Any, tokenizer: Any) -> None:
-    """Write ``model/`` aside and rename it: the adapter or the whole model, the tokenizer with its template, a card."""
+def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> None:
+    """Write ``model/`` aside and rename it: the adapter or the whole model, the tokenizer with its template, the
+    classes of a classifier, a card."""
     aside = run.folder / "model.part"
     shutil.rmtree(aside, ignore_errors=True)
     trainer.model.save_pretrained(aside, **starts.saving(run))
     tokenizer.save_pretrained(aside)
+    if classes:
+        classes.save(aside / CLASSES)
     _name_the_base(aside, run.recipe)
     write_card(aside, run)
     if run.model_dir.exists():
@@ -32,17 +37,12 @@ def save_model(run: Run, trainer: Any, tokenizer: Any) -> None:
     shutil.rmtree(starts.folder(run), ignore_errors=True)
 
 
-def public_id(recipe: Recipe) -> str:
-    """The base as others know it: the Hub id of the built-in model, otherwise as the recipe names it."""
-    return HUB_ID if recipe.model.id == NAME else recipe.model.id
-
-
 def _name_the_base(folder: Path, recipe: Recipe) -> None:
     """Let the adapter name its base as others know it, and not by a path on this machine."""
     path = folder / "adapter_config.json"
     if path.exists():
         config = json.loads(path.read_text(encoding="utf-8"))
-        config |= {"base_model_name_or_path": public_id(recipe), "revision": recipe.model.revision}
+        config |= {"base_model_name_or_path": public_id(recipe.model.id), "revision": recipe.model.revision}
         path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
@@ -61,7 +61,7 @@ def merge(run: Run, target: Path, *, dtype: str = "auto", progress: Report = qui
     import torch
     from peft import PeftModel
 
-    from studio.models.chat import prepare_chat
+    from studio.models.classifier import prepare
     from studio.models.load import load_model, load_tokenizer
 
     recipe = run.recipe
@@ -85,9 +85,9 @@ def merge(run: Run, target: Path, *, dtype: str = "auto", progress: Report = qui
     progress("Loading the model", 0, 0)
     tokenizer = load_tokenizer(run.model_dir, trust_remote_code=spec.trust_remote_code)
     # the product is computed in float32 and rounded once
-    model = load_model(spec, dtype="float32")
-    base_tokenizer = load_tokenizer(spec)
-    prepare_chat(base_tokenizer, model, recipe.data.chat_template)
+    classes = Classes.load(run.model_dir / CLASSES) if spec.task == "seq_cls" else None
+    model = load_model(spec, dtype="float32", classes=classes)
+    prepare(load_tokenizer(spec), model, recipe)
     progress("Merging", 0, 0)
     model = PeftModel.from_pretrained(model, run.model_dir).merge_and_unload(safe_merge=True)
     model.to(getattr(torch, dtype))
@@ -96,6 +96,8 @@ def merge(run: Run, target: Path, *, dtype: str = "auto", progress: Report = qui
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
+    if classes:
+        classes.save(aside / CLASSES)
     write_card(aside, run, merged=True)
     aside.rename(target)
     return target

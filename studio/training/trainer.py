@@ -1,4 +1,5 @@
-"""TRL's ``SFTTrainer``, fed with already encoded examples, that computes logits only where there is loss."""
+"""What all trainers of a run share; and TRL's ``SFTTrainer``, fed with already encoded examples, that computes logits
+only where there is loss."""
 
 from __future__ import annotations
 
@@ -26,40 +27,29 @@ class Stopped(Exception):
     """The run was asked to stop before its first step."""
 
 
-class StudioTrainer(SFTTrainer):
-    """``SFTTrainer`` with the loss taken at labelled positions only, and a validation loss that is exact per token."""
+class RunTrainer:
+    """What every trainer of a run has in common; stands before one of transformers' trainers.
+
+    A subclass says what is measured: ``measure`` gives the fields of an ``eval`` event, ``loss`` among them.
+    """
 
     was_stopped = False
+    reported: tuple[str, ...] = ()  # what of the last measurement the terminal event repeats, beside the loss
 
     def __init__(self, *arguments: Any, event_log: EventLog, loraplus_lr_ratio: float = 0, **options: Any):
         super().__init__(*arguments, **options)
-        # noise on the embeddings is drawn for each row, so a shared beginning would not be the same for all
-        self.logits = LabelledLogits(self.model, share_prefix=not self.args.neftune_noise_alpha)
         self._event_log = event_log
         self._loraplus_lr_ratio = loraplus_lr_ratio
         self._adalora = adalora.is_adalora(self.model)
         self.final_metrics: dict[str, Any] = {}
 
+    def measure(self) -> dict[str, float]:
+        raise NotImplementedError
+
     def planned_steps(self) -> int:
         """How many optimizer steps the whole run takes."""
         devices = max(1, self.args.n_gpu) * self.args.world_size
         return planned_steps(len(self.train_dataset), self.args, devices)
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        assert not return_outputs, "the logits are not kept"
-        total, count = self._loss(model, inputs, self.args.label_smoothing_factor)
-        loss = total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch)
-        if self._adalora:
-            loss = loss + adalora.penalty(self.model) / self.args.gradient_accumulation_steps
-        return loss
-
-    def _loss(self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0) -> tuple[torch.Tensor, int]:
-        """Summed cross-entropy of the next token over all labelled positions, and how many there are."""
-        logits, targets, _ = self.logits(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], model)
-        total = functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
-        return total, targets.numel()
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
         """LoRA+ gives the second matrices a learning rate of their own (https://arxiv.org/abs/2402.12354)."""
@@ -76,6 +66,10 @@ class StudioTrainer(SFTTrainer):
             )
             return self.optimizer
         return super().create_optimizer(*arguments, **options)
+
+    def penalty(self) -> torch.Tensor | float:
+        """What the method adds to the loss of a batch: AdaLoRA keeps its directions apart, others add nothing."""
+        return adalora.penalty(self.model) / self.args.gradient_accumulation_steps if self._adalora else 0.0
 
     def take_best(self) -> None:
         """Put the weights with the lowest validation loss in place of the last ones, if a checkpoint has them."""
@@ -96,24 +90,18 @@ class StudioTrainer(SFTTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Validation loss: mean over all labelled tokens of the held-out rows, not over batches.
+        """Measure the held-out rows and write it down.
 
         It leaves the random numbers of the training alone (a data loader draws one), so that a run goes the same way
         however often it is measured, and also if it is measured once more because it was stopped.
         """
         self.model.eval()
-        total, count = 0.0, 0
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), self.compute_loss_context_manager():
-            for inputs in self.get_eval_dataloader():
-                loss, tokens = self._loss(self.model, self._prepare_inputs(inputs))
-                total, count = total + loss.item(), count + tokens
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            found = self.measure()
         self.model.train()
-        loss = total / max(count, 1)
-        self.final_metrics["eval_loss"] = loss
-        self._event_log.write(
-            "eval", step=self.state.global_step, loss=loss, perplexity=math.exp(min(loss, 700)), tokens=count
-        )
-        metrics = {"eval_loss": loss}
+        self.final_metrics |= {"eval_loss": found["loss"], **{name: found[name] for name in self.reported}}
+        self._event_log.write("eval", step=self.state.global_step, **found)
+        metrics = {"eval_loss": found["loss"]}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -126,12 +114,45 @@ class StudioTrainer(SFTTrainer):
         """The run writes its own card, once."""
 
 
+class StudioTrainer(RunTrainer, SFTTrainer):
+    """``SFTTrainer`` with the loss taken at labelled positions only, and a validation loss that is exact per token."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        # noise on the embeddings is drawn for each row, so a shared beginning would not be the same for all
+        self.logits = LabelledLogits(self.model, share_prefix=not self.args.neftune_noise_alpha)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        assert not return_outputs, "the logits are not kept"
+        total, count = self._loss(model, inputs, self.args.label_smoothing_factor)
+        loss = total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch)
+        return loss + self.penalty()
+
+    def _loss(self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0) -> tuple[torch.Tensor, int]:
+        """Summed cross-entropy of the next token over all labelled positions, and how many there are."""
+        logits, targets, _ = self.logits(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], model)
+        total = functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+        return total, targets.numel()
+
+    def measure(self) -> dict[str, float]:
+        """Mean loss over all labelled tokens of the held-out rows, not over batches."""
+        total, count = 0.0, 0
+        with self.compute_loss_context_manager():
+            for inputs in self.get_eval_dataloader():
+                loss, tokens = self._loss(self.model, self._prepare_inputs(inputs))
+                total, count = total + loss.item(), count + tokens
+        loss = total / max(count, 1)
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": count}
+
+
 class EventCallback(TrainerCallback):
     """Writes the trainer's life into ``events.jsonl`` and obeys the run's ``stop`` file."""
 
     def __init__(self, run: Run, log: EventLog):
         self._run, self._log = run, log
-        self.trainer: StudioTrainer | None = None
+        self.trainer: RunTrainer | None = None
         self._last = (time.monotonic(), 0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -178,23 +199,18 @@ class EventCallback(TrainerCallback):
             control.should_save = control.should_log = True
 
 
-def build_trainer(
-    *,
-    run: Run,
-    recipe: Recipe,
-    log: EventLog,
-    model: Any,
-    tokenizer: Any,
-    examples: list[Encoded],
-    held_out: list[Encoded] | None,
-    device: str,
-) -> StudioTrainer:
-    """The trainer of a recipe over encoded examples. ``held_out`` None turns the validation loss off."""
+def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: bool, device: str) -> dict[str, Any]:
+    """A recipe as transformers' ``TrainingArguments``, whatever is learnt.
+
+    Args:
+        rows: how many are trained on.
+        measured: whether there are held-out rows.
+    """
     spec = recipe.train
     never = 10**9
-    steps = planned_steps(len(examples), spec)
+    steps = planned_steps(rows, spec)
     falling = {"num_decay_steps": max(1, int(steps * spec.decay_share))}
-    arguments = SFTConfig(
+    return dict(
         output_dir=str(run.checkpoints_dir),
         num_train_epochs=spec.num_train_epochs,
         max_steps=spec.max_steps,
@@ -217,7 +233,7 @@ def build_trainer(
         data_seed=spec.seed,
         logging_steps=spec.logging_steps,
         logging_nan_inf_filter=False,
-        eval_strategy="no" if held_out is None else "steps",
+        eval_strategy="steps" if measured else "no",
         eval_steps=spec.eval_steps or never,
         save_strategy="steps",
         save_steps=spec.save_steps or never,
@@ -229,26 +245,48 @@ def build_trainer(
         fp16=model.dtype == torch.float16,
         dataloader_pin_memory=device == "cuda",
         disable_tqdm=True,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
     )
-    callback = EventCallback(run, log)
+
+
+def build_trainer(
+    *,
+    run: Run,
+    recipe: Recipe,
+    log: EventLog,
+    model: Any,
+    tokenizer: Any,
+    examples: list[Encoded],
+    held_out: list[Encoded] | None,
+    device: str,
+) -> StudioTrainer:
+    """The trainer of a recipe over encoded examples. ``held_out`` None turns the validation loss off."""
     trainer = StudioTrainer(
         model=model,
-        args=arguments,
+        args=SFTConfig(
+            **arguments_for(run, recipe, model, len(examples), held_out is not None, device),
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
         train_dataset=_table(examples),
         eval_dataset=None if held_out is None else _table(held_out),
         processing_class=tokenizer,
-        callbacks=[callback],
         event_log=log,
         loraplus_lr_ratio=getattr(recipe.method, "loraplus_lr_ratio", 0),
     )
+    add_callbacks(trainer, run, recipe, log)
+    return trainer
+
+
+def add_callbacks(trainer: RunTrainer, run: Run, recipe: Recipe, log: EventLog) -> None:
+    """Let a trainer write events and obey the run, watch the validation loss, and prune, as the recipe says."""
+    spec = recipe.train
+    callback = EventCallback(run, log)
     callback.trainer = trainer
-    if held_out is not None and (spec.keep_best or spec.early_stopping_patience):
+    trainer.add_callback(callback)
+    if trainer.eval_dataset is not None and (spec.keep_best or spec.early_stopping_patience):
         trainer.add_callback(BestCallback(log, patience=spec.early_stopping_patience, keep=spec.keep_best))
     if recipe.method.kind == "adalora":
         trainer.add_callback(adalora.PruneCallback())
-    return trainer
 
 
 def _table(examples: list[Encoded]) -> datasets.Dataset:

@@ -19,6 +19,7 @@ from typing import Any
 
 from studio.data import read_conversations
 from studio.data.bounds import time_limit
+from studio.data.classes import Classes, kept_classes
 from studio.data.conversations import Conversation, Reading, conversations_at, survey
 from studio.data.encode import Encoded, encode_batch
 from studio.data.formats import Mapping
@@ -85,7 +86,8 @@ def view(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
     """
     if wanted.flag or wanted.order != "file":
         return _listed(wanted, tokenizer, notes)
-    reading = read_conversations(wanted.recipe.data, start=min(wanted.start, _LAST))
+    recipe = wanted.recipe
+    reading = read_conversations(recipe.data, start=min(wanted.start, _LAST), task=recipe.model.task)
     found, searched = _matching(reading.conversations, wanted.text, wanted.count)
     last = searched if wanted.text else (found[-1].row if len(found) == wanted.count else None)
     previous = None if wanted.start == 1 else 1 if wanted.text else max(1, wanted.start - wanted.count)
@@ -102,12 +104,12 @@ def _listed(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
         )
     numbers, searched = index.chosen(wanted.flag, wanted.order).tolist(), None
     if wanted.text:
-        every = conversations_at(recipe.data, numbers).conversations
+        every = conversations_at(recipe.data, numbers, recipe.model.task).conversations
         matching, searched = _matching(every, wanted.text, len(numbers) + 1)
         kept = {conversation.row for conversation in matching}
         numbers = [number for number in numbers if number in kept]
     page = numbers[wanted.start - 1 : wanted.start - 1 + wanted.count]
-    reading = conversations_at(recipe.data, page)
+    reading = conversations_at(recipe.data, page, recipe.model.task)
     by_number = {conversation.row: conversation for conversation in reading.conversations}
     found = [by_number[number] for number in page if number in by_number]
     after = wanted.start + wanted.count
@@ -142,7 +144,8 @@ def _made(
 ) -> View:
     usable = [conversation for conversation in found if not conversation.dropped]
     with time_limit(_ROW_SECONDS):
-        encoded = iter(encode_batch(tokenizer, [c.content() for c in usable], wanted.recipe.data))
+        classes = _classes(wanted.recipe, usable)
+        encoded = iter(encode_batch(tokenizer, [c.content() for c in usable], wanted.recipe.data, classes))
     rows: list[tuple[Conversation, Encoded | str]] = []
     for conversation in found:
         made = conversation.dropped or next(encoded)
@@ -156,8 +159,18 @@ def _made(
     return View(reading.mapping, reading.columns, rows, notes, sources, **more)
 
 
+def _classes(recipe: Recipe, shown: list[Conversation]) -> Classes | None:
+    """The classes that are learnt; before all rows have been read for them, those of the rows on the page."""
+    if recipe.model.task != "seq_cls" or not shown:
+        return None
+    labels = [conversation.label for conversation in shown]
+    names = {name for label in labels for name in ([label] if isinstance(label, str) else label)}
+    here = Classes(tuple(sorted(names)), any(not isinstance(label, str) for label in labels))
+    return kept_classes(recipe.data, recipe.train.seed) or here
+
+
 def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
-    """The answer to a request: ``("view", Wanted)``, ``("template", Recipe)`` or ``("survey", DataSpec)``.
+    """The answer to a request: ``("view", Wanted)``, ``("template", Recipe)`` or ``("survey", Recipe)``.
 
     Args:
         tokenizers: prepared tokenizers with their notes, kept from one request to the next.
@@ -167,7 +180,7 @@ def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
     """
     what, given = request
     if what == "survey":
-        return survey(given)
+        return survey(given.data, task=given.model.task)
     recipe = given.recipe if what == "view" else given
     key = tokenizer_key(recipe)
     if key not in tokenizers:

@@ -6,10 +6,11 @@ import json
 import platform
 import signal
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from studio.data import encode_rows, load_conversations, split_conversations
+from studio.data import encode_rows, find_classes, load_conversations, split_conversations
 from studio.data.load import fingerprint, left_out
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
@@ -49,8 +50,9 @@ def _train(run: Run, log: EventLog) -> str:
     import transformers
 
     from studio.models import load, methods, store
-    from studio.models.chat import prepare_chat
+    from studio.models.classifier import check_lengths, prepare
     from studio.training.checkpoints import last_whole
+    from studio.training.classifier import build_classifier, same_classes
     from studio.training.fused_lora import fuse_lora
     from studio.training.trainer import Stopped, build_trainer
 
@@ -68,18 +70,19 @@ def _train(run: Run, log: EventLog) -> str:
     # model files and tokenizer
     base = store.fetch(spec, progress=progress)
     tokenizer = load.load_tokenizer(base, trust_remote_code=recipe.model.trust_remote_code)
-    notes = prepare_chat(tokenizer, None, recipe.data.chat_template)
+    notes = prepare(tokenizer, None, recipe)
 
-    # data: conversations -> tokens and labels
+    # data: conversations -> tokens and labels, or texts -> tokens and classes
+    task = recipe.model.task
     progress("Reading the data", 0, 0)
-    conversations = load_conversations(recipe.data)
-    for reason, (count, first) in left_out(recipe.data).items():
+    conversations = load_conversations(recipe.data, task=task)
+    for reason, (count, first) in left_out(recipe.data, task).items():
         log.write(
             "warning",
             what=f"{count:,} row{'s'[: count != 1]} left out: {reason} (first in {first}).",
             fix="Mend them if they should be trained on.",
         )
-    training_rows, held_out_rows = split_conversations(conversations, recipe.data, recipe.train.seed)
+    training_rows, held_out_rows = split_conversations(conversations, recipe.data, recipe.train.seed, task)
     total = len(conversations)
     if apart := total - len(training_rows) - (0 if recipe.data.holdout_source else len(held_out_rows or [])):
         log.write(
@@ -87,15 +90,18 @@ def _train(run: Run, log: EventLog) -> str:
             what=f"{apart:,} rows are not trained on: (nearly) the same rows are held out.",
             fix="Remove them from one of the two sides.",
         )
-    examples, dropped = encode_rows(
-        tokenizer, training_rows, recipe.data, lambda done: progress("Encoding the data", done, total)
-    )
+    classes = find_classes(training_rows["label"]) if task == "seq_cls" else None
+
+    def encoding(done: int, before: int = 0) -> None:
+        progress("Encoding the data", before + done, total)
+
+    examples, dropped = encode_rows(tokenizer, training_rows, recipe.data, encoding, classes)
     held_out = None
     if held_out_rows is not None:
-        offset = len(training_rows)
         held_out, also_dropped = encode_rows(
-            tokenizer, held_out_rows, recipe.data, lambda done: progress("Encoding the data", offset + done, total)
+            tokenizer, held_out_rows, recipe.data, lambda done: encoding(done, len(training_rows)), classes
         )
+        unused = {row for rows in also_dropped.values() for row in rows}
         for reason, rows in also_dropped.items():
             dropped.setdefault(reason, []).extend(rows)
     for reason, rows in dropped.items():
@@ -114,8 +120,11 @@ def _train(run: Run, log: EventLog) -> str:
     before = resident_bytes(device)
     dtype = earlier.dtype if earlier and earlier.dtype else methods.training_dtype(recipe, device)
     longest = max(len(example.input_ids) for example in examples)
-    model = load.load_model(spec, device=device, dtype=dtype)
-    prepare_chat(tokenizer, model, recipe.data.chat_template)
+    model = load.load_model(spec, device=device, dtype=dtype, classes=classes)
+    prepare(tokenizer, model, recipe)
+    if classes:
+        same_classes(recipe, classes)
+        check_lengths(model, tokenizer, [example.input_ids for example in [*examples, *(held_out or [])]])
     model = methods.apply_method(
         model,
         recipe,
@@ -141,7 +150,8 @@ def _train(run: Run, log: EventLog) -> str:
     )
 
     # train
-    trainer = build_trainer(
+    build = partial(build_classifier, classes=classes) if classes else build_trainer
+    trainer = build(
         run=run,
         recipe=recipe,
         log=log,
@@ -164,6 +174,7 @@ def _train(run: Run, log: EventLog) -> str:
         threads=torch.get_num_threads(),
         dtype=dtype,
         notes=list(notes),
+        classes=list(classes.names) if classes else None,
         fused_lora_layers=fused,
         estimated_memory_bytes=_estimate(recipe, base, device, dtype, longest),
         resumed_from=checkpoint.name if checkpoint else None,
@@ -180,7 +191,9 @@ def _train(run: Run, log: EventLog) -> str:
 
     # save
     progress("Saving the model", 0, 0)
-    save_model(run, trainer, tokenizer)
+    save_model(run, trainer, tokenizer, classes)
+    if classes and held_out is not None:
+        trainer.write_predictions([row for row in held_out_rows if row["row"] not in unused])
     step = trainer.state.global_step
     kind = "stopped" if stopped else "finished"
     peak = peak_memory_bytes(device)

@@ -232,10 +232,10 @@ class Desk:
         if files is None or sum(size for _, size, _ in files) > _COUNTED_BYTES:
             return None
         settings = data.model_dump_json(exclude={"max_length", "train_on", "chat_template", "holdout", "invalid_rows"})
-        key = (str(files), settings)
+        key = (str(files), settings, recipe.model.task)
         if key not in self._surveys:
             try:
-                self._surveys[key] = self.viewer.survey(data)
+                self._surveys[key] = self.viewer.survey(recipe)
             except StudioError as error:
                 self._surveys[key] = error
         known = self._surveys[key]

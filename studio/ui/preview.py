@@ -48,12 +48,14 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
         return f'<details{opened}><summary>{head}</summary><div class="row-body">{body}</div></details>'
     trained = sum(1 for label in encoded.labels if label != IGNORE)
     snippet = conversation.text or next((m["content"] for m in conversation.messages or [] if m["role"] == "user"), "")
-    count = f"{len(encoded.input_ids):,} tokens, {trained:,} trained"
+    count = f"{len(encoded.input_ids):,} tokens"
+    count += f", {trained:,} trained" if conversation.label is None else ""
     flag = f" · {encoded.cut:,} cut off" if encoded.cut else ""
     if encoded.dropped:
         flag = f" · left out: {encoded.dropped}"
     head = (
-        f'{_number(conversation)}<span class="s" dir="auto">{escape(_visible_text(snippet[:160]))}</span>'
+        f"{_number(conversation)}{_class_tags(conversation)}"
+        f'<span class="s" dir="auto">{escape(_visible_text(snippet[:160]))}</span>'
         f'<span class="t">{escape(count + flag)}</span>'
     )
     places = _places(conversation, encoded)
@@ -69,6 +71,14 @@ def _number(conversation: Conversation) -> str:
     times = f" ×{conversation.copies}" if conversation.copies > 1 else ""
     where = f' title="{escape(conversation.where)}"' if conversation.where else ""
     return f'<span class="n"{where}>row {conversation.row:,}{times}</span>'
+
+
+def _class_tags(conversation: Conversation) -> str:
+    """The classes of a text, each a small tag."""
+    if conversation.label is None:
+        return ""
+    names = [conversation.label] if isinstance(conversation.label, str) else conversation.label
+    return "".join(f'<span class="tag">{escape(_visible_text(name[:60]))}</span>' for name in names or ["no class"])
 
 
 def _bubbles(conversation: Conversation) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from studio.data.conversations import Survey
 from studio.errors import StudioError
-from studio.recipe import DataSpec, Recipe
+from studio.recipe import Recipe
 from studio.training.view import View, Wanted
 from studio.workspace import ASSETS
 
@@ -39,13 +39,13 @@ class Viewer:
         """The text of the chat template that a recipe uses."""
         return self._ask(("template", recipe))
 
-    def survey(self, data: DataSpec) -> Survey:
+    def survey(self, recipe: Recipe) -> Survey:
         """What one pass over a dataset tells.
 
         Raises:
             StudioError: it cannot be read, no row can be trained on, or the process does not answer.
         """
-        return self._ask(("survey", data))
+        return self._ask(("survey", recipe))
 
     def close(self) -> None:
         """End the process."""

@@ -200,8 +200,8 @@ def test_a_source_that_breaks_on_the_way_leaves_no_file(recipe, target, monkeypa
     check(recipe)
     real = module.read_conversations
 
-    def breaks(data):
-        reading = real(data)
+    def breaks(data, **settings):
+        reading = real(data, **settings)
         first = next(reading.conversations)
 
         def some():

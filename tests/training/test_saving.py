@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from studio.errors import StudioError
 from studio.inference import Engine
+from studio.models.builtin import NAME, public_id
 from studio.models.load import load_model
-from studio.recipe import ModelSpec, Recipe
+from studio.recipe import ModelSpec
 from studio.recipe_methods import METHODS
 from studio.runs import Run
-from studio.training.saving import merge, public_id
+from studio.training.saving import merge
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = torch.arange(10, 30).view(1, -1)
@@ -87,7 +88,7 @@ def test_an_adapter_names_its_base_as_the_recipe_does(run_of, tiny_model):
 
 
 def test_the_builtin_model_is_named_as_on_the_hub():
-    assert public_id(Recipe()) == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert public_id(NAME) == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def test_an_adapter_from_elsewhere_is_spoken_with_by_its_path(run_of, tmp_path):
