@@ -69,7 +69,7 @@ def apply_method(
         )
     if new and getattr(method, "init_lora_weights", "") in ("pissa", "olora"):
         raise StudioError(
-            f"The chat template needs tokens that this model has never seen, and {method.init_lora_weights} loses them.",
+            f"The chat template needs tokens that are new to this model; {method.init_lora_weights} would lose them.",
             "Set method.init_lora_weights to default.",
             field="method.init_lora_weights",
         )

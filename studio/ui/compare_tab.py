@@ -99,8 +99,9 @@ def build() -> CompareTab:
 
 
 def tuned() -> list[tuple[str, str]]:
-    """Runs with a model, newest first."""
-    return [(f"{run.id} · {run.status}", run.id) for run in list_runs() if run.has_model]
+    """Runs with a model that writes text, newest first."""
+    runs = [run for run in list_runs() if run.has_model and run.recipe.model.task == "causal_lm"]
+    return [(f"{run.id} · {run.status}", run.id) for run in runs]
 
 
 class Answers(threading.Event):

@@ -18,6 +18,7 @@ from studio.recipe_methods import WHOLE
 LABELS = {
     "method.kind": "Method",
     "model.id": "Base model",
+    "model.task": "What it learns",
     "model.dtype": "Number format (dtype)",
     "model.trust_remote_code": "Run the model's own code (trust_remote_code)",
     "data.source": "Dataset",
@@ -75,6 +76,7 @@ LABELS = {
     "train.save_total_limit": "Checkpoints kept",
 }
 CHOICES = {
+    "model.task": [("Go on with text (chat, instructions, code)", "causal_lm"), ("Put texts into classes", "seq_cls")],
     "model.quantization": [
         ("As they are", "none"),
         ("4 bits, NF4 (QLoRA)", "nf4"),

@@ -8,6 +8,7 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.models import store
+from studio.models.builtin import MODELS
 from studio.models.card import describe
 from studio.models.progress import download_state
 from studio.recipe import ModelSpec, Recipe
@@ -15,8 +16,6 @@ from studio.ui import views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.workspace import Workspace
-
-BUILTIN = "builtin/smollm2-135m-instruct"
 
 
 @dataclass
@@ -45,6 +44,7 @@ def build(form: Form) -> ModelTab:
                 )
             with gr.Column(scale=1, min_width=150):
                 get = gr.Button("Get the model", elem_id="get-model", visible=False)
+        form.add("model.task")
         card = gr.HTML(elem_id="model-card")
         with gr.Accordion("Advanced", open=False):
             form.section("model", advanced=True, skip=("quantization", "double_quantization", "adapter"))
@@ -56,10 +56,10 @@ def build(form: Form) -> ModelTab:
 
 
 def known_models(chosen: str) -> list[str]:
-    """The models to choose from: the built-in one and what was fetched from the Hub before."""
+    """The models to choose from: the built-in ones and what was fetched from the Hub before."""
     hub = Workspace.current().models / "hub"
     fetched = sorted(p.name.replace("--", "/") for p in hub.glob("*") if p.is_dir()) if hub.exists() else []
-    return list(dict.fromkeys([BUILTIN, *fetched, chosen]))
+    return list(dict.fromkeys([*MODELS, *fetched, chosen]))
 
 
 def updates(desk: Desk, tab: ModelTab, recipe: Recipe) -> dict:
@@ -92,7 +92,7 @@ def show(desk: Desk, recipe: Recipe) -> tuple[str, bool]:
 
 
 def _absent(spec: ModelSpec) -> str:
-    if spec.id == BUILTIN:
+    if spec.id in MODELS:
         text = "The built-in model is about 93 MB. Get it now, or launch: the training gets it first, once."
     elif store.is_local(spec):
         text = "The file is converted once to safetensors, which takes a moment. Do it now, or at the launch."

@@ -109,7 +109,12 @@ def state(run: Run, status: str, view: View) -> str:
             f"Stopped at step {view.step} of {view.max_steps}{took}.",
             "Its model can be compared, and Resume goes on from here.",
         )
-    return views.message("good", f"Finished{took}.", "Talk to it beside its base.")
+    return views.message("good", f"Finished{took}.", "Talk to it beside its base." if _writes(run) else "")
+
+
+def _writes(run: Run) -> bool:
+    """Whether the run's model writes text, and can be talked to."""
+    return run.recipe.model.task == "causal_lm"
 
 
 def numbers(view: View) -> str:
@@ -144,6 +149,35 @@ def numbers(view: View) -> str:
         ]
     )
     return tiles + said
+
+
+def confusion(run: Run) -> str:
+    """How often each class of a classifier was taken for each other one, over the held-out rows; and its scores."""
+    path, ended = run.folder / "confusion.json", run.view().ended or {}
+    if not path.exists() or "accuracy" not in ended:
+        return ""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    names, counts, columns = found["labels"], found["counts"], found["labels"]
+    told = "Rows are what is true, columns what the model says"
+    if found["multi_label"]:
+        columns = ["found", "missed", "said wrongly", "rightly not said"]
+        counts = [[hit, missed, wrong, rest] for (rest, wrong), (missed, hit) in counts]
+        told = "One line for each class"
+    head = "".join(f"<th>{views.escape(str(name))}</th>" for name in columns)
+    most = max(1, *(count for line in counts for count in line))
+    lines = ""
+    for place, (name, line) in enumerate(zip(names, counts, strict=True)):
+        right = {0, 3} if found["multi_label"] else {place}
+        cells = "".join(
+            f'<td style="--share:{count / most:.2f}" class="{"right" if at in right else "wrong"}">{count}</td>'
+            for at, count in enumerate(line)
+        )
+        lines += f"<tr><th>{views.escape(str(name))}</th>{cells}</tr>"
+    return (
+        f'<div class="card confusion"><h3>Held-out rows by class</h3><p class="note">Accuracy '
+        f"<b>{ended['accuracy']:.1%}</b>, macro-F1 <b>{ended['macro_f1']:.3f}</b>. {told}; each row and its prediction "
+        f"stand in predictions.jsonl of the run's folder.</p><table><tr><th></th>{head}</tr>{lines}</table></div>"
+    )
 
 
 def warnings(view: View) -> str:
@@ -184,12 +218,12 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
             tab.chart: run.id,
             tab.stop: gr.update(visible=status in ("running", "queued"), interactive=not run.stopping),
             tab.resume: gr.update(visible=status in ("interrupted", "stopped", "failed") and bool(view.started)),
-            tab.compare: gr.update(visible=run.has_model and status != "running"),
+            tab.compare: gr.update(visible=run.has_model and status != "running" and _writes(run)),
         }
     if known.get("events") != sign["events"]:
         updates |= {
             tab.state: state(run, status, view),
-            tab.numbers: numbers(view),
+            tab.numbers: numbers(view) + confusion(run),
             tab.chart.card: gr.update(visible=bool(view.curves)),
             tab.warnings: warnings(view),
         }
