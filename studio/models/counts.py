@@ -92,7 +92,7 @@ def count(
         half: whether the numbers of the base have 2 bytes.
 
     Raises:
-        StudioError: ``target_modules`` is not a regular expression.
+        StudioError: a pattern in the method is not a regular expression.
     """
     modules = list(shapes.modules())
     if method.kind in ("full", "freeze"):
@@ -188,7 +188,19 @@ def _saved_names(method: Any, shapes: Shapes, new_tokens: int) -> list[str]:
 
 def _kept_out(name: str, saved: list[str]) -> bool:
     """PEFT puts no adapter into a layer that is trained whole."""
-    return any(re.match(rf"(^|.*\.){s}($|\..*)", name) for s in saved)
+    return any(_fits(rf"(.*\.)?{s}(\..*)?", name, "modules_to_save") for s in saved)
+
+
+def _fits(pattern: str, name: str, field: str) -> bool:
+    """Whether a regular expression of the recipe fits a whole name."""
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise StudioError(
+            f"method.{field} has {pattern!r}, which is not a regular expression: {error}.",
+            "Name the modules as they are.",
+            field=f"method.{field}",
+        ) from error
 
 
 def _targets(method: Any, shapes: Shapes, modules: list[Module]) -> Iterator[Module]:
@@ -207,14 +219,7 @@ def _targets(method: Any, shapes: Shapes, modules: list[Module]) -> Iterator[Mod
         if wanted == "all-linear":
             chosen = inside
         elif isinstance(wanted, str):
-            try:
-                chosen = re.fullmatch(wanted, m.name) is not None
-            except re.error as error:
-                raise StudioError(
-                    f"method.target_modules {wanted!r} is not a regular expression: {error}.",
-                    "Use all-linear, or a list of names.",
-                    field="method.target_modules",
-                ) from error
+            chosen = _fits(wanted, m.name, "target_modules")
         else:
             chosen = any(m.name == t or m.name.endswith(f".{t}") for t in wanted)
         if chosen:
@@ -223,7 +228,7 @@ def _targets(method: Any, shapes: Shapes, modules: list[Module]) -> Iterator[Mod
 
 def _rank(method: Any, name: str) -> int:
     for pattern, rank in getattr(method, "rank_pattern", {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
+        if _fits(rf"(.*\.)?({pattern})", name, "rank_pattern"):
             return rank
     return getattr(method, "init_r", None) or getattr(method, "r", 0)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,8 @@ def estimate(
         padded: whether rows of a batch differ in length, which takes a mask; None says so for more than one row.
 
     Raises:
-        StudioError: an unknown architecture and no folder to read its weights' headers from, or a pattern in
-            ``method.target_modules`` that is none.
+        StudioError: an unknown architecture and no folder to read its weights' headers from, or a pattern in the
+            method that is none.
     """
     plan = _plan(recipe, config, device, dtype, new_tokens, folder, labels, padded)
     batch, length = recipe.train.per_device_train_batch_size, length or plan.length
@@ -270,14 +270,13 @@ class _Plan:
 
     def step(self) -> float:
         """Bytes that the optimizer's step works with beside its state."""
-        optim, tensors = self.recipe.train.optim, self.trained.tensors
-        most = max((t.numbers for t in tensors), default=0)
+        optim, most = self.recipe.train.optim, self.trained.largest
         if optim == "adamw_torch":  # the root of the second state: on a GPU of all tensors at once, else of one, twice
             return self.of_trained(self.bytes_of) if self.cuda else 2 * most * self._largest_bytes()
         if optim == "adafactor":  # in float32: the update and its square; of shorter numbers also weight and gradient
             return (2 if self._largest_bytes() == 4 else 4) * most * 4
         if optim in ("galore_adamw", "apollo_adamw"):  # the decomposition of the largest matrix's gradient
-            return 3 * 4 * max((t.numbers for t in tensors if t.where == "block"), default=0)
+            return 3 * 4 * max((t.numbers for t in self.trained.tensors if t.where == "block"), default=0)
         return 0
 
     def _largest_bytes(self) -> int:
@@ -382,7 +381,7 @@ class _Plan:
                 inputs[adapted.linear.reads or adapted.linear.name] = adapted.linear.inputs
             total += tokens * of_token + of_matrix
         if self.recipe.model.quantization == "int8":  # its backward pass is handed all inputs
-            inputs = {m.reads or m.name: m.inputs for m in shapes.linears}
+            inputs = {m.reads or m.name: m.inputs for m in shapes.of_block()}
         inputs.pop("attention", None)
         return total + tokens * size * sum(inputs.values())
 
@@ -403,10 +402,8 @@ class _Plan:
             result += rows * seen * size
             if q != k:
                 return result + seen * size * 2 * q
-        whole = (
-            sum(m.reads == "first" for m in shapes.linears) == 1
-        )  # one matrix for all three; values are a part of it
-        values = q + 2 * k if whole else k
+        together = sum(m.reads == "first" for m in shapes.linears) == 1  # one matrix gives all three
+        values = q + 2 * k if together else k  # they are a part of its result
         return result + seen * size * (values + (k if shapes.rotary else 0))
 
     def _adapter(self, adapted: Adapted) -> tuple[bool, float, float]:
@@ -540,5 +537,8 @@ class _Guessed(Shapes):
     def matrices(self) -> int:
         return sum(m.inputs * m.outputs for m in self.linears)
 
-    def inside(self):
+    def of_block(self) -> tuple[Linear, ...]:
+        return tuple(m.layer for m in self.every if m.block == 0 and isinstance(m.layer, Linear))
+
+    def inside(self) -> Iterator[Module]:
         yield from self.every

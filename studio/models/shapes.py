@@ -98,6 +98,10 @@ class Shapes:
         """Numbers in the blocks' matrices: what quantisation shrinks."""
         return self.layers * sum(m.inputs * m.outputs for m in self.linears)
 
+    def of_block(self) -> tuple[Linear, ...]:
+        """The matrices of one block."""
+        return self.linears
+
     def inside(self) -> Iterator[Module]:
         """The layers of all blocks, from the first to the last."""
         for i in range(self.layers):

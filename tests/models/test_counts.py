@@ -169,6 +169,33 @@ def test_rows_of_new_tokens_are_counted(folders, kind, tied):
     assert (found.trainable_parameters, found.total_parameters) == made(model, recipe, range(size, size + 3))
 
 
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind not in ("full", "freeze")])
+def test_a_short_base_changes_nothing_but_adaloras_ranks(folders, kind):
+    """PEFT 0.21 casts the rank that each layer begins with to float32, and so lets it be trained."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    recipe, config = recipe_of(kind, {}), read_config(folders["llama"])
+    found, long = (estimate(recipe, config, dtype=dtype) for dtype in ("bfloat16", "float32"))
+    counted = made(AutoModelForCausalLM.from_pretrained(folders["llama"], dtype=torch.bfloat16), recipe)
+    assert (found.trainable_parameters, found.total_parameters) == counted
+    assert found.trainable_parameters - long.trainable_parameters == (14 if kind == "adalora" else 0)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", ["lora", "adalora", "ia3", "vera", "oft", "bottleneck", "ln_tuning", "prompt_tuning"])
+def test_quantised_bases_are_counted(folders, kind, quantization):
+    from studio.models.load import load_model
+
+    recipe = Recipe.parse(
+        {"model": {"id": str(folders["llama"]), "quantization": quantization}, "method": {"kind": kind}}
+    )
+    assert recipe.problems() == []
+    found = estimate(recipe, read_config(folders["llama"]))
+    counted = made(load_model(recipe.model, dtype="float32"), recipe)
+    assert (found.trainable_parameters, found.total_parameters) == counted
+
+
 @pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt_neox"])
 @pytest.mark.parametrize("kind", ["ia3", "prefix_tuning", "ln_tuning", "bottleneck"])
 def test_families_differ_in_names_norms_and_heads(family, kind):
@@ -204,8 +231,11 @@ def test_a_bottleneck_is_as_wide_as_the_studio_makes_it(factor):
     assert bottleneck_size(576, factor) == bottleneck.bottleneck_size(576, factor)
 
 
-def test_a_broken_pattern_is_refused_with_the_field(folders):
-    shapes = shapes_of(read_config(folders["llama"]))
+@pytest.mark.parametrize(
+    ("field", "value"), [("target_modules", "(q_proj"), ("rank_pattern", {"(q": 2}), ("modules_to_save", ["(head"])]
+)
+def test_a_broken_pattern_is_refused_with_the_field(folders, field, value):
+    recipe = Recipe.parse({"method": {"kind": "lora", field: value}})
     with pytest.raises(StudioError, match="regular expression") as refused:
-        count(recipe_of("lora", {"target_modules": "(q_proj"}).method, shapes)
-    assert refused.value.field == "method.target_modules"
+        count(recipe.method, shapes_of(read_config(folders["llama"])))
+    assert refused.value.field == f"method.{field}"
