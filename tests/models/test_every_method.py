@@ -176,7 +176,7 @@ def test_an_adapter_trains_new_tokens_too(recipe_of, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["lora", "adalora", "oft", "bottleneck", "ia3"])
-def test_an_earlier_adapter_is_gone_on_from(recipe_of, kind, tmp_path):
+def test_an_earlier_adapter_is_gone_on_from(home, recipe_of, kind, tmp_path):
     recipe = recipe_of({"kind": kind})
     tuned = tune(recipe, base(recipe))
     tuned.save_pretrained(tmp_path / "adapter")
@@ -186,7 +186,7 @@ def test_an_earlier_adapter_is_gone_on_from(recipe_of, kind, tmp_path):
     assert count_parameters(model)[0] == count_parameters(tuned)[0] > 0
 
 
-def test_an_earlier_adapter_of_another_method_is_refused(recipe_of, tmp_path):
+def test_an_earlier_adapter_of_another_method_is_refused(home, recipe_of, tmp_path):
     recipe = recipe_of({"kind": "lora"})
     tune(recipe, base(recipe)).save_pretrained(tmp_path / "adapter")
     other = recipe_of({"kind": "ia3"}, adapter=str(tmp_path / "adapter"))

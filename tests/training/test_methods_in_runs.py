@@ -15,7 +15,7 @@ from studio.training import train
 
 
 @pytest.fixture
-def plan(tiny_model, tmp_path):
+def plan(home, tiny_model, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl")
     return lambda **settings: lesson(tiny_model, rows, **settings)
 

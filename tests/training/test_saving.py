@@ -24,7 +24,7 @@ IDS = torch.arange(10, 30).view(1, -1)
 
 
 @pytest.fixture
-def run_of(tiny_model, tmp_path):
+def run_of(home, tiny_model, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl")
     return lambda kind="lora", **fields: done(
         lesson(tiny_model, rows, method={"kind": kind, **fields}, learning_rate=METHODS[kind].suggested, max_steps=3)
@@ -76,7 +76,7 @@ def test_a_folder_that_is_there_is_not_written_over(run_of, tmp_path):
         merge(run_of(), tmp_path / "merged")
 
 
-def test_a_run_without_a_model_is_not_merged(tiny_model, tmp_path):
+def test_a_run_without_a_model_is_not_merged(home, tiny_model, tmp_path):
     run = Run.create(lesson(tiny_model, write_rows(tmp_path / "rows.jsonl")))
     with pytest.raises(StudioError, match="no tuned model yet"):
         merge(run, tmp_path / "merged")
@@ -111,6 +111,6 @@ def test_an_adapter_that_peft_does_not_have_is_loaded_in_a_fresh_process(run_of)
     assert done.stdout.strip() == "run0001", done.stderr
 
 
-def test_an_adapter_that_is_not_there_is_refused(tmp_path):
+def test_an_adapter_that_is_not_there_is_refused(home, tmp_path):
     with pytest.raises(StudioError, match="no adapter at"):
         Engine(device="cpu").open(f"adapter:{tmp_path / 'nothing'}")
