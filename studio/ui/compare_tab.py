@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.data.classes import FILE as CLASSES
 from studio.errors import StudioError
 from studio.runs import Run, list_runs
 from studio.ui import panes as conversation
@@ -100,8 +101,13 @@ def build() -> CompareTab:
 
 def tuned() -> list[tuple[str, str]]:
     """Runs with a model that writes text, newest first."""
-    runs = [run for run in list_runs() if run.has_model and run.recipe.model.task == "causal_lm"]
-    return [(f"{run.id} · {run.status}", run.id) for run in runs]
+    return [(f"{run.id} · {run.status}", run.id) for run in list_runs() if run.has_model and writes_text(run)]
+
+
+def writes_text(run: Run) -> bool:
+    """Whether a tuned model can be talked to; a classifier's has its classes beside it. Reads no recipe: there may be
+    a thousand runs."""
+    return not (run.model_dir / CLASSES).exists()
 
 
 class Answers(threading.Event):

@@ -12,6 +12,7 @@ from studio.errors import StudioError
 from studio.runs import Run, View, count_runs, list_runs
 from studio.ui import views
 from studio.ui.charts import live_chart
+from studio.ui.compare_tab import writes_text
 from studio.ui.desk import Desk
 
 LOG_BYTES = 6000
@@ -109,12 +110,7 @@ def state(run: Run, status: str, view: View) -> str:
             f"Stopped at step {view.step} of {view.max_steps}{took}.",
             "Its model can be compared, and Resume goes on from here.",
         )
-    return views.message("good", f"Finished{took}.", "Talk to it beside its base." if _writes(run) else "")
-
-
-def _writes(run: Run) -> bool:
-    """Whether the run's model writes text, and can be talked to."""
-    return run.recipe.model.task == "causal_lm"
+    return views.message("good", f"Finished{took}.", "Talk to it beside its base." if writes_text(run) else "")
 
 
 def numbers(view: View) -> str:
@@ -151,10 +147,10 @@ def numbers(view: View) -> str:
     return tiles + said
 
 
-def confusion(run: Run) -> str:
+def confusion(run: Run, view: View) -> str:
     """How often each class of a classifier was taken for each other one, over the held-out rows; and its scores."""
-    path, ended = run.folder / "confusion.json", run.view().ended or {}
-    if not path.exists() or "accuracy" not in ended:
+    path, ended = run.folder / "confusion.json", view.ended or {}
+    if "accuracy" not in ended or not path.exists():
         return ""
     found = json.loads(path.read_text(encoding="utf-8"))
     names, counts, columns = found["labels"], found["counts"], found["labels"]
@@ -218,12 +214,12 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
             tab.chart: run.id,
             tab.stop: gr.update(visible=status in ("running", "queued"), interactive=not run.stopping),
             tab.resume: gr.update(visible=status in ("interrupted", "stopped", "failed") and bool(view.started)),
-            tab.compare: gr.update(visible=run.has_model and status != "running" and _writes(run)),
+            tab.compare: gr.update(visible=run.has_model and status != "running" and writes_text(run)),
         }
     if known.get("events") != sign["events"]:
         updates |= {
             tab.state: state(run, status, view),
-            tab.numbers: numbers(view) + confusion(run),
+            tab.numbers: numbers(view) + confusion(run, view),
             tab.chart.card: gr.update(visible=bool(view.curves)),
             tab.warnings: warnings(view),
         }

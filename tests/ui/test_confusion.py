@@ -9,6 +9,10 @@ from studio.runs import EventLog, Run
 from studio.ui.runs_tab import confusion
 
 
+def shown(run: Run) -> str:
+    return confusion(run, run.view())
+
+
 @pytest.fixture
 def ended(tmp_path, monkeypatch):
     """A classification run that ended with these counts."""
@@ -28,7 +32,7 @@ def ended(tmp_path, monkeypatch):
 
 
 def test_it_shows_the_scores_and_how_often_each_class_was_taken_for_another(ended):
-    page = confusion(ended(["cat", "dog"], [[5, 1], [2, 4]]))
+    page = shown(ended(["cat", "dog"], [[5, 1], [2, 4]]))
     assert "75.0%" in page
     assert "0.700" in page
     assert page.count('class="right"') == 2
@@ -37,16 +41,16 @@ def test_it_shows_the_scores_and_how_often_each_class_was_taken_for_another(ende
 
 
 def test_several_labels_have_a_line_for_each_class(ended):
-    page = confusion(ended(["cat", "dog"], [[[7, 1], [2, 3]], [[6, 0], [0, 7]]], multi_label=True))
+    page = shown(ended(["cat", "dog"], [[[7, 1], [2, 3]], [[6, 0], [0, 7]]], multi_label=True))
     assert "missed" in page
     assert page.index(">3</td>") < page.index(">2</td>") < page.index(">1</td>")
 
 
 def test_a_class_with_markup_stays_text(ended):
-    page = confusion(ended(["<img src=x>", "b"], [[1, 0], [0, 1]]))
+    page = shown(ended(["<img src=x>", "b"], [[1, 0], [0, 1]]))
     assert "<img" not in page
 
 
 def test_a_run_that_is_no_classifier_has_none(tmp_path, monkeypatch):
     monkeypatch.setenv("STUDIO_HOME", str(tmp_path))
-    assert confusion(Run.create(Recipe())) == ""
+    assert shown(Run.create(Recipe())) == ""
