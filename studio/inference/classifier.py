@@ -50,21 +50,10 @@ def open_classifier(run: Run, device: str = "cpu", progress: Report = quiet) -> 
     model = load_model(spec, device=device, dtype=dtype, classes=classes)
     prepare(tokenizer, model, recipe)
     if adapted:
-        model = _with_adapter(model, folder)
+        from peft import PeftModel
+
+        from studio.models.continued import reading
+
+        with reading(folder):
+            model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     return Classifier(model.eval(), tokenizer, classes)
-
-
-def _with_adapter(model: Any, folder: Any) -> Any:
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    import studio.models.bottleneck  # noqa: F401  makes the method known to PEFT
-
-    try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise StudioError(
-            f"The adapter in {folder} cannot be loaded: {first}",
-            "Its files are damaged or belong to another base model; train again, or restore them.",
-        ) from error

@@ -110,22 +110,15 @@ class Weights:
 
     def _attach(self, folder: Path, name: str) -> None:
         from peft import PeftModel
-        from safetensors import SafetensorError
 
-        import studio.models.bottleneck  # noqa: F401  so that PEFT knows this kind, too
+        from studio.models.continued import reading
 
-        try:
-            options = {"adapter_name": name, "is_trainable": False, "torch_device": str(self.device)}
+        options = {"adapter_name": name, "is_trainable": False, "torch_device": str(self.device)}
+        with reading(folder):
             if self._peft is None:
                 self._peft = PeftModel.from_pretrained(self.model, str(folder), **options)
             else:
                 self._peft.load_adapter(str(folder), **options)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            raise StudioError(
-                f"The adapter in {folder} cannot be loaded: {first}",
-                "Its files are damaged or belong to another base model; train again, or restore them.",
-            ) from error
         self._peft.eval().requires_grad_(False)
         if self._peft.peft_config[name].is_prompt_learning:
             self.model = self._peft  # it puts the vectors before the text; no other run shares these weights

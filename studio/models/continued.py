@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from studio.errors import StudioError
@@ -66,6 +68,27 @@ def adapter_kind(folder: Path) -> str:
             f"{folder / 'adapter_config.json'} cannot be read.", "Copy the adapter again.", field="model.adapter"
         ) from error
     return str(kind).lower()
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Around every place where PEFT loads an adapter: it knows all of the studio's methods, and what fails is said.
+
+    Raises:
+        StudioError: the files are damaged or do not fit the model, which must not be used any more.
+    """
+    from safetensors import SafetensorError
+
+    import studio.models.bottleneck  # noqa: F401  a method that PEFT does not have
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise StudioError(
+            f"The adapter in {folder} cannot be loaded: {first}",
+            "Its files are damaged or belong to another base model; train again, or restore them.",
+        ) from error
 
 
 def base_of(folder: Path) -> str:

@@ -77,10 +77,11 @@ def apply_method(
         # Checkpointing is the trainer's choice (train.gradient_checkpointing), not a must.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if recipe.model.adapter:
-        import studio.models.bottleneck  # noqa: F401  so that PEFT knows this kind, too
-        from studio.models.continued import adapter_folder
+        from studio.models.continued import adapter_folder, reading
 
-        return PeftModel.from_pretrained(model, adapter_folder(recipe), is_trainable=True)
+        earlier = adapter_folder(recipe)
+        with reading(earlier):
+            return PeftModel.from_pretrained(model, earlier, is_trainable=True)
     try:
         made = get_peft_model(model, adapter_config(model, recipe, new, steps))
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:

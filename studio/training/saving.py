@@ -62,6 +62,7 @@ def merge(run: Run, target: Path, *, dtype: str = "auto", progress: Report = qui
     from peft import PeftModel
 
     from studio.models.classifier import prepare
+    from studio.models.continued import reading
     from studio.models.load import load_model, load_tokenizer
 
     recipe = run.recipe
@@ -89,7 +90,8 @@ def merge(run: Run, target: Path, *, dtype: str = "auto", progress: Report = qui
     model = load_model(spec, dtype="float32", classes=classes)
     prepare(load_tokenizer(spec), model, recipe)
     progress("Merging", 0, 0)
-    model = PeftModel.from_pretrained(model, run.model_dir).merge_and_unload(safe_merge=True)
+    with reading(run.model_dir):
+        model = PeftModel.from_pretrained(model, run.model_dir).merge_and_unload(safe_merge=True)
     model.to(getattr(torch, dtype))
     progress("Saving the merged model", 0, 0)
     aside = target.with_name(f"{target.name}.part")
