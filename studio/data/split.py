@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from studio.data.duplicates import Clusters, comparable, signature
+from studio.errors import StudioError
 from studio.recipe import DataSpec
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ def split_conversations(
 
     Where a column or a second source says which rows are held out, rows that are nearly the same as one of them are
     neither trained on nor held out.
+
+    Raises:
+        StudioError: no row is left to be trained on.
     """
     if data.holdout_source:
         from studio.data.conversations import held_out_source
@@ -141,4 +145,10 @@ def split_conversations(
 def _apart(out: list[bool], groups: list[int], of: int) -> list[int]:
     """Which of the first ``of`` rows are trained on: those in no group with a row that is held out."""
     taken = {group for group, held_out in zip(groups, out, strict=True) if held_out}
-    return [i for i in range(of) if groups[i] not in taken]
+    kept = [i for i in range(of) if groups[i] not in taken]
+    if of and not kept:
+        raise StudioError(
+            "No row is left to train on: each is held out, or nearly the same as a row that is.",
+            "Hold out other rows, or fewer: data.holdout_source, data.holdout_column.",
+        )
+    return kept

@@ -430,6 +430,12 @@ def test_the_second_file_is_read_whole_whatever_the_range_and_the_mixture_of_the
     assert len(held_out) == 5
 
 
+def test_training_rows_that_are_all_held_out_are_refused(write):
+    data = spec(write("a.jsonl", pairs(range(5))), holdout_source=write("b.jsonl", pairs(range(8))))
+    error = refusal(split, data)
+    assert "No row is left to train on" in error.what and "data.holdout_source" in error.fix
+
+
 def test_a_second_file_that_is_not_there_is_refused(write):
     error = refusal(split, spec(write("a.jsonl", pairs(range(5))), holdout_source="no-such-file.jsonl"))
     assert "no-such-file.jsonl" in error.what

@@ -1,5 +1,7 @@
 """Methods, starts, optimizers and schedules in whole runs of the worker."""
 
+import json
+
 import pytest
 import torch
 from lessons import curve, done, kinds, lesson, same, stop_after, weights, write_rows
@@ -133,12 +135,17 @@ def test_noise_and_smoothing_change_the_training_loss_and_not_the_way_it_is_meas
     assert measured[2] == pytest.approx(measured[0], abs=1e-5)
 
 
-def test_the_best_weights_are_kept(plan):
-    """A learning rate that ruins the model: the first measurement is the best one."""
-    run = done(plan(learning_rate=0.9, eval_steps=1, save_steps=0, keep_best=True, max_steps=6))
+def test_the_best_weights_are_kept(plan, tmp_path):
+    """Held-out rows that contradict the others: the better those are learned, the worse is each measurement."""
+    rows = [{"prompt": f"What colour is number {n} today?", "completion": "Paris is sunny."} for n in range(6)]
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = plan(learning_rate=0.05, warmup_steps=0, eval_steps=4, save_steps=0, keep_best=True, max_steps=24)
+    recipe.data.holdout, recipe.data.holdout_source = 0, str(wrong)
+    run = done(recipe)
     measured = dict(curve(run, "eval"))
     best = min(measured, key=measured.get)
-    assert best < 6
+    assert best < 24
     finished = run.events()[-1]
     assert finished["best_step"] == best
     assert finished["eval_loss"] == measured[best]
