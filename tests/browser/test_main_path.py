@@ -178,9 +178,13 @@ def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
         answered(page, count)
     first = page.inner_text(".pane.tuned .turns")
     page.evaluate(
-        "() => new MutationObserver(() => window.answering = true)"
-        ".observe(document.querySelector('#panes'), {childList: true, subtree: true})"
-    )
+        """() => {
+             const stats = () => [...document.querySelectorAll('.pane .stats')].map(line => line.innerText).join('|');
+             const before = stats();
+             new MutationObserver(() => window.answering ||= stats() !== before)
+               .observe(document.querySelector('#panes'), {childList: true, subtree: true, characterData: true});
+           }"""
+    )  # Gradio changes other things in there as well, before the first word comes
     page.click("#again")
     page.wait_for_function("() => window.answering")
     answered(page, 2)
