@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from studio.errors import StudioError
 from studio.models.counts import (
     Adapted,
     Block,
@@ -24,8 +22,8 @@ from studio.models.counts import (
     rotations,
     scales_inputs,
 )
-from studio.models.headers import BYTES, read_headers
-from studio.models.shapes import Linear, Module, Norm, Shapes, shapes_of, text_config
+from studio.models.guessed import guessed_shapes
+from studio.models.shapes import Norm, Shapes, shapes_of, text_config
 from studio.recipe import Recipe
 from studio.recipe_methods import PROMPTED, WHOLE
 
@@ -33,6 +31,8 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CUDA_CONTEXT = 500_000_000
 """Bytes that a process with PyTorch takes of a GPU before the first tensor: 426 MiB with PyTorch 2.10 on CUDA 13.0
 (https://github.com/unslothai/unsloth-zoo/pull/1053), and cuBLAS's work space."""
+HEAP = 0.35
+"""Of gradients and activations, what glibc's heap holds in holes beside them: measured on a CPU, docs/memory.md."""
 RECIPE_BATCH, RECIPE_LENGTH, LEAST_LENGTH = 4096, 1_048_576, 8  # the recipe's own bounds
 _DROPOUT = {"lora": "lora_dropout", "adalora": "lora_dropout", "vera": "vera_dropout", "bottleneck": "dropout"}
 LOW_RANK = 128  # transformers' default for GaLore and Apollo
@@ -45,7 +45,7 @@ class Estimate:
 
     ``activations`` is what a step needs on top of the others at its worst moment: what the forward pass keeps and the
     backward pass and the optimizer work with (or the validation between two steps), less the room that gradients fill
-    only later.
+    only later. ``context`` is what is held without being used: the GPU's context, or holes of the CPU's heap.
     """
 
     trainable_parameters: int
@@ -94,17 +94,7 @@ def estimate(
 
 
 def largest(
-    recipe: Recipe,
-    config: dict,
-    available_bytes: int,
-    *,
-    device: str = "cpu",
-    dtype: str | None = None,
-    length: int | None = None,
-    new_tokens: int = 0,
-    folder: Path | None = None,
-    labels: int | None = None,
-    padded: bool | None = None,
+    recipe: Recipe, config: dict, available_bytes: int, *, length: int | None = None, **options: Any
 ) -> dict[str, int | None]:
     """What fits into ``available_bytes``: ``batch``, the largest batch of one device at the recipe's length, and
     ``length``, the longest rows at the recipe's batch, up to the recipe's own bounds and the model's context; None if
@@ -113,7 +103,7 @@ def largest(
     Raises:
         StudioError: as :func:`estimate`.
     """
-    plan = _plan(recipe, config, device, dtype, new_tokens, folder, labels, padded)
+    plan = _plan(recipe, config, **options)
     batch, tokens = recipe.train.per_device_train_batch_size, length or plan.length
 
     def fits(rows: int, long: int) -> bool:
@@ -139,15 +129,15 @@ def _last(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
 def _plan(
     recipe: Recipe,
     config: dict,
-    device: str,
-    dtype: str | None,
-    new_tokens: int,
-    folder: Path | None,
-    labels: int | None,
-    padded: bool | None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    new_tokens: int = 0,
+    folder: Path | None = None,
+    labels: int | None = None,
+    padded: bool | None = None,
 ) -> _Plan:
     notes: list[str] = []
-    shapes = (shapes_of(config) or _from_headers(config, folder, notes)).with_tokens(new_tokens)
+    shapes = (shapes_of(config) or guessed_shapes(config, folder)).with_tokens(new_tokens)
     text = text_config(config)
     if recipe.model.task == "seq_cls":
         shapes = shapes.with_classes(labels or text.get("num_labels") or len(text.get("id2label") or ()) or 2)
@@ -209,13 +199,14 @@ class _Plan:
         weights, gradients, optimizer = self.weights(), self.of_trained(self.bytes_of), self.of_trained(self.state)
         adapters = sum(t.numbers * n * self.bytes_of(t) for t, n in self.trained.tensors.items() if t.kind != "base")
         adapters += 4 * (self.trained.frozen + self.trained.constants)
+        activations = max(0, self.training(batch, length) - gradients, self.validation(length) - gradients)
         memory = {
             "weights": weights,
             "adapters": adapters,
             "gradients": gradients,
             "optimizer": optimizer,
-            "activations": max(0, self.training(batch, length) - gradients, self.validation(length) - gradients),
-            "context": CUDA_CONTEXT if self.cuda else 0,
+            "activations": activations,
+            "context": CUDA_CONTEXT if self.cuda else HEAP * (gradients + activations),
         }
         memory = {name: int(size) for name, size in memory.items()}
         return memory | {"total": sum(memory.values())}
@@ -462,83 +453,3 @@ class _Plan:
         if self.quantised:  # a matrix unpacked, in the format that it computes in and in float32
             return 6 * max((m.inputs * m.outputs for m in self.shapes.linears), default=0)
         return 0
-
-
-def _from_headers(config: dict, folder: Path | None, notes: list[str]) -> Shapes:
-    """Shapes guessed from the names and sizes of the tensors on the disk."""
-    config = text_config(config)
-    tensors = read_headers(folder) if folder else {}
-    if not tensors:
-        raise StudioError(
-            f"The memory for the architecture {config.get('model_type') or 'of this model'} cannot be estimated.",
-            "Fetch the model first; its files tell its size.",
-            field="model.id",
-        )
-    notes.append(f"{config.get('model_type', 'This architecture')} is not known here; the estimate is rough.")
-    outside = ("embed", "wte", "wpe", "lm_head", "shared", "norm", "router")
-    matrices = {
-        n: t
-        for n, t in tensors.items()
-        if len(t.shape) == 2 and n.endswith(".weight") and not any(o in n.lower() for o in outside)
-    }
-    tables = {n: t for n, t in tensors.items() if len(t.shape) == 2 and n not in matrices and t.dtype in BYTES}
-    name, table = max(tables.items(), key=lambda item: item[1].count, default=("embed_tokens.weight", None))
-    vocabulary, hidden = table.shape if table else (config.get("vocab_size", 0), config.get("hidden_size", 0))
-    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 1)
-    modules = [_module(n, tensors, layers) for n in matrices]
-    norms = {n for n, t in tensors.items() if len(t.shape) == 1 and n.endswith(".weight") and "norm" in n.lower()}
-    modules += [_module(n, tensors, layers) for n in sorted(norms)]
-    everything = sum(t.count for t in tensors.values())
-    linears = tuple(m.layer for m in modules if isinstance(m.layer, Linear))
-    inner = int(config.get("intermediate_size") or max((m.outputs for m in linears), default=4 * hidden))
-    return _Guessed(
-        block="",
-        layers=layers,
-        hidden=hidden,
-        intermediate=inner,
-        queries=hidden,
-        keys=hidden,
-        heads=int(config.get("num_attention_heads") or 1),
-        vocabulary=vocabulary,
-        tied=True,
-        linears=linears,
-        norms=(Norm("first", 0, hidden), Norm("second", 0, hidden)),
-        last_norm=Norm("", 0, hidden),
-        sublayers=("o_proj", "down_proj"),
-        embedding=name.removesuffix(".weight"),
-        every=tuple(modules),
-        rest=max(0, everything - sum(m.numbers for m in modules) - vocabulary * hidden),
-    )
-
-
-def _module(name: str, tensors: dict, layers: int) -> Module:
-    """A matrix or a norm of the files, with its bias."""
-    short, shape = name.removesuffix(".weight"), tensors[name].shape
-    bias = tensors.get(f"{short}.bias")
-    numbers = tensors[name].count + (bias.count if bias else 0)
-    place = re.search(r"\.(\d+)\.", name)
-    block = min(int(place[1]), layers - 1) if place else layers
-    layer = Linear(short, shape[1], shape[0], bias is not None) if len(shape) == 2 else Norm(short, numbers, shape[0])
-    return Module(short, numbers, shape, block, layer)
-
-
-@dataclass(frozen=True)
-class _Guessed(Shapes):
-    """Shapes whose ``linears`` name the matrices of all blocks at once."""
-
-    every: tuple[Module, ...] = ()
-    rest: int = 0  # numbers that are in no layer that is known
-
-    @property
-    def total(self) -> int:
-        return sum(m.numbers for m in self.every) + self.rest + self.outer
-
-    @property
-    def matrices(self) -> int:
-        return sum(m.inputs * m.outputs for m in self.linears)
-
-    def of_block(self) -> tuple[Linear, ...]:
-        return tuple(m.layer for m in self.every if m.block == 0 and isinstance(m.layer, Linear))
-
-    def inside(self) -> Iterator[Module]:
-        yield from self.every

@@ -54,7 +54,7 @@ def build(form: Form) -> DataTab:
                 )
         with gr.Row():
             form.add("data.format")
-            form.add("data.train_on")
+            form.add("data.train_on", visible=form.recipe.model.task != "seq_cls")
             form.add("data.max_length")
             form.add("data.holdout")
         found = gr.HTML(elem_id="found")
@@ -124,6 +124,13 @@ def wire(desk: Desk, form: Form, tab: DataTab, page: gr.Tab) -> dict[str, Any]:
     def uploaded(paths: list[str]) -> tuple[Any, ...]:
         kept = keep_uploads(paths)
         return gr.update(choices=known_datasets(kept), value=kept), "auto", "{}", *_FROM_THE_TOP
+
+    fields["model.task"].change(  # a text to be put into a class is read as it is, without template and turns
+        lambda task: [gr.update(visible=task != "seq_cls")] * 2,
+        fields["model.task"],
+        [fields["data.train_on"], tab.template.whole],
+        **QUIET,
+    )
 
     source = [fields["data.source"], fields["data.format"], *anew]
     tab.upload.upload(told(uploaded), tab.upload, source, api_visibility="private").then(**refresh)

@@ -33,6 +33,7 @@ _NOTHING = views.empty("Nothing is rendered yet", "Press Start from the current 
 
 @dataclass
 class TemplatePanel:
+    whole: gr.Accordion
     choice: gr.Dropdown
     editor: gr.Code
     start: gr.Button
@@ -42,7 +43,8 @@ class TemplatePanel:
 
 def build(form: Form) -> TemplatePanel:
     chosen = form.recipe.data.chat_template
-    with gr.Accordion("Chat template", open=False, elem_id="template"):
+    chats = form.recipe.model.task != "seq_cls"
+    with gr.Accordion("Chat template", open=False, visible=chats, elem_id="template") as whole:
         with gr.Row():
             choice = gr.Dropdown(
                 CHOICES,
@@ -69,7 +71,7 @@ def build(form: Form) -> TemplatePanel:
             start = gr.Button("Start from the current template", min_width=290, scale=0, elem_id="template-start")
             use = gr.Button("Use what is written", min_width=210, scale=0, elem_id="template-use")
         rendered = gr.HTML(_NOTHING, elem_id="template-rendered")
-    return TemplatePanel(choice, editor, start, use, rendered)
+    return TemplatePanel(whole, choice, editor, start, use, rendered)
 
 
 def _choice(template: str) -> str:

@@ -112,20 +112,19 @@ MEMORY_PARTS = {
     "activations": "#2563eb",
     "context": "#94a3b8",
 }
+PART_WORDS = {"context": "overhead"}
 
 
 def memory_bar(parts: dict[str, int], machine: dict[str, Any]) -> str:
     """Estimated memory as a stacked bar against what the device has, with a legend."""
     total, room = parts["total"], max(1, machine["total_bytes"])
-    shown = [(name, parts[name]) for name in MEMORY_PARTS if parts.get(name)]
+    shown = [(PART_WORDS.get(name, name), parts[name], ink) for name, ink in MEMORY_PARTS.items() if parts.get(name)]
     scale = max(total, room)
     cells = "".join(
-        f'<i style="width:{value / scale * 100:.2f}%;background:{MEMORY_PARTS[name]}" title="{name} {size(value)}"></i>'
-        for name, value in shown
+        f'<i style="width:{value / scale * 100:.2f}%;background:{ink}" title="{name} {size(value)}"></i>'
+        for name, value, ink in shown
     )
-    legend = "".join(
-        f'<span><i style="background:{MEMORY_PARTS[name]}"></i>{name} {size(value)}</span>' for name, value in shown
-    )
+    legend = "".join(f'<span><i style="background:{ink}"></i>{name} {size(value)}</span>' for name, value, ink in shown)
     verdict = "" if total <= room else " This is more than the device has."
     return (
         f"<div><b>{size(total)}</b> of {size(room)} on {escape(machine['device'])}.{verdict}"

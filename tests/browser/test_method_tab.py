@@ -74,3 +74,14 @@ def test_the_chosen_method_is_the_one_that_is_trained(page):
     wait_for_status(page, "Finished")
     assert (run.recipe.method.kind, run.recipe.method.reduction_factor) == ("bottleneck", 4)
     assert (run.model_dir / "adapter_config.json").exists()
+
+
+def test_with_classes_the_data_tab_has_no_chat_template(visit):
+    page = visit()
+    open_tab(page, "Model")
+    page.click("#model-task input")
+    page.get_by_role("option", name="Put texts into classes").click()
+    open_tab(page, "Data")
+    page.wait_for_selector("#data-train_on", state="hidden")
+    page.wait_for_selector("#template", state="hidden")
+    assert page.is_visible("#data-max_length")

@@ -7,8 +7,10 @@ import torch
 from class_lessons import class_lesson, rows_of, several_of, write
 from lessons import curve, done, kinds, same, stop_after, weights
 from tiny import make_tiny_bert, make_tiny_chat_model, make_tiny_gpt2
+from transformers import AutoModelForSequenceClassification
 
 from studio.data import classes_of, encode_row, read_conversations
+from studio.data.classes import FILE
 from studio.errors import StudioError
 from studio.evaluation import evaluate
 from studio.inference import Engine
@@ -18,6 +20,7 @@ from studio.models.load import load_model, load_tokenizer
 from studio.recipe import ModelSpec
 from studio.runs import Run
 from studio.training import train
+from studio.training.saving import merge
 
 METHODS = {
     "full": ({"kind": "full"}, 0.005),
@@ -104,6 +107,19 @@ def test_other_methods_train_and_save_the_head_too(models, rows, method):
     assert scores["tuned"]["loss"] == pytest.approx(run.events()[-1]["eval_loss"], abs=1e-5)
     saved = weights(run.model_dir)
     assert any("classifier" in tensor for tensor in saved) and any("pooler" in tensor for tensor in saved)
+
+
+@pytest.mark.parametrize("name", ["headless", "llama"])
+def test_a_merged_classifier_needs_no_peft_and_says_the_same(models, rows, tmp_path, name):
+    run = done(class_lesson(models[name], rows, max_steps=6))
+    opened = open_classifier(run)
+    ids = [opened.tokenizer(row["text"])["input_ids"] for row in rows_of(5)]
+    expected = logits_of(opened.model, ids, opened.tokenizer.pad_token_id)
+    folder = merge(run, tmp_path / "merged")
+    merged = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert merged.config.id2label == {0: "animal", 1: "place", 2: "sum"}
+    assert (folder / FILE).exists()
+    assert torch.allclose(logits_of(merged, ids, opened.tokenizer.pad_token_id), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
