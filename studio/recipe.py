@@ -281,6 +281,9 @@ class TrainSpec(Section):
         10, "Measure the validation loss every so many steps; 0 only at the end.", unit="steps", ge=0
     )
     save_steps: int = knob(50, "Write a checkpoint every so many steps; 0 only at the end.", unit="steps", ge=0)
+    save_minutes: float = knob(
+        0.0, "Write a checkpoint also when the last one is so old; 0 goes by steps alone.", unit="minutes", ge=0
+    )
     early_stopping_patience: int = knob(
         0,
         "Stop when the validation loss has not got better in so many measurements; 0 never stops early.",

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-TERMINAL = ("finished", "stopped", "failed")
+TERMINAL = ("finished", "stopped", "failed", "paused")  # the worker ends behind each; after the last it goes on later
 
 
 class EventLog:

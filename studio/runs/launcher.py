@@ -98,9 +98,11 @@ class Launcher:
         runs = list_runs()
         statuses = {run.id: run.status for run in runs}
         for run in reversed(runs):
-            if statuses[run.id] == "queued" and run.stopping and run.claim():
-                EventLog(run.events_path).write("stopped", step=0, what="Stopped before it started.")
-                statuses[run.id] = "stopped"
+            if statuses[run.id] == "queued" and run.ending and run.claim():
+                statuses[run.id] = run.ending
+                EventLog(run.events_path).write(
+                    run.ending, step=0, what=f"{run.ending.capitalize()} before it started."
+                )
         if self._closed.is_set() or "running" in statuses.values():
             return
         queued = [run for run in reversed(runs) if statuses[run.id] == "queued"]

@@ -3,8 +3,10 @@ nobody."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,27 @@ def read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return description if isinstance(description, dict) and "pid" in description else None
+
+
+def kill(description: dict[str, Any] | None, seconds: float = 10.0) -> None:
+    """End the very process that is described at once, with all that it started in its session, and wait for it.
+
+    Raises:
+        psutil.TimeoutExpired: it has not gone after so many seconds.
+    """
+    process = find(description)
+    if process is None:
+        return
+    group = [process, *process.children(recursive=True)]
+    if os.getpgid(process.pid) == process.pid:  # the leader of a session of its own
+        os.killpg(process.pid, signal.SIGKILL)
+    for member in group:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    _, alive = psutil.wait_procs(group, timeout=seconds)
+    still = [member for member in alive if member.status() != psutil.STATUS_ZOMBIE]
+    if still:
+        raise psutil.TimeoutExpired(seconds, still[0].pid)
 
 
 def find(description: dict[str, Any] | None) -> psutil.Process | None:

@@ -16,17 +16,17 @@ from studio.errors import StudioError
 from studio.recipe import Recipe, is_template_file
 from studio.runs import process
 from studio.runs.events import TERMINAL, EventLog, last_events, read_events
+from studio.runs.label import Label
 from studio.runs.view import View
 from studio.workspace import Workspace, safe_name
 
 STATUSES = ("queued", "running", "paused", "stopped", "finished", "failed", "interrupted")
 _STARTING_SECONDS = 10.0  # between claiming a run and its worker's process being written down
 _ENDING_SECONDS = 15.0  # between a worker's last event and the end of its process
-_REOPENED = ("stopped", "failed", "interrupted")
+_REOPENED = ("paused", "stopped", "failed", "interrupted")
 _NOT_REOPENED = {
     "queued": "It starts by itself when the studio is open (`python app.py`) and no other run is in front of it.",
     "running": "Stop it first, or wait until it has finished.",
-    "paused": "Stop it first.",
     "finished": "Train its recipe again, with more epochs if it should learn longer.",
 }
 
@@ -50,7 +50,7 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def create(cls, recipe: Recipe) -> Run:
+    def create(cls, recipe: Recipe, label: Label | None = None) -> Run:
         """A new queued run of a recipe, with its paths made absolute. The folder appears whole or not at all.
 
         Raises:
@@ -66,6 +66,8 @@ class Run:
         try:
             aside.mkdir()
             _settled(recipe).save(aside / "recipe.yaml")
+            if label:
+                label.write(aside)
             aside.rename(runs / id)
         except OSError as error:
             raise StudioError(
@@ -130,6 +132,11 @@ class Run:
         return "queued" if age < _STARTING_SECONDS else "interrupted"
 
     @property
+    def label(self) -> Label:
+        """What a person has said about the run."""
+        return Label.read(self.folder)
+
+    @property
     def claimed(self) -> bool:
         return (self.folder / "claim").exists()
 
@@ -157,8 +164,46 @@ class Run:
     def stopping(self) -> bool:
         return (self.folder / "stop").exists()
 
+    def pause(self) -> None:
+        """Ask the worker to write a checkpoint at the end of its step and to end, so that its device is free.
+
+        The run can be resumed to the very same weights; no model is saved. A queued run is put aside at once.
+        """
+        (self.folder / "pause").touch()
+
+    @property
+    def pausing(self) -> bool:
+        return (self.folder / "pause").exists()
+
+    @property
+    def ending(self) -> str | None:
+        """How the worker is asked to end: ``stopped``, ``paused``, or not."""
+        return "stopped" if self.stopping else "paused" if self.pausing else None
+
+    def cancel(self) -> None:
+        """End the worker at once. The run is stopped, with what its last checkpoint has and without a model.
+
+        Raises:
+            StudioError: the run has ended already, or the worker cannot be ended.
+        """
+        status = self.status
+        if status == "queued" and self.process is None:
+            self.stop()  # the launcher says so; a worker that has just been started obeys it too
+            return
+        if status not in ("queued", "running"):
+            raise StudioError(f"The run {self.id} cannot be cancelled: it is {status}.", "Nothing needs to be done.")
+        try:
+            process.kill(process.read(self.folder / "process.json"))
+        except (psutil.TimeoutExpired, PermissionError, psutil.AccessDenied) as error:
+            raise StudioError(f"The worker of {self.id} cannot be ended: {error}.", "End it by its pid.") from error
+        if self.status not in TERMINAL:
+            steps = last_events(self.events_path, ("step",))
+            log = EventLog(self.events_path)
+            log.write("stopped", step=steps[-1]["step"] if steps else 0, what="Cancelled.")
+            log.close()
+
     def reopen(self) -> None:
-        """Put a stopped, failed or interrupted run back into the queue; its worker goes on from the last checkpoint.
+        """Put a paused, stopped, failed or interrupted run back into the queue; it goes on from the last checkpoint.
 
         A ``queued`` event says so, which makes the end that is in ``events.jsonl`` a thing of the past. Whoever claims
         the run then starts its worker. Of two calls at once one is refused.
@@ -174,7 +219,8 @@ class Run:
                 if status not in _REOPENED:
                     raise StudioError(f"The run {self.id} cannot be resumed: it is {status}.", _NOT_REOPENED[status])
                 self._wait_for_old_worker()
-                (self.folder / "stop").unlink(missing_ok=True)
+                for request in ("stop", "pause", "place"):
+                    (self.folder / request).unlink(missing_ok=True)
                 log = EventLog(self.events_path)
                 log.write("queued")
                 log.close()

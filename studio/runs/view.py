@@ -97,4 +97,4 @@ class View:
     def _end(self, event: dict[str, Any]) -> None:
         self.ended, self.stage = event, None
 
-    _finished = _stopped = _failed = _end
+    _finished = _stopped = _failed = _paused = _end

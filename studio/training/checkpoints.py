@@ -1,12 +1,39 @@
-"""Which checkpoint a run goes on from."""
+"""Checkpoints: put in their place whole, and which of them a run goes on from."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+
+ASIDE = ".part"  # the folder beside the checkpoints in which the next one is written
+
+
+def put_in_place(folder: Path, name: str) -> None:
+    """Move a checkpoint that was written aside to where it is looked for, after all of it has reached the disk.
+
+    Without this, a power cut could leave a file that has its name and its length and not its content.
+    """
+    aside, target = folder / ASIDE / name, folder / name
+    for path in [*(p for p in aside.rglob("*") if p.is_file()), aside]:
+        _sync(path)
+    if target.exists():  # of a run that was resumed from an older one
+        shutil.rmtree(target)
+    aside.rename(target)
+    _sync(folder)
+    shutil.rmtree(folder / ASIDE)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def last_whole(folder: Path) -> Path | None:

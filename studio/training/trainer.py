@@ -12,19 +12,20 @@ import datasets
 import torch
 from torch.nn import functional
 from transformers import TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from studio.data import Encoded
 from studio.models.head import LabelledLogits
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
-from studio.training import adalora, trained_state
+from studio.training import adalora, checkpoints, trained_state
 from studio.training.best import BestCallback
 from studio.training.steps import planned_steps
 
 
 class Stopped(Exception):
-    """The run was asked to stop before its first step."""
+    """The run was asked to stop or to pause before its first step."""
 
 
 class RunTrainer:
@@ -33,7 +34,7 @@ class RunTrainer:
     A subclass says what is measured: ``measure`` gives the fields of an ``eval`` event, ``loss`` among them.
     """
 
-    was_stopped = False
+    ending: str | None = None  # ``stopped`` or ``paused``, once the run was asked to end before its last step
     reported: tuple[str, ...] = ()  # what of the last measurement the terminal event repeats, beside the loss
 
     def __init__(self, *arguments: Any, event_log: EventLog, loraplus_lr_ratio: float = 0, **options: Any):
@@ -41,6 +42,7 @@ class RunTrainer:
         self._event_log = event_log
         self._loraplus_lr_ratio = loraplus_lr_ratio
         self._adalora = adalora.is_adalora(self.model)
+        self._aside: Path | None = None  # where a checkpoint is being written
         self.final_metrics: dict[str, Any] = {}
 
     def measure(self) -> dict[str, float]:
@@ -75,13 +77,34 @@ class RunTrainer:
         """Put the weights with the lowest validation loss in place of the last ones, if a checkpoint has them."""
         state = self.state
         if state.best_model_checkpoint and state.best_global_step != state.global_step:
-            self._load_from_checkpoint(state.best_model_checkpoint)
+            self._load_from_checkpoint(str(self._best_checkpoint()))
             self.final_metrics |= {"eval_loss": state.best_metric, "best_step": state.best_global_step}
 
-    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
-        if trained_state.is_needed(self.model):
-            trained_state.save(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(*arguments, **options)
+    def _best_checkpoint(self) -> Path | None:
+        """The checkpoint with the lowest validation loss; its name is what counts, since run folders move."""
+        best = self.state.best_model_checkpoint
+        return Path(self.args.output_dir) / Path(best).name if best else None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._aside or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint aside, and put it in its place once it is whole and on the disk; then let old ones go."""
+        folder = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        self._aside = folder / checkpoints.ASIDE
+        try:
+            if trained_state.is_needed(self.model):
+                trained_state.save(self.model, self._aside / name)
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._aside = None
+        best = f"checkpoint-{self.state.best_global_step}"
+        if best == name or (folder / best).is_dir():
+            self.state.best_model_checkpoint = str(folder / best)
+        self.state.save_to_json(str(folder / checkpoints.ASIDE / name / "trainer_state.json"))
+        checkpoints.put_in_place(folder, name)
+        rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if trained_state.is_needed(self.model):
@@ -148,16 +171,23 @@ class StudioTrainer(RunTrainer, SFTTrainer):
 
 
 class EventCallback(TrainerCallback):
-    """Writes the trainer's life into ``events.jsonl`` and obeys the run's ``stop`` file."""
+    """Writes the trainer's life into ``events.jsonl`` and obeys the run's ``stop`` and ``pause`` files.
 
-    def __init__(self, run: Run, log: EventLog):
-        self._run, self._log = run, log
+    Args:
+        save_minutes: a checkpoint is also written when the last one is so old; 0 goes by steps alone.
+    """
+
+    def __init__(self, run: Run, log: EventLog, save_minutes: float = 0):
+        self._run, self._log, self._save_seconds = run, log, 60 * save_minutes
         self.trainer: RunTrainer | None = None
         self._last = (time.monotonic(), 0)
+        self._saved = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last = (time.monotonic(), state.num_input_tokens_seen)
-        if self._run.stopping:
+        self._saved = time.monotonic()
+        self.trainer.ending = self._run.ending
+        if self.trainer.ending:
             raise Stopped
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -186,14 +216,18 @@ class EventCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         path = self._run.checkpoints_dir / f"checkpoint-{state.global_step}"
         self._log.write("checkpoint", step=state.global_step, path=str(path.relative_to(self._run.folder)))
-        self._last = (time.monotonic(), state.num_input_tokens_seen)
+        self._saved = time.monotonic()
+        self._last = (self._saved, state.num_input_tokens_seen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._run.stopping and state.global_step < state.max_steps:
-            self.trainer.was_stopped = True
+        ending = self._run.ending if state.global_step < state.max_steps else None
+        if ending:
+            self.trainer.ending = ending
             control.should_save = control.should_training_stop = True
+        if self._save_seconds and time.monotonic() - self._saved >= self._save_seconds:
+            control.should_save = True
         last = control.should_training_stop or state.global_step >= state.max_steps
-        if last and args.eval_strategy != "no":
+        if last and ending != "paused" and args.eval_strategy != "no":
             control.should_evaluate = True
         if last:
             control.should_save = control.should_log = True
@@ -280,7 +314,7 @@ def build_trainer(
 def add_callbacks(trainer: RunTrainer, run: Run, recipe: Recipe, log: EventLog) -> None:
     """Let a trainer write events and obey the run, watch the validation loss, and prune, as the recipe says."""
     spec = recipe.train
-    callback = EventCallback(run, log)
+    callback = EventCallback(run, log, spec.save_minutes)
     callback.trainer = trainer
     trainer.add_callback(callback)
     if trainer.eval_dataset is not None and (spec.keep_best or spec.early_stopping_patience):

@@ -180,12 +180,13 @@ def _train(run: Run, log: EventLog) -> str:
         resumed_from=checkpoint.name if checkpoint else None,
     )
     datasets.disable_progress_bars()
-    stopped = False
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Stopped:
-        stopped = True
-    stopped = stopped or trainer.was_stopped
+        print(f"The run was {trainer.ending} before its first step.", flush=True)
+    if trainer.ending == "paused":
+        log.write("paused", step=trainer.state.global_step, **_memory(device, before))
+        return "paused"
     if recipe.train.keep_best:
         trainer.take_best()
 
@@ -194,11 +195,15 @@ def _train(run: Run, log: EventLog) -> str:
     save_model(run, trainer, tokenizer, classes)
     if classes and held_out is not None:
         trainer.write_predictions([row for row in held_out_rows if row["row"] not in unused])
-    step = trainer.state.global_step
-    kind = "stopped" if stopped else "finished"
-    peak = peak_memory_bytes(device)
-    log.write(kind, step=step, peak_memory_bytes=peak, run_memory_bytes=max(0, peak - before), **trainer.final_metrics)
+    kind = trainer.ending or "finished"
+    log.write(kind, step=trainer.state.global_step, **_memory(device, before), **trainer.final_metrics)
     return kind
+
+
+def _memory(device: str, before: int) -> dict[str, int]:
+    """The largest memory of the process, and what of it came on top of the ``before`` of its libraries, in bytes."""
+    peak = peak_memory_bytes(device)
+    return {"peak_memory_bytes": peak, "run_memory_bytes": max(0, peak - before)}
 
 
 def _estimate(recipe: Recipe, base: Path, device: str, dtype: str, longest: int) -> int | None:

@@ -72,6 +72,7 @@ LABELS = {
     "train.keep_best": "Keep the best weights",
     "train.eval_steps": "Validate every",
     "train.save_steps": "Checkpoint every",
+    "train.save_minutes": "Checkpoint after",
     "train.logging_steps": "Log every",
     "train.save_total_limit": "Checkpoints kept",
 }

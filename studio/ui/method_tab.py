@@ -66,7 +66,7 @@ def build(form: Form) -> MethodTab:
             for name in ("gradient_accumulation_steps", "max_steps", "seed"):
                 form.add(f"train.{name}")
         with gr.Row():
-            for name in ("eval_steps", "save_steps"):
+            for name in ("eval_steps", "save_steps", "save_minutes"):
                 form.add(f"train.{name}")
         with gr.Accordion("Advanced", open=False), gr.Row(elem_classes="fields"):
             form.section("train", advanced=True)
