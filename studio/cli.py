@@ -348,8 +348,11 @@ def _launch_and_follow(run: Run) -> None:
             "The run was interrupted: its worker ended without a word.",
             f"Its log is {run.log_path}. Go on from the last checkpoint with: python app.py resume {run.id}",
         )
-    if status == "stopped":
-        console.print(f"Stopped after {end['step']} steps. Go on with: python app.py resume {run.id}", soft_wrap=True)
+    if status in ("stopped", "paused"):
+        console.print(
+            f"{status.capitalize()} after {end['step']} steps. Go on with: python app.py resume {run.id}",
+            soft_wrap=True,
+        )
         raise typer.Exit(1)
     console.print(f"The run goes on by itself. See python app.py runs; its log is {run.log_path}.", soft_wrap=True)
     raise typer.Exit(DETACHED)

@@ -14,7 +14,7 @@ from studio.terminal import Board
 
 LOOK_SECONDS = 0.2  # between two looks at a run
 EXIT_SECONDS = 30.0  # a worker that has said its last word still has to leave
-ALIVE = ("queued", "running", "paused")
+ALIVE = ("queued", "running")
 
 
 def launch_and_follow(run: Run) -> str:

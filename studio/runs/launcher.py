@@ -1,4 +1,4 @@
-"""The launcher: owns the queue, starts each worker as a session of its own, and follows it.
+"""The launcher: owns the queue, starts each worker as a session of its own on a device of its own, and follows it.
 
 A worker outlives the studio: it is a process of its own session with its output in ``log.txt``, and a restarted studio
 finds it again through ``process.json``. The training code is one function of the run folder and does not know which
@@ -17,21 +17,29 @@ from pathlib import Path
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.runs import process
+from studio.runs.devices import chosen, visible_devices
+from studio.runs.devices import environment as device_environment
 from studio.runs.events import EventLog
+from studio.runs.queue import PLACE, place_of
 from studio.runs.run import Run, list_runs
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _SAME_LAUNCH_SECONDS = 3.0  # the same recipe launched again within this time is one launch (a double click)
 
 
-def start_worker(run: Run) -> subprocess.Popen:
+def start_worker(run: Run, devices: list[str] | None = None) -> subprocess.Popen:
     """Start the worker of a claimed run in a session of its own.
+
+    Args:
+        devices: those it may use, for ``CUDA_VISIBLE_DEVICES``; None leaves all that this process may use.
 
     Raises:
         StudioError: the process cannot be started; the run has then failed.
     """
     command = [sys.executable, "-u", "-m", "studio.training", str(run.folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+    if devices is not None:
+        environment |= device_environment(devices)
     try:
         with run.log_path.open("ab") as log:
             worker = subprocess.Popen(
@@ -41,15 +49,23 @@ def start_worker(run: Run) -> subprocess.Popen:
         problem = StudioError(f"The worker cannot be started: {error}.", "Check memory and disk space, then retry.")
         EventLog(run.events_path).write("failed", what=problem.what, fix=problem.fix, traceback="")
         raise problem from error
-    process.write(run.folder / "process.json", process.describe(worker.pid, command))
+    described = process.describe(worker.pid, command)
+    process.write(run.folder / "process.json", described | ({"devices": devices} if devices is not None else {}))
     return worker
 
 
 class Launcher:
-    """Starts queued runs one after another from a background thread. Make one, ``start`` it, and pass it in."""
+    """Starts queued runs from a background thread, one at a time on each device.
 
-    def __init__(self, poll_seconds: float = 1.0):
+    Make one, ``start`` it, and pass it in.
+
+    Args:
+        devices: GPUs as ``CUDA_VISIBLE_DEVICES`` names them, and ``cpu``; None looks for them.
+    """
+
+    def __init__(self, poll_seconds: float = 1.0, devices: tuple[str, ...] | None = None):
         self._poll_seconds = poll_seconds
+        self._devices = devices
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = threading.Event()
@@ -90,28 +106,45 @@ class Launcher:
             self._wake.clear()
             self.tick()
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that runs are started on."""
+        if self._devices is None:
+            self._devices = visible_devices()
+        return self._devices
+
     def tick(self) -> None:
-        """One look at the queue: reap workers that ended, and start the oldest queued run if none is running."""
+        """One look at the queue: reap workers that ended, and start queued runs on the devices that are free."""
         for id, worker in list(self._workers.items()):
             if worker.poll() is not None:
                 del self._workers[id]
         runs = list_runs()
         statuses = {run.id: run.status for run in runs}
-        for run in reversed(runs):
-            if statuses[run.id] == "queued" and run.ending and run.claim():
-                statuses[run.id] = run.ending
-                EventLog(run.events_path).write(
-                    run.ending, step=0, what=f"{run.ending.capitalize()} before it started."
-                )
-        if self._closed.is_set() or "running" in statuses.values():
-            return
-        queued = [run for run in reversed(runs) if statuses[run.id] == "queued"]
-        if any(run.claimed for run in queued):
-            return  # another launcher is about to start it
+        queued = [run for run in runs if statuses[run.id] == "queued"]
         for run in queued:
-            if run.claim():
-                try:
-                    self._workers[run.id] = start_worker(run)
-                except StudioError:
-                    continue  # the run says so itself: it has failed
-                return
+            ending = run.ending
+            if ending and run.claim():
+                EventLog(run.events_path).write(ending, step=0, what=f"{ending.capitalize()} before it started.")
+        if self._closed.is_set() or any(run.claimed and not run.ending for run in queued):
+            return  # the second: another launcher is about to start one, and has not said on which device
+        free = set(self.devices)
+        for run in runs:
+            if statuses[run.id] == "running":
+                free -= set(self._occupied(run))
+        for run in sorted((run for run in queued if not run.claimed), key=place_of):
+            devices = chosen(run.recipe, [name for name in self.devices if name in free], len(self.devices) > 1)
+            if devices is None:
+                continue
+            if not run.claim():
+                return  # another launcher is faster, and has not said yet on which device
+            (run.folder / PLACE).unlink(missing_ok=True)
+            try:
+                self._workers[run.id] = start_worker(run, devices if len(self.devices) > 1 else None)
+            except StudioError:
+                continue  # the run says so itself: it has failed
+            free -= set(devices)
+
+    def _occupied(self, run: Run) -> tuple[str, ...] | list[str]:
+        """The devices of a running run; one that was started elsewhere may be on any of them."""
+        worker = process.read(run.folder / "process.json") or {}
+        return worker.get("devices") or self.devices

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.runs import Launcher, Run, launcher, process
+from studio.runs import Launcher, Run, launcher, process, queue
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -31,11 +32,14 @@ class Workers:
 
     def __init__(self):
         self.started: list[Run] = []
+        self.devices: list[list[str] | None] = []
         self.processes: list[subprocess.Popen] = []
 
-    def start(self, run: Run) -> subprocess.Popen:
+    def start(self, run: Run, devices: list[str] | None = None) -> subprocess.Popen:
         child = subprocess.Popen([sys.executable, "-S", "-c", WORKER, str(run.folder)])
-        process.write(run.folder / "process.json", process.describe(child.pid, ["worker"]))
+        described = process.describe(child.pid, ["worker"])
+        process.write(run.folder / "process.json", described | ({"devices": devices} if devices else {}))
+        self.devices.append(devices)
         self.started.append(run)
         self.processes.append(child)
         return child
@@ -55,13 +59,15 @@ def workers(monkeypatch):
         child.wait()
 
 
-def recipe(name: str) -> Recipe:
-    return Recipe(name=name)
+def recipe(name: str, device: str = "auto") -> Recipe:
+    made = Recipe(name=name)
+    made.train.device = device
+    return made
 
 
-def create(name: str) -> Run:
+def create(name: str, device: str = "auto") -> Run:
     """A run whose id sorts by its name, also within one second."""
-    run = Run.create(recipe(name))
+    run = Run.create(recipe(name, device))
     return Run(run.folder.rename(run.folder.with_name(f"20260101-000000-{name}-0000")))
 
 
@@ -236,12 +242,12 @@ def test_a_worker_that_cannot_be_started_fails_its_run_and_the_next_one_starts(m
     run, waiting = create("a"), create("b")
     start = workers.start
 
-    def start_worker(which):
+    def start_worker(which, devices):
         if which.id == waiting.id:
-            return start(which)
+            return start(which, devices)
         with monkeypatch.context() as patch:
             patch.setattr(subprocess, "Popen", refuse)
-            return real(which)
+            return real(which, devices)
 
     def refuse(*arguments, **options):
         raise OSError(12, "Cannot allocate memory")
@@ -261,3 +267,100 @@ def test_a_folder_that_is_no_whole_run_does_not_stop_the_launcher(workers, home)
     run = create("a")
     Launcher().tick()
     assert workers.ids == [run.id]
+
+
+def test_each_gpu_has_one_run_and_the_cpu_another(workers):
+    runs = [create("a"), create("b"), create("c"), create("d", "cpu"), create("e", "cpu")]
+    made = Launcher(devices=("0", "MIG-7", "cpu"))
+    made.tick()
+    made.tick()
+    assert workers.ids == [runs[0].id, runs[1].id, runs[3].id]
+    assert workers.devices == [["0"], ["MIG-7"], ["cpu"]]
+    let_go(runs[1])
+    until(lambda: runs[1].status == "finished")
+    made.tick()
+    assert (workers.ids[-1], workers.devices[-1]) == (runs[2].id, ["MIG-7"])
+
+
+def test_a_run_that_was_started_elsewhere_may_be_on_any_device(workers):
+    workers.start(create("a"))
+    waiting = create("b")
+    until(lambda: workers.started[0].status == "running")
+    Launcher(devices=("0", "1", "cpu")).tick()
+    assert waiting.status == "queued"
+
+
+def test_a_worker_sees_its_device_alone(monkeypatch, home):
+    seen = {}
+
+    def popen(command, **options):
+        seen.update(options["env"])
+        raise OSError(12, "enough")
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(StudioError):
+        launcher.start_worker(create("a"), ["1"])
+    assert seen["CUDA_VISIBLE_DEVICES"] == "1"
+    with pytest.raises(StudioError):
+        launcher.start_worker(create("b"), ["cpu"])
+    assert seen["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_runs_start_in_the_order_that_a_person_gave_them(workers):
+    runs = {name: create(name) for name in "abcd"}
+    queue.move(runs["d"], -2)
+    queue.move(runs["a"], 99)
+    assert [run.id for run in queue.waiting()] == [runs[name].id for name in "dbca"]
+    made = Launcher()
+    for name in "dbca":
+        let_go(runs[name])
+        made.tick()
+        until(lambda: workers.started[-1].status == "finished")
+    assert workers.ids == [runs[name].id for name in "dbca"]
+
+
+def test_a_later_run_comes_behind_those_that_were_moved():
+    runs = {name: create(name) for name in "bcd"}
+    queue.move(runs["d"], -1)
+    first_by_its_id = create("a")
+    assert queue.waiting()[-1].id == first_by_its_id.id
+
+
+def test_a_run_that_does_not_wait_is_not_moved(workers):
+    run = create("a")
+    Launcher().tick()
+    until(lambda: run.status == "running")
+    with pytest.raises(StudioError, match="not waiting"):
+        queue.move(run, 1)
+
+
+def test_a_queued_run_that_is_paused_waits_until_it_is_resumed(workers):
+    held, other = create("a"), create("b")
+    held.pause()
+    made = Launcher()
+    made.tick()
+    made.tick()
+    assert held.status == "paused"
+    assert workers.ids == [other.id]
+    held.reopen()
+    assert held.status == "queued" and not held.pausing
+
+
+def test_a_cancelled_run_ends_at_once_and_so_does_its_worker(workers):
+    run = create("a")
+    Launcher().tick()
+    until(lambda: run.events() and run.status == "running")
+    run.cancel()
+    assert run.process is None
+    assert run.status == "stopped"
+    assert run.events()[-1]["what"] == "Cancelled."
+    with pytest.raises(StudioError, match="it is stopped"):
+        run.cancel()
+
+
+def test_a_cancelled_run_in_the_queue_never_starts(workers):
+    run = create("a")
+    run.cancel()
+    Launcher().tick()
+    assert run.status == "stopped"
+    assert workers.ids == []

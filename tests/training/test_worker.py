@@ -172,6 +172,73 @@ def test_a_run_that_was_stopped_and_resumed_ends_as_one_that_was_not(plan, monke
     assert same(weights(run.model_dir), weights(whole.model_dir))
 
 
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_paused_run_saves_no_model_and_goes_on_to_the_same_weights(finished, plan, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        stop_after(patch, step, "pause")
+        run = done(plan(), "paused")
+    assert run.events()[-1]["step"] == step
+    assert not run.has_model
+    assert [e["step"] for e in run.events() if e["kind"] == "eval"] == [3] * (step > 3)  # none for the pause
+    run.reopen()
+    assert run.status == "queued"
+    assert train(run.folder) == "finished"
+    assert same(weights(run.model_dir), weights(finished.model_dir))
+
+
+def test_a_run_that_is_paused_before_its_first_step_starts_from_the_beginning(finished, plan):
+    run = Run.create(plan())
+    run.pause()
+    assert train(run.folder) == "paused"
+    assert run.events()[-1]["step"] == 0
+    run.reopen()
+    assert train(run.folder) == "finished"
+    assert same(weights(run.model_dir), weights(finished.model_dir))
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_never_there(plan, monkeypatch):
+    """The power goes while the optimizer's state is written, after the weights."""
+    from transformers import Trainer
+
+    run = Run.create(plan())
+    real = Trainer._save_optimizer_and_scheduler
+
+    def broken(self, folder):
+        if self.state.global_step == 4:
+            raise PowerCut
+        return real(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_optimizer_and_scheduler", broken)
+        with pytest.raises(PowerCut):
+            train(run.folder)
+    assert [p.name for p in run.checkpoints_dir.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert train(run.folder) == "finished"
+    assert not (run.checkpoints_dir / ".part").exists()
+
+
+def test_only_the_newest_checkpoints_are_kept_whatever_the_clock_says(plan, monkeypatch):
+    import os
+
+    from studio.training import checkpoints
+
+    real = checkpoints.put_in_place
+
+    def from_the_future(folder, name):
+        real(folder, name)
+        later = 2e9 - int(name.rsplit("-")[-1])  # each one older than the one before it
+        os.utime(folder / name, (later, later))
+
+    monkeypatch.setattr(checkpoints, "put_in_place", from_the_future)
+    run = done(plan(save_total_limit=2))
+    assert sorted(p.name for p in run.checkpoints_dir.iterdir()) == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_a_checkpoint_is_written_when_the_last_one_is_old_enough(plan):
+    run = done(plan(save_steps=0, save_minutes=1e-6))
+    assert [e["step"] for e in run.events() if e["kind"] == "checkpoint"] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_run_that_fell_over_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(finished, plan, monkeypatch):
     run = Run.create(plan())
     with monkeypatch.context() as patch:

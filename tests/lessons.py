@@ -63,15 +63,15 @@ def weights(folder: Path) -> dict[str, Any]:
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
-def stop_after(monkeypatch, step: int) -> None:
-    """Ask any run to stop during this step."""
+def stop_after(monkeypatch, step: int, ask: str = "stop") -> None:
+    """Ask any run to stop (or to ``pause``) during this step."""
     from studio.training.trainer import EventCallback
 
     real = EventCallback.on_step_end
 
     def on_step_end(self, args, state, control, **more):
         if state.global_step == step:
-            self._run.stop()
+            getattr(self._run, ask)()
         return real(self, args, state, control, **more)
 
     monkeypatch.setattr(EventCallback, "on_step_end", on_step_end)
