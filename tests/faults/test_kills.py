@@ -91,6 +91,11 @@ def digest(run: Run) -> str:
     return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(run.model_dir.glob("*.safetensors")))).hexdigest()
 
 
+def lives(run: Run) -> int:
+    """How often its training has begun."""
+    return sum(event["kind"] == "started" for event in run.events())
+
+
 def to_its_end(studio: Studio, run: Run) -> None:
     studio.start()
     until(lambda: run.status in ("finished", "failed"), 180)
@@ -111,14 +116,17 @@ def test_killed_again_and_again_a_run_loses_nothing_and_ends_with_the_same_weigh
     run = Run.create(lesson(tiny_model, rows, METHODS[method]))
     shown: list[dict] = []
     kills: list[tuple[str, int]] = []  # who, and at which step
+    lived = 0
     for victim in ["worker", "studio", "both"] * 4:
         studio.start()
         until(lambda: run.process is not None)
         began = len(shown)
-        # at any moment of its life: while it loads, in its steps, in a checkpoint
-        moment = time.monotonic() + draw.choice([draw.uniform(0, 6), draw.uniform(4, 9)])
-        while time.monotonic() < moment and run.status == "running":
-            time.sleep(0.01)
+        if draw.random() < 0.25:  # while it loads, and otherwise in its steps, measurements and checkpoints
+            time.sleep(draw.uniform(0, 4))
+        else:
+            until(lambda: lives(run) > lived or run.status != "running")
+            time.sleep(draw.uniform(0, 2.5))
+        lived = lives(run)
         if run.status == "finished":
             break
         shown = run.events()  # what a page could have shown
