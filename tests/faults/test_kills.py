@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -96,6 +97,10 @@ def lives(run: Run) -> int:
     return sum(event["kind"] == "started" for event in run.events())
 
 
+def went_on(run: Run, lived: int) -> bool:
+    return lives(run) > lived or run.status != "running"
+
+
 def to_its_end(studio: Studio, run: Run) -> None:
     studio.start()
     until(lambda: run.status in ("finished", "failed"), 180)
@@ -124,7 +129,7 @@ def test_killed_again_and_again_a_run_loses_nothing_and_ends_with_the_same_weigh
         if draw.random() < 0.25:  # while it loads, and otherwise in its steps, measurements and checkpoints
             time.sleep(draw.uniform(0, 4))
         else:
-            until(lambda: lives(run) > lived or run.status != "running")
+            until(partial(went_on, run, lived))
             time.sleep(draw.uniform(0, 2.5))
         lived = lives(run)
         if run.status == "finished":
