@@ -16,12 +16,15 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from studio import terminal
+from studio.cli_runs import RunId
+from studio.cli_runs import app as run_commands
 from studio.errors import StudioError
 from studio.follow import launch_and_follow
 from studio.models.builtin import NAME as BUILTIN_MODEL
 from studio.recipe import Recipe
 from studio.recipe_docs import knobs
-from studio.runs import Run, list_runs
+from studio.runs import Run
+from studio.runs.label import Label
 
 DETACHED = 130  # exit code, as shells have it for an interrupted command
 
@@ -49,7 +52,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="path.to.field=value", help="Fields of the recipe to change, e.g. train.max_steps=10."),
 ]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `runs` lists it.")]
+app.add_typer(run_commands)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -83,10 +86,18 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 @app.command()
 def resume(run: RunId) -> None:
-    """Go on with a stopped, failed or interrupted run, from its last checkpoint."""
+    """Go on with a paused, stopped, failed or interrupted run, from its last checkpoint."""
     opened = Run.open(run)
     opened.reopen()
     _launch_and_follow(opened)
+
+
+@app.command()
+def again(run: RunId, overrides: Overrides = None) -> None:
+    """Train a run's recipe once more, with changes if any are given: a new run."""
+    opened = Run.open(run)
+    recipe = Recipe.load(opened.folder / "recipe.yaml", overrides)
+    _launch_and_follow(Run.create(recipe, Label(parent=opened.id)))
 
 
 @app.command()
@@ -298,18 +309,6 @@ def estimate(recipe: RecipePath, overrides: Overrides = None, as_json: Json = Fa
     console.print(terminal.estimate_table(expected.to_dict()))
     for note in expected.notes:
         console.print(note, markup=False, soft_wrap=True)
-
-
-@app.command()
-def runs(as_json: Json = False) -> None:
-    """List the runs of this workspace, newest first."""
-    found = [run.summary() for run in list_runs()]
-    if as_json:
-        terminal.print_json(found)
-    elif found:
-        terminal.stdout().print(terminal.runs_table(found))
-    else:
-        terminal.stderr().print("There are no runs yet. Start one: python app.py train recipes/quickstart.yaml")
 
 
 @app.command()

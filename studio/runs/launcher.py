@@ -20,6 +20,7 @@ from studio.runs import process
 from studio.runs.devices import chosen, visible_devices
 from studio.runs.devices import environment as device_environment
 from studio.runs.events import EventLog
+from studio.runs.label import Label
 from studio.runs.queue import PLACE, place_of
 from studio.runs.run import Run, list_runs
 
@@ -84,8 +85,11 @@ class Launcher:
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
-    def submit(self, recipe: Recipe) -> Run:
+    def submit(self, recipe: Recipe, label: Label | None = None) -> Run:
         """Queue a run. The same recipe submitted twice within three seconds is one run.
+
+        Args:
+            label: what the run is to be called, and what it was made from.
 
         Raises:
             StudioErrors: the recipe has problems.
@@ -95,7 +99,7 @@ class Launcher:
             now = time.monotonic()
             if self._last and self._last[1] == text and now - self._last[0] < _SAME_LAUNCH_SECONDS:
                 return self._last[2]
-            run = Run.create(recipe)
+            run = Run.create(recipe, label)
             self._last = (now, text, run)
         self._wake.set()
         return run

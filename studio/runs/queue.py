@@ -6,7 +6,9 @@ import os
 
 from studio.errors import StudioError
 from studio.runs.run import Run, list_runs
+from studio.workspace import Workspace
 
+STAMP = ".moved"
 PLACE = "place"  # the file with a run's number in the queue; runs without one come behind those that have one
 
 
@@ -20,8 +22,8 @@ def place_of(run: Run) -> tuple[float, str]:
 
 def waiting(runs: list[Run] | None = None) -> list[Run]:
     """The queued runs that no launcher has taken yet, in the order in which they start."""
-    found = [run for run in (list_runs() if runs is None else runs) if not run.claimed and run.status == "queued"]
-    return sorted(found, key=place_of)
+    found = [run for run in (list_runs() if runs is None else runs) if not (run.claimed or run.ending)]
+    return sorted((run for run in found if run.status == "queued"), key=place_of)
 
 
 def move(run: Run, places: int) -> list[Run]:
@@ -40,4 +42,13 @@ def move(run: Run, places: int) -> list[Run]:
         aside = other.folder / f".{PLACE}.{os.getpid()}.part"
         aside.write_text(str(number), encoding="ascii")
         aside.replace(other.folder / PLACE)
+    (Workspace.current().runs / STAMP).touch()
     return order
+
+
+def stamp() -> int:
+    """Changes when a person has moved a run: when that was, in nanoseconds."""
+    try:
+        return (Workspace.current().runs / STAMP).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import gradio as gr
 
 from studio.errors import StudioError
-from studio.runs import Run, View, count_runs, list_runs
-from studio.ui import views
+from studio.runs import Run, View, count_runs, list_runs, queue
+from studio.ui import run_actions, views
 from studio.ui.charts import live_chart
 from studio.ui.compare_tab import writes_text
 from studio.ui.desk import Desk
@@ -31,6 +31,7 @@ class RunsTab:
     compare: gr.Button
     seen: gr.Textbox
     timer: gr.Timer
+    actions: run_actions.RunActions
 
 
 def build(desk: Desk) -> RunsTab:
@@ -39,6 +40,7 @@ def build(desk: Desk) -> RunsTab:
             run = gr.Dropdown(choices(), label="Run", interactive=True, elem_id="run")
         with gr.Column(scale=3), gr.Row():
             stop = gr.Button("Stop and keep", variant="stop", visible=False, elem_id="stop")
+            buttons = run_actions.build_buttons()
             resume = gr.Button("Resume", visible=False, min_width=100, elem_id="resume")
             compare = gr.Button(
                 "Compare with the base", variant="primary", visible=False, min_width=230, elem_id="to-compare"
@@ -50,9 +52,10 @@ def build(desk: Desk) -> RunsTab:
     warnings = gr.HTML(elem_id="run-warnings")
     with gr.Accordion("Log", open=False, elem_id="log-card"):
         log = gr.HTML(elem_id="run-log")
+    actions = run_actions.build(buttons)
     seen = gr.Textbox("", visible="hidden", elem_id="seen")
     chart.card = chart_card
-    return RunsTab(run, state, numbers, chart, warnings, log, stop, resume, compare, seen, gr.Timer(1.5))
+    return RunsTab(run, state, numbers, chart, warnings, log, stop, resume, compare, seen, gr.Timer(1.5), actions)
 
 
 def nothing() -> str:
@@ -61,7 +64,7 @@ def nothing() -> str:
 
 def choices() -> list[tuple[str, str]]:
     """The runs with their status, newest first."""
-    return [(f"{run.id} · {run.status}", run.id) for run in list_runs()[:200]]
+    return [(f"{run.label.name or run.id} · {run.status}", run.id) for run in list_runs()[:200]]
 
 
 def signature(run: Run | None) -> dict[str, str]:
@@ -71,8 +74,8 @@ def signature(run: Run | None) -> dict[str, str]:
     sizes = {p.name: p.stat().st_size if p.exists() else 0 for p in (run.events_path, run.log_path)}
     status = run.status
     return {
-        "runs": f"{run.id} {status} {run.stopping} {count_runs()}",
-        "events": f"{run.id} {status} {run.stopping} {sizes['events.jsonl']}",
+        "runs": f"{run.id} {status} {run.ending} {count_runs()} {queue.stamp()} {run.label.name}",
+        "events": f"{run.id} {status} {run.ending} {sizes['events.jsonl']}",
         "log": f"{run.id} {sizes['log.txt']}",
     }
 
@@ -83,8 +86,9 @@ def state(run: Run, status: str, view: View) -> str:
         others = any(r.status == "running" for r in list_runs() if r.id != run.id)
         return views.working("Waiting for the run before it" if others else "Starting the worker")
     if status == "running":
-        if run.stopping:
-            return views.working("Stopping: the step is finished and a checkpoint is written")
+        if run.ending:
+            what = "Stopping" if run.stopping else "Pausing"
+            return views.working(f"{what}: the step is finished and a checkpoint is written")
         if view.stage:
             stage = view.stage
             unit = "bytes" if stage["total"] > 1_000_000 else "rows"
@@ -102,6 +106,11 @@ def state(run: Run, status: str, view: View) -> str:
             f"Everything up to its last checkpoint is kept. Press Resume, or run `python app.py resume {run.id}`.",
         )
     took = f" in {views.duration(view.last_time - view.started['time'])}" if view.started and view.last_time else ""
+    if status == "paused":
+        at = f" at step {view.step} of {view.max_steps}" if view.started else " before it started"
+        return views.message("warn", f"Paused{at}.", "Its device is free. Resume goes on to the very same weights.")
+    if status == "stopped" and (view.ended or {}).get("what") == "Cancelled.":
+        return views.message("warn", "Cancelled.", "No model was saved. Resume goes on from its last checkpoint.")
     if status == "stopped":
         if not view.started:
             return views.message("warn", "Stopped before it started.", "Launch it again when you like.")
@@ -203,7 +212,7 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
     sign = signature(run)
     known = _read(seen)
     if run is None:
-        return {} if known == sign and seen else {tab.state: nothing(), tab.seen: json.dumps(sign)}
+        return {} if known == sign and seen else {**empty(tab), tab.seen: json.dumps(sign)}
     if known == sign:
         return {}
     updates: dict = {tab.seen: json.dumps(sign)}
@@ -212,9 +221,10 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
         updates |= {
             tab.run: gr.update(choices=choices(), value=run.id),
             tab.chart: run.id,
-            tab.stop: gr.update(visible=status in ("running", "queued"), interactive=not run.stopping),
-            tab.resume: gr.update(visible=status in ("interrupted", "stopped", "failed") and bool(view.started)),
+            tab.stop: gr.update(visible=status == "running", interactive=not run.stopping),
+            tab.resume: gr.update(visible=_resumes(status, view)),
             tab.compare: gr.update(visible=run.has_model and status != "running" and writes_text(run)),
+            **run_actions.updates(tab.actions, run, status),
         }
     if known.get("events") != sign["events"]:
         updates |= {
@@ -226,6 +236,30 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
     if known.get("log") != sign["log"]:
         updates[tab.log] = log_tail(run)
     return updates
+
+
+def empty(tab: RunsTab) -> dict:
+    """Everything on the tab as it is without a run."""
+    hidden = {button: gr.update(visible=False) for button in (tab.stop, tab.resume, tab.compare)}
+    hidden |= {button: gr.update(visible=False) for button in (tab.actions.pause, tab.actions.cancel)}
+    nothing_of = {
+        tab.numbers: "",
+        tab.warnings: "",
+        tab.log: "",
+        tab.chart: "",
+        tab.chart.card: gr.update(visible=False),
+    }
+    return {
+        tab.state: nothing(),
+        tab.run: gr.update(choices=choices(), value=None),
+        **nothing_of,
+        **hidden,
+        **run_actions.listed(tab.actions),
+    }
+
+
+def _resumes(status: str, view: View) -> bool:
+    return status == "paused" or (status in ("interrupted", "stopped", "failed") and bool(view.started))
 
 
 def _read(seen: str | None) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from studio.runs import Run, list_runs
+from studio.runs import Run, list_runs, queue
 
 POINTS = "() => (document.querySelector('[data-chart=loss]')?.data?.[0]?.x ?? []).length"
 
@@ -231,3 +231,45 @@ def test_an_opened_run_is_read_from_the_address(visit):
     page.wait_for_selector("#run-state:visible")
     assert oldest.id in page.input_value("#run input")
     assert Run.open(oldest.id).status in page.input_value("#run input")
+
+
+def test_a_run_is_paused_named_resumed_and_cancelled_and_a_queued_one_is_moved(visit):
+    page = visit()
+    settings(page, max_steps=5000, eval_steps=0, save_steps=0)
+    first = launch(page)
+    page.wait_for_function(f"() => ({POINTS})() >= 2", timeout=90_000)
+    page.click("#pause")
+    wait_for_status(page, "Paused at step")
+    assert first.status == "paused" and not first.has_model
+
+    page.click("#run-words > button, #run-words .label-wrap")
+    page.fill("#run-name textarea, #run-name input", "My <b>first</b>")
+    page.click("#keep-words")
+    page.wait_for_function("() => document.querySelector('#run-kept').innerText.includes('Saved')")
+    page.wait_for_function("() => document.querySelector('#run input').value.startsWith('My <b>first</b>')")
+
+    page.click("#resume")
+    page.wait_for_function(f"() => ({POINTS})() >= 4", timeout=90_000)
+    assert first.status == "running"
+    page.click("#again-run")  # two more, which wait
+    page.wait_for_function("() => document.querySelectorAll('#queue [data-act=up]').length === 1")
+    page.click("#again-run")
+    page.wait_for_function("() => document.querySelectorAll('#queue [data-act=up]').length === 2")
+    second, third = queue.waiting()
+    page.click("#queue-card > button, #queue-card .label-wrap")
+    page.click(f"#queue [data-act=up][data-run='{third.id}']")
+    page.wait_for_function(f"() => document.querySelector('#queue [data-act=up]').dataset.run === '{third.id}'")
+    assert [run.id for run in queue.waiting()] == [third.id, second.id]
+    for run in (second, third):
+        page.click(f"#queue [data-act=cancel][data-run='{run.id}']")
+    page.wait_for_function("() => !document.querySelector('#queue [data-act=up]')")
+
+    other = visit(f"?run={first.id}")
+    wait_for_status(other, "Training")
+    other.click("#cancel")
+    wait_for_status(other, "Cancelled")
+    assert first.process is None and first.status == "stopped"
+    other.click("#run-words > button, #run-words .label-wrap")
+    other.click("#delete-run")
+    other.wait_for_function("id => !document.querySelector('#run input').value.startsWith('My <b>')", arg=first.id)
+    assert first.id not in [run.id for run in list_runs()]

@@ -172,6 +172,20 @@ def test_a_run_that_was_stopped_and_resumed_ends_as_one_that_was_not(plan, monke
     assert same(weights(run.model_dir), weights(whole.model_dir))
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("step", [5, 8, 13])  # of five steps an epoch
+def test_a_run_that_is_resumed_in_a_later_epoch_trains_on_the_rest_of_its_rows(plan, monkeypatch, step, grouped):
+    settings = {"max_steps": 15, "save_steps": 0, "eval_steps": 4, "group_by_length": grouped}
+    whole = done(plan(**settings))
+    with monkeypatch.context() as patch:
+        stop_after(patch, step, "pause")
+        run = done(plan(**settings), "paused")
+    run.reopen()
+    assert train(run.folder) == "finished"
+    assert run.view().curves["loss"] == whole.view().curves["loss"]
+    assert same(weights(run.model_dir), weights(whole.model_dir))
+
+
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_paused_run_saves_no_model_and_goes_on_to_the_same_weights(finished, plan, monkeypatch, step):
     with monkeypatch.context() as patch:

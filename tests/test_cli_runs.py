@@ -1,0 +1,69 @@
+"""The commands that do something with runs that are there."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from studio import cli
+from studio.recipe import Recipe
+from studio.runs import EventLog, Run, list_runs, queue
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(cli.app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def ended() -> Run:
+    run = Run.create(Recipe(name="ended"))
+    log = EventLog(run.events_path)
+    log.write("stopped", step=3)
+    log.close()
+    return run
+
+
+def test_a_queued_run_is_asked_to_pause_and_to_stop():
+    run = Run.create(Recipe(name="a"))
+    assert call("pause", run.id).exit_code == 0
+    assert run.ending == "paused"
+    assert call("stop", run.id).exit_code == 0
+    assert run.ending == "stopped"
+
+
+@pytest.mark.parametrize("command", ["pause", "stop", "cancel"])
+def test_a_run_that_has_ended_is_left_alone(ended, command):
+    result = call(command, ended.id)
+    assert result.exit_code == 1
+    assert "it is stopped" in result.stderr
+    assert ended.ending is None
+
+
+def test_words_are_written_and_shown(ended):
+    call("label", ended.id, "--name", "The one", "--tag", "x", "--tag", "y")
+    assert json.loads(call("label", ended.id).stdout) == {
+        "name": "The one",
+        "note": "",
+        "tags": ["x", "y"],
+        "parent": "",
+    }
+
+
+def test_the_queue_is_listed_and_changed():
+    first, second = Run.create(Recipe(name="a")), Run.create(Recipe(name="b"))
+    assert [line.split()[1] for line in call("queue").stdout.splitlines()] == [first.id, second.id]
+    call("queue", second.id, "--move", "-1")
+    assert [run.id for run in queue.waiting()] == [second.id, first.id]
+
+
+def test_a_run_goes_to_the_trash_and_back(ended):
+    assert call("delete", ended.id).exit_code == 0
+    assert list_runs() == []
+    assert call("trash").stdout.split() == [ended.id]
+    assert call("trash", "--restore", ended.id).stdout.split() == [ended.id]
+    assert [run.id for run in list_runs()] == [ended.id]
+    call("delete", ended.id)
+    assert "Deleted for good: 1 runs." in call("trash", "--empty").stderr
+    assert call("trash").stdout == ""
