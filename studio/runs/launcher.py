@@ -18,7 +18,8 @@ from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.runs import process
 from studio.runs.events import EventLog
-from studio.runs.run import Run, list_runs
+from studio.runs.index import RunIndex
+from studio.runs.run import Run
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _SAME_LAUNCH_SECONDS = 3.0  # the same recipe launched again within this time is one launch (a double click)
@@ -49,6 +50,7 @@ class Launcher:
     """Starts queued runs one after another from a background thread. Make one, ``start`` it, and pass it in."""
 
     def __init__(self, poll_seconds: float = 1.0):
+        self.index = RunIndex()
         self._poll_seconds = poll_seconds
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -95,8 +97,8 @@ class Launcher:
         for id, worker in list(self._workers.items()):
             if worker.poll() is not None:
                 del self._workers[id]
-        runs = list_runs()
-        statuses = {run.id: run.status for run in runs}
+        found = self.index.look()
+        runs, statuses = [run for run, _ in found], {run.id: status for run, status in found}
         for run in reversed(runs):
             if statuses[run.id] == "queued" and run.stopping and run.claim():
                 EventLog(run.events_path).write("stopped", step=0, what="Stopped before it started.")
