@@ -12,7 +12,7 @@ const CHARTS = {
   learning_rate: {height: 150, title: 'learning rate', format: 'e'},
   grad_norm: {height: 150, title: 'gradient norm'},
   tokens_per_second: {height: 150, title: 'tokens/s'},
-  memory_bytes: {height: 150, title: 'memory, GB', scale: 1e-9},
+  memory_bytes: {height: 150, title: 'memory, GB', scale: 1e-9, zero: true},
   gpu_utilization: {height: 150, title: 'GPU utilisation, %', range: [0, 105]},
   gpu_temperature: {height: 150, title: 'GPU temperature, °C'},
 };
@@ -36,6 +36,7 @@ function unit() {  // of the horizontal axis: [its name, how many of the server'
   return end < 300 ? ['seconds since the start', 1] : end < 3 * 3600 ? ['minutes since the start', 60] : ['hours since the start', 3600];
 }
 
+const short = id => id.replace(/^\d{8}-\d{6}-(\d{3}-)?/, '');  // without the moment of the launch
 const safe = text => String(text).replace(/[&<>]/g, sign => ({'&': '&amp;', '<': '&lt;', '>': '&gt;'}[sign]));
 const folded = text => safe(text).replace(/(.{50}\S*)\s/g, '$1<br>');
 
@@ -77,13 +78,14 @@ function layout(name) {
   if (main && logScale.checked) y.type = 'log';
   if (chart.format) y.exponentformat = chart.format;
   if (chart.range) y.range = chart.range;
+  if (chart.zero) y.rangemode = 'tozero';
   y.uirevision = `${revision} ${logScale.checked}`;
-  return {uirevision: revision, height: chart.height, margin: {l: 46, r: 10, t: main ? 8 : 26, b: 34},
+  return {uirevision: revision, height: chart.height, margin: {l: 46, r: 10, t: main ? 8 : 26, b: main ? 34 : 22},
     showlegend: main && shown.length < 2, legend: {orientation: 'h', x: 1, xanchor: 'right', y: 1.02, yanchor: 'bottom'},
     title: main ? undefined : {text: chart.title, font: {size: 12.5}, x: 0.02, y: 0.97},
     paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: {color: css('--body-text-color'), size: 11.5,
     family: css('--font')}, hovermode: 'x unified', hoverlabel: {bgcolor: css('--block-background-fill')},
-    xaxis: {...axis(main ? unit()[0] : ''), hoverformat: axisChoice.value === 'time' ? '.2f' : ',.0f'}, yaxis: y};
+    xaxis: {...axis(main ? unit()[0] : ''), automargin: main, hoverformat: axisChoice.value === 'time' ? '.2f' : ',.0f'}, yaxis: y};
 }
 
 function legend() {  // of several runs: letter, colour, dashes and mark of each, so that no colour has to be told apart
@@ -91,7 +93,7 @@ function legend() {  // of several runs: letter, colour, dashes and mark of each
   list.hidden = shown.length < 2;
   list.innerHTML = shown.map((id, place) => `<span title="${safe(id)}"><svg width="34" height="12" aria-hidden="true">
     <line x1="1" x2="33" y1="6" y2="6" stroke="${ink(place)}" stroke-width="2.2" stroke-dasharray="${dashes[place]}"/></svg>
-    <b>${LETTERS[place]}</b> <i>${safe(id)}</i></span>`).join('');
+    <b>${LETTERS[place]}</b> <i>${safe(short(id))}</i></span>`).join('');
 }
 
 function draw() {
@@ -182,7 +184,7 @@ async function pull() {
     for (const [id, news] of Object.entries(said)) take(id, news);
     const reading = shown.map(id => runs[id].reading).find(Boolean);
     status.textContent = reading ? `Reading the run: ${Math.round(100 * reading[0] / reading[1])} %` : '';
-    if (!Object.values(said).some(news => news.whole || Object.keys(news.curves).length)) return;
+    if (!Object.values(said).some(news => news.whole || news.warnings || Object.keys(news.curves).length)) return;
     const begun = performance.now();
     draw();
     rest = performance.now() + Math.min(5000, 40 * (performance.now() - begun));

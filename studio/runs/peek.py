@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+_UNNAMED = "recipe"  # as the file is called: what a recipe without a name is named after
 _NAME = re.compile(r"^name:[^\n]*(?:\n[ \t]+[^\n]*)*", re.MULTILINE)  # with the lines that go on with it
 
 
@@ -16,5 +17,5 @@ def recipe_name(folder: Path) -> str:
         found = _NAME.search((folder / "recipe.yaml").read_text(encoding="utf-8"))
         said = yaml.safe_load(found.group()) if found else {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return ""
-    return str(said.get("name") or "")
+        return _UNNAMED
+    return str(said.get("name") or _UNNAMED)

@@ -22,7 +22,7 @@ _TEMPLATE = """
   <label>Smoothing <input type="range" class="ema" min="0" max="0.999" step="0.001" value="0.6"
     aria-label="Smoothing of the training loss"> <span class="ema-value">0.60</span></label>
   <label><input type="checkbox" class="log-scale"> Log scale</label>
-  <label>Along <select class="axis" aria-label="What the horizontal axis shows">
+  <label>By <select class="axis" aria-label="What the horizontal axis shows">
     <option value="step">steps</option><option value="tokens">tokens</option><option value="time">time</option>
   </select></label>
   <span class="grow"></span><span class="chart-status note" role="status"></span>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 from studio.errors import StudioError
@@ -18,6 +19,11 @@ def together(run_id: str | None, others: list[str] | None) -> list[str]:
     return [id for id in dict.fromkeys([run_id, *(others or [])]) if id][:MOST_RUNS]
 
 
+def short(run_id: str) -> str:
+    """A run's id without the moment of its launch: its name, and the letters that make it the only one."""
+    return re.sub(r"^\d{8}-\d{6}-(\d{3}-)?", "", run_id)
+
+
 def apart(ids: list[str]) -> str:
     """A table of the fields in which the recipes of several runs differ; nothing for one run."""
     found = {}
@@ -26,11 +32,11 @@ def apart(ids: list[str]) -> str:
             found[letter, id] = Run.open(id).recipe.model_dump(mode="json")
     if len(found) < 2:
         return ""
-    rows = differences(list(found.values()))
+    rows = [row for row in differences(list(found.values())) if row[0] != "name"]  # it stands above
     if not rows:
         return '<p class="note">The recipes of these runs are the same in every field.</p>'
     head = "".join(
-        f'<th scope="col" title="{escape(id)}"><b>{letter}</b> <span>{escape(id)}</span></th>' for letter, id in found
+        f'<th scope="col" title="{escape(id)}"><b>{letter}</b> {escape(short(id))}</th>' for letter, id in found
     )
     lines = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(value)}</td>" for value in values)}</tr>'

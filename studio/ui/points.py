@@ -37,7 +37,8 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
     Returns:
         ``curves``: name -> ``x`` (``unit``, first place and steps from place to place) and ``y``; ``all`` says that no
         point was left out, ``smooth`` is the moving average of the loss where some were. ``whole`` says that the curves
-        take the place of what the page has. ``have`` is for the next request; ``axes`` are the axes that the run has.
+        take the place of what the page has. ``warnings`` are there if there are new ones. ``have`` is for the next request; ``axes`` are the axes that the
+        run has.
     """
     axis = request.get("axis") if request.get("axis") in AXES else "step"
     places = _places(look, axis)
@@ -56,7 +57,13 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
     whole = not since or bool(span) or rows - since["points"] > PER_BUCKET * width
     result: dict[str, Any] = {
         "whole": whole,
-        "have": {"generation": look.generation, "points": rows, "evals": evals, "size": look.size},
+        "have": {
+            "generation": look.generation,
+            "points": rows,
+            "evals": evals,
+            "warnings": len(look.view.warnings),
+            "size": look.size,
+        },
         "reading": look.reading,
         "axes": [a for a in AXES if a != "tokens" or "tokens" in look.points],
         "curves": {},
@@ -81,7 +88,7 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
         curve = _drawn(x, values, window(x, low, high), wide[name], weight, axis)
         if curve:
             result["curves"][name] = curve
-    if whole and not overlaid:
+    if not overlaid and (whole or have.get("warnings") != len(look.view.warnings)):
         result["warnings"] = _warnings(look, places["points"])
     return result
 

@@ -39,10 +39,23 @@ class RunsTab:
 
 
 def build(desk: Desk) -> RunsTab:
-    with gr.Row(equal_height=False, elem_classes="card bottom"):
-        with gr.Column(scale=4):
-            run = gr.Dropdown(choices(desk.index.statuses()), label="Run", interactive=True, elem_id="run")
-        with gr.Column(scale=3), gr.Row():
+    with gr.Column(elem_classes="card"):
+        with gr.Row(equal_height=False):
+            with gr.Column():
+                run = gr.Dropdown(
+                    choices(desk.index.statuses()), label="Run", info="Newest first.", interactive=True, elem_id="run"
+                )
+            with gr.Column():
+                others = gr.Dropdown(
+                    [],
+                    label="Compare with other runs",
+                    info=f"Up to {MOST_RUNS - 1}, drawn over this one; what differs in their recipes is told below.",
+                    multiselect=True,
+                    max_choices=MOST_RUNS - 1,
+                    interactive=True,
+                    elem_id="others",
+                )
+        with gr.Row(elem_classes="run-actions"):
             stop = gr.Button("Stop and keep", variant="stop", visible=False, elem_id="stop")
             resume = gr.Button("Resume", visible=False, min_width=100, elem_id="resume")
             compare = gr.Button(
@@ -52,15 +65,6 @@ def build(desk: Desk) -> RunsTab:
     numbers = gr.HTML(elem_id="run-numbers")
     with gr.Column(elem_classes="card", visible=False) as chart_card:
         chart = live_chart(desk.feed, elem_id="chart")
-        others = gr.Dropdown(
-            [],
-            label="Compare with",
-            info=f"Up to {MOST_RUNS - 1} other runs, drawn over this one; below, what differs in their recipes.",
-            multiselect=True,
-            max_choices=MOST_RUNS - 1,
-            interactive=True,
-            elem_id="others",
-        )
         apart = gr.HTML(elem_id="apart")
     warnings = gr.HTML(elem_id="run-warnings")
     with gr.Accordion("Log", open=False, elem_id="log-card"):
@@ -201,7 +205,16 @@ def confusion(run: Run, view: View) -> str:
 
 
 def warnings(view: View) -> str:
-    return "".join(views.message("warn", w["what"], w.get("fix", "")) for w in view.warnings[-5:])
+    """The last warnings; those with the same words are one, with the steps at which they came."""
+    steps: dict[tuple[str, str], list[int]] = {}
+    for warning in view.warnings:
+        words = warning["what"], warning.get("fix", "")
+        steps[words] = [*steps.pop(words, []), *([warning["step"]] if "step" in warning else [])]
+    told = ""
+    for (what, fix), at in list(steps.items())[-5:]:
+        where = "" if not at else f"At step {at[0]:,}: " if len(at) == 1 else f"At {len(at)} steps, last {at[-1]:,}: "
+        told += views.message("warn", where + what, fix)
+    return told
 
 
 def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict:
