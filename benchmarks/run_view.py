@@ -86,7 +86,7 @@ def open_run(run_id: str) -> None:
     from studio.ui.points import answer
 
     process, run, feed = psutil.Process(), Run.open(run_id), Feed()
-    before = process.memory_info().rss
+    before, used = process.memory_info().rss, sum(process.cpu_times()[:2])
     begin, first, sent, asked = time.perf_counter(), None, 0, 0
     while True:
         said = answer(feed.look(run), REQUEST)
@@ -98,7 +98,11 @@ def open_run(run_id: str) -> None:
         time.sleep(1.0 if first else 0.1)
     whole = time.perf_counter() - begin
     grown = (process.memory_info().rss - before) / 1e6
-    print(f"first points {first:.2f} s, all {whole:.2f} s, {asked} answers, {sent / 1e3:.0f} kB, {grown:+.0f} MB")
+    used = sum(process.cpu_times()[:2]) - used
+    print(
+        f"first points {first:.2f} s, all {whole:.2f} s ({used:.1f} s of a core); "
+        f"{asked} answers, {sent / 1e3:.0f} kB in all; {grown:+.0f} MB"
+    )
 
 
 def follow(run_id: str, tabs: str) -> None:

@@ -37,8 +37,8 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
     Returns:
         ``curves``: name -> ``x`` (``unit``, first place and steps from place to place) and ``y``; ``all`` says that no
         point was left out, ``smooth`` is the moving average of the loss where some were. ``whole`` says that the curves
-        take the place of what the page has. ``warnings`` are there if there are new ones. ``have`` is for the next request; ``axes`` are the axes that the
-        run has.
+        take the place of what the page has. ``warnings`` are there if there are new ones. ``have`` is for the next
+        request; ``axes`` are the axes that the run has.
     """
     axis = request.get("axis") if request.get("axis") in AXES else "step"
     places = _places(look, axis)
@@ -50,7 +50,7 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
     if overlaid or look.reading:
         names = ("loss", "eval_loss")
     if look.reading:
-        wide["loss"] = max(50, width // 3)  # it all comes again when the file has been read
+        wide["loss"] = max(50, width // 6)  # it all comes again when the file has been read
     known = have.get("generation") == look.generation
     since = {"points": int(have.get("points", 0)), "evals": int(have.get("evals", 0))} if known else {}
     span = request.get("range") or None
