@@ -8,7 +8,8 @@ import typer
 
 from studio import terminal
 from studio.errors import StudioError
-from studio.runs import Run, list_runs, queue, trash
+from studio.runs import Run, queue, trash
+from studio.runs.index import RunIndex
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `runs` lists it.")]
 app = typer.Typer(rich_markup_mode=None)
@@ -17,7 +18,7 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def runs(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
     """List the runs of this workspace, newest first."""
-    found = [run.summary() for run in list_runs()]
+    found = RunIndex().summaries()
     if as_json:
         terminal.print_json(found)
     elif found:

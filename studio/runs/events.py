@@ -6,10 +6,14 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 TERMINAL = ("finished", "stopped", "failed", "paused")  # the worker ends behind each; after the last it goes on later
+PORTION_BYTES = 1 << 19  # some 2,000 steps: a few milliseconds in which no other thread of Python gets on
 
 
 class EventLog:
@@ -17,7 +21,7 @@ class EventLog:
 
     def __init__(self, path: Path):
         self._file = path.open("ab", buffering=0)
-        if path.stat().st_size and path.read_bytes()[-1:] != b"\n":
+        if _last_byte(path) not in (b"", b"\n"):
             self._file.write(b"\n")  # an earlier writer was cut off in the middle of a line
 
     def write(self, kind: str, **fields: Any) -> dict[str, Any]:
@@ -59,11 +63,28 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
     except FileNotFoundError:
         return [], offset
     end = data.rfind(b"\n") + 1
-    events = [event for line in data[:end].splitlines() if (event := _parse(line)) is not None]
-    return events, offset + end
+    return _parse_lines(data[:end]), offset + end
 
 
-def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 1 << 16) -> list[dict[str, Any]]:
+def read_portions(path: Path, offset: int = 0) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """As :func:`read_events`, in portions of some ``PORTION_BYTES``, each with the offset after it: for long files."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        file.seek(offset)
+        rest = b""
+        while data := file.read(PORTION_BYTES):
+            data = rest + data
+            end = data.rfind(b"\n") + 1
+            rest = data[end:]
+            if end:
+                offset += end
+                yield _parse_lines(data[:end]), offset
+
+
+def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 1 << 12) -> list[dict[str, Any]]:
     """The events in the last ``window`` bytes of the file, oldest first, of the given ``kinds`` if any are named.
 
     If there is none among them (one event may be longer than that), more of the file is read until there is one.
@@ -82,9 +103,29 @@ def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 
     return found if found or not start else last_events(path, kinds, 8 * window)
 
 
+def _last_byte(path: Path) -> bytes:
+    """The last byte of a file; none of an empty one."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read(1)
+
+
+def _parse_lines(data: bytes) -> list[dict[str, Any]]:
+    """The events of whole lines."""
+    try:
+        found = orjson.loads(b"[" + data.rstrip(b"\n").replace(b"\n", b",") + b"]")  # all at once: twice as fast
+    except ValueError:
+        return [event for line in data.splitlines() if (event := _parse(line)) is not None]
+    return [event for event in found if isinstance(event, dict) and "kind" in event]
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        event = json.loads(line)
+        event = orjson.loads(line)
     except ValueError:
-        return None
+        try:
+            event = json.loads(line)  # takes NaN, integers of any length and broken surrogates, which orjson refuses
+        except ValueError:
+            return None
     return event if isinstance(event, dict) and "kind" in event else None

@@ -20,9 +20,10 @@ from studio.runs import process
 from studio.runs.devices import chosen, visible_devices
 from studio.runs.devices import environment as device_environment
 from studio.runs.events import EventLog
+from studio.runs.index import RunIndex
 from studio.runs.label import Label
 from studio.runs.queue import PLACE, place_of
-from studio.runs.run import Run, list_runs
+from studio.runs.run import Run
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _SAME_LAUNCH_SECONDS = 3.0  # the same recipe launched again within this time is one launch (a double click)
@@ -65,6 +66,7 @@ class Launcher:
     """
 
     def __init__(self, poll_seconds: float = 1.0, devices: tuple[str, ...] | None = None):
+        self.index = RunIndex()
         self._poll_seconds = poll_seconds
         self._devices = devices
         self._lock = threading.Lock()
@@ -122,8 +124,8 @@ class Launcher:
         for id, worker in list(self._workers.items()):
             if worker.poll() is not None:
                 del self._workers[id]
-        runs = list_runs()
-        statuses = {run.id: run.status for run in runs}
+        found = self.index.look()
+        runs, statuses = [run for run, _ in found], {run.id: status for run, status in found}
         queued = [run for run in runs if statuses[run.id] == "queued"]
         for run in queued:
             ending = run.ending

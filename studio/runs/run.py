@@ -15,8 +15,9 @@ import psutil
 from studio.errors import StudioError
 from studio.recipe import Recipe, is_template_file
 from studio.runs import process
-from studio.runs.events import TERMINAL, EventLog, last_events, read_events
+from studio.runs.events import TERMINAL, EventLog, last_events, read_events, read_portions
 from studio.runs.label import Label
+from studio.runs.peek import recipe_name
 from studio.runs.view import View
 from studio.workspace import Workspace, safe_name
 
@@ -106,7 +107,10 @@ class Run:
 
     def view(self) -> View:
         """All events folded into one view."""
-        return View().add(self.events())
+        view = View()
+        for events, _ in read_portions(self.events_path):
+            view.add(events)
+        return view
 
     @property
     def process(self) -> Any:
@@ -251,7 +255,7 @@ class Run:
         return {
             "id": self.id,
             "status": status,
-            "recipe": self.recipe.name,
+            "recipe": recipe_name(self.folder),
             "step": steps[-1]["step"] if steps else 0,
             "max_steps": head.get("max_steps", 0),
             "loss": next((e["loss"] for e in reversed(steps) if e.get("loss") is not None), None),

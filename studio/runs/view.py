@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from studio.runs.events import TERMINAL
+import numpy as np
 
-SERIES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes")
-_FOLDED = ("started", "progress", "step", "eval", "checkpoint", "warning", *TERMINAL)  # other kinds are not shown
+from studio.runs.events import TERMINAL
+from studio.runs.table import Table
+
+SERIES = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "memory_bytes",
+    "gpu_utilization",
+    "gpu_temperature",
+)
+_SINGLE = ("started", "progress", "checkpoint", "warning", *TERMINAL)  # steps and evals come in numbers
 
 
 @dataclass
@@ -16,12 +29,15 @@ class View:
     """The state of a run after some of its events; :meth:`add` folds in more.
 
     Attributes:
-        curves: for each of ``SERIES`` and for ``eval_loss`` two lists as long as each other, steps and values.
+        points: the numbers of all ``step`` events, whatever fields they have.
+        evals: the numbers of all ``eval`` events.
         ended: the terminal event, if the last one is terminal.
         stage: what the worker says it is doing, with ``done`` of ``total`` where it counts.
+        first_time: when the first event was written, unix seconds.
     """
 
-    curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    points: Table = field(default_factory=Table)
+    evals: Table = field(default_factory=Table)
     step: int = 0
     max_steps: int = 0
     epoch: float = 0.0
@@ -37,16 +53,38 @@ class View:
     first_step_time: float | None = None
     first_step: int = 0
     last_time: float | None = None
+    first_time: float | None = field(default=None, compare=False)
 
     def add(self, events: list[dict[str, Any]]) -> View:
         """Fold in events, in order. Steps that a resumed run does again replace what was there."""
-        for event in events:
-            self.last_time = event["time"]
-            if event["kind"] in _FOLDED:
-                getattr(self, f"_{event['kind']}")(event)
-            if event["kind"] not in TERMINAL:
+        for kind, same in groupby(events, itemgetter("kind")):
+            group = list(same)
+            self.last_time = group[-1].get("time", self.last_time)
+            if self.first_time is None:
+                self.first_time = group[0].get("time")
+            if kind == "step":
+                self._steps(group)
+            elif kind == "eval":
+                self._evals(group)
+            elif kind in _SINGLE:
+                for event in group:
+                    getattr(self, f"_{kind}")(event)
+            if kind not in TERMINAL:
                 self.ended = None
         return self
+
+    @property
+    def curves(self) -> dict[str, tuple[list[int], list[float]]]:
+        """For each of ``SERIES`` that has points, and for ``eval_loss``, steps and values as plain lists."""
+        found = {name: _curve(self.points, name) for name in SERIES if name in self.points.names}
+        if self.evals.rows:
+            found["eval_loss"] = _curve(self.evals, "loss")
+        return found
+
+    @property
+    def has_points(self) -> bool:
+        """Whether there is anything to draw."""
+        return bool(self.points.rows or self.evals.rows)
 
     def seconds_left(self, now: float) -> float | None:
         """Estimated seconds to the last step, at the pace so far; None until two steps are known."""
@@ -54,14 +92,6 @@ class View:
             return None
         pace = (self.last_time - self.first_step_time) / (self.step - self.first_step)
         return max(0.0, pace * (self.max_steps - self.step) - max(0.0, now - self.last_time))
-
-    def _point(self, name: str, step: int, value: float | None) -> None:
-        steps, values = self.curves.setdefault(name, ([], []))
-        while steps and steps[-1] >= step:
-            steps.pop(), values.pop()
-        if value is not None:
-            steps.append(step)
-            values.append(value)
 
     def _started(self, event: dict[str, Any]) -> None:
         self.started, self.stage = event, None
@@ -71,22 +101,25 @@ class View:
     def _progress(self, event: dict[str, Any]) -> None:
         self.stage = event
 
-    def _step(self, event: dict[str, Any]) -> None:
-        step = event["step"]
-        for name in SERIES:
-            if name in event:
-                self._point(name, step, event[name])
+    def _steps(self, events: list[dict[str, Any]]) -> None:
+        if not all("step" in event for event in events):  # a foreign hand has been at the file
+            events = [event for event in events if "step" in event]
+        if not events:
+            return
+        first, last = events[0], events[-1]
+        if first["step"] <= self.step:
+            self.evals.cut(first["step"])  # measured by the attempt that is being replaced
+        self.points.add(events)
         if self.first_step_time is None:
-            self.first_step_time, self.first_step = event["time"], step
-        self.step, self.stage = step, None
-        self.loss = event.get("loss", self.loss)
-        self.epoch = event.get("epoch", self.epoch)
-        self.tokens = event.get("tokens", self.tokens)
-        self.tokens_per_second = event.get("tokens_per_second", self.tokens_per_second)
+            self.first_step_time, self.first_step = first["time"], first["step"]
+        self.step, self.stage = last["step"], None
+        for name in ("loss", "epoch", "tokens", "tokens_per_second"):
+            said = next((event[name] for event in reversed(events) if name in event), getattr(self, name))
+            setattr(self, name, said)
 
-    def _eval(self, event: dict[str, Any]) -> None:
-        self._point("eval_loss", event["step"], event.get("loss"))
-        self.eval_loss = event.get("loss")
+    def _evals(self, events: list[dict[str, Any]]) -> None:
+        self.evals.add(events)
+        self.eval_loss = events[-1].get("loss")
 
     def _checkpoint(self, event: dict[str, Any]) -> None:
         self.checkpoints.append(event)
@@ -98,3 +131,9 @@ class View:
         self.ended, self.stage = event, None
 
     _finished = _stopped = _failed = _paused = _end
+
+
+def _curve(table: Table, name: str) -> tuple[list[int], list[float]]:
+    values = table.column(name)
+    there = np.isfinite(values)
+    return table.column("step")[there].astype(np.int64).tolist(), values[there].tolist()

@@ -22,6 +22,7 @@ from studio.recipe import Recipe
 from studio.runs import EventLog, Run
 from studio.training import adalora, checkpoints, trained_state
 from studio.training.best import BestCallback
+from studio.training.gpu import gpu_state
 from studio.training.order import RememberedOrder
 from studio.training.steps import planned_steps
 
@@ -227,6 +228,7 @@ class EventCallback(TrainerCallback):
             tokens=tokens,
             tokens_per_second=round(new / seconds, 1) if seconds > 0 else None,
             memory_bytes=peak_memory_bytes(args.device.type),
+            **gpu_state(args.device.type),
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -14,8 +14,8 @@ import gradio as gr
 from studio.errors import StudioError, StudioErrors
 from studio.presets import Preset, presets
 from studio.recipe import Recipe
-from studio.runs import Launcher, Run, list_runs
-from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, run_actions, runs_tab, views
+from studio.runs import Launcher, Run
+from studio.ui import charts, compare_tab, data_tab, downloads, method_tab, model_tab, run_actions, runs_tab, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.ui.theme import CSS_PATH, theme
@@ -23,11 +23,11 @@ from studio.ui.wiring import QUIET, told
 from studio.workspace import ASSETS, Workspace
 
 
-def header(machine: dict[str, Any]) -> str:
+def header(desk: Desk) -> str:
     """The top line: name, device, and the run that is going on."""
-    going = [run for run in list_runs() if run.status == "running"]
-    chip = f'<span class="chip running"><i class="dot"></i>{views.escape(going[0].id)}</span>' if going else ""
-    device = f"{views.escape(machine['device'])} · {views.size(machine['total_bytes'])}"
+    going = [id for id, status in desk.index.statuses(2.0).items() if status == "running"]
+    chip = f'<span class="chip running"><i class="dot"></i>{views.escape(going[0])}</span>' if going else ""
+    device = f"{views.escape(desk.machine['device'])} · {views.size(desk.machine['total_bytes'])}"
     brand = f'<span class="brand">{views.LOGO}SFT Studio</span><span class="space"></span>'
     return f'<div id="top">{brand}{chip}<span class="chip">{device}</span></div>'
 
@@ -41,7 +41,7 @@ def build(desk: Desk) -> gr.Blocks:
     with gr.Blocks(
         title="SFT Studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)
     ) as page:
-        top = gr.HTML(partial(header, desk.machine))
+        top = gr.HTML(partial(header, desk))
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=480), gr.Tabs(elem_id="tabs") as tabs:
                 with gr.Tab("1 · Model", id="model", render_children=True) as model_page:
@@ -53,7 +53,7 @@ def build(desk: Desk) -> gr.Blocks:
                 with gr.Tab("4 · Runs", id="runs", render_children=True) as runs_page:
                     runs = runs_tab.build(desk)
                 with gr.Tab("5 · Compare", id="compare", render_children=True) as compare_page:
-                    compare = compare_tab.build()
+                    compare = compare_tab.build(compare_tab.tuned(desk))
             with gr.Column(scale=2, min_width=270, elem_classes="card side"):
                 glance = gr.HTML(elem_id="glance")
                 drop = gr.Button("Leave these rows out", visible=False, size="md", elem_id="drop-rows")
@@ -154,7 +154,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         # launching
         run_parts = [
-            runs.run, runs.state, runs.numbers, runs.chart, runs.chart.card, runs.warnings, runs.log,
+            runs.run, runs.state, runs.numbers, runs.chart, runs.chart.card, runs.others, runs.warnings, runs.log,
             runs.stop, runs.resume, runs.compare, runs.seen, *runs.actions.parts(),
         ]  # fmt: skip
 
@@ -193,18 +193,16 @@ def build(desk: Desk) -> gr.Blocks:
 
         # comparing
         def to_compare(run_id: str) -> tuple[Any, Any]:
-            return gr.update(selected="compare"), gr.update(choices=compare_tab.tuned(), value=run_id)
+            return gr.update(selected="compare"), gr.update(choices=compare_tab.tuned(desk), value=run_id)
 
         runs.compare.click(to_compare, runs.run, [tabs, compare.run], **QUIET)
         compare_tab.wire(desk, compare)
-        compare_page.select(
-            lambda run_id: gr.update(
-                choices=compare_tab.tuned(), value=run_id or next((v for _, v in compare_tab.tuned()), None)
-            ),
-            compare.run,
-            compare.run,
-            **QUIET,
-        )
+
+        def tuned_now(run_id: str | None) -> Any:
+            found = compare_tab.tuned(desk)
+            return gr.update(choices=found, value=run_id or (found[0][1] if found else None))
+
+        compare_page.select(tuned_now, compare.run, compare.run, **QUIET)
         for tab, primary in ((data_page, True), (method_page, True), (runs_page, False), (compare_page, False)):
             tab.select(
                 lambda primary=primary: gr.update(variant="primary" if primary else "secondary"), None, launch, **QUIET
@@ -228,18 +226,19 @@ def build(desk: Desk) -> gr.Blocks:
         # every visit starts from what is true now
         def visit(request: gr.Request) -> dict:
             recipe = desk.draft()
-            found = {run.id: run for run in list_runs()}
+            found = desk.index.statuses()
             wanted = request.query_params.get("run") if request else None
-            run_id = wanted if wanted in found else next((r.id for r in found.values() if r.status == "running"), None)
+            run_id = (
+                wanted if wanted in found else next((id for id, status in found.items() if status == "running"), None)
+            )
             run_id = run_id or next(iter(found), None)
+            tuned = compare_tab.tuned(desk)
             updates = {
                 **form.show(recipe),
                 **panel(recipe),
                 save: to_save(recipe),
                 **model_tab.updates(desk, model, recipe),
-                compare.run: gr.update(
-                    choices=compare_tab.tuned(), value=next((v for _, v in compare_tab.tuned()), None)
-                ),
+                compare.run: gr.update(choices=tuned, value=tuned[0][1] if tuned else None),
                 **(runs_tab.show(desk, runs, run_id, None) if run_id else {}),
             }
             if wanted in found:
@@ -252,7 +251,7 @@ def build(desk: Desk) -> gr.Blocks:
             [*fields, *panel_parts, save, model.card, model.get, model.timer, compare.run, tabs, *run_parts],
             **QUIET,
         ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
-        gr.Timer(5).tick(partial(header, desk.machine), None, top, **QUIET)
+        gr.Timer(5).tick(partial(header, desk), None, top, **QUIET)
     return page
 
 
@@ -286,7 +285,11 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
         "footer_links": [],
         "max_file_size": "4gb",
         "quiet": True,
-        "app_kwargs": {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=allowed)], "openapi_url": None},
+        "app_kwargs": {
+            "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=allowed)],
+            "openapi_url": None,
+            "routes": downloads.routes(),
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""The live chart: plotly.js in a ``gr.HTML`` that asks the server for what is new and keeps its zoom."""
+"""The live charts: plotly.js in a ``gr.HTML`` that asks the server for what is new and keeps its zoom."""
 
 from __future__ import annotations
 
@@ -6,73 +6,69 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import orjson
+from starlette.responses import Response
 
 from studio.errors import StudioError
-from studio.runs import Run, View
-from studio.runs.events import read_events
+from studio.runs import Run
+from studio.runs.feed import Feed, file_size
+from studio.ui.points import answer
 from studio.workspace import ASSETS
+
+MOST_RUNS = 6  # on one chart: more lines are not told apart
 
 _TEMPLATE = """
 <div class="chart-bar facebar">
-  <label>Smoothing <input type="range" class="ema" min="0" max="0.99" step="0.01" value="0.6"
+  <label>Smoothing <input type="range" class="ema" min="0" max="0.999" step="0.001" value="0.6"
     aria-label="Smoothing of the training loss"> <span class="ema-value">0.60</span></label>
   <label><input type="checkbox" class="log-scale"> Log scale</label>
+  <label>By <select class="axis" aria-label="What the horizontal axis shows">
+    <option value="step">steps</option><option value="tokens">tokens</option><option value="time">time</option>
+  </select></label>
   <span class="grow"></span><span class="chart-status note" role="status"></span>
+  <a class="csv" download title="One row a step, with the validation joined">Download CSV</a>
 </div>
-<div data-chart="loss" role="img" aria-label="Training and validation loss by step"></div>
+<div data-chart="loss" role="img" aria-label="Training and validation loss"></div>
+<div class="run-legend" hidden></div>
 <div class="small-charts">
-  <div data-chart="learning_rate" role="img" aria-label="Learning rate by step"></div>
-  <div data-chart="grad_norm" role="img" aria-label="Gradient norm by step"></div>
-  <div data-chart="tokens_per_second" role="img" aria-label="Tokens per second by step"></div>
+  <div data-chart="learning_rate" role="img" aria-label="Learning rate"></div>
+  <div data-chart="grad_norm" role="img" aria-label="Gradient norm"></div>
+  <div data-chart="tokens_per_second" role="img" aria-label="Tokens per second"></div>
+  <div data-chart="memory_bytes" role="img" aria-label="Memory"></div>
+  <div data-chart="gpu_utilization" role="img" aria-label="GPU utilisation"></div>
+  <div data-chart="gpu_temperature" role="img" aria-label="GPU temperature"></div>
 </div>
 """
 _STYLE = """
 .small-charts { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; }
+.small-charts > [hidden] { display: none; }
+.ema-value { display: inline-block; min-width: 2.6em; font-variant-numeric: tabular-nums; }
 @media (max-width: 860px) { .small-charts { grid-template-columns: minmax(0, 1fr); } }
 """
 
 
-class Feed:
-    """Follows the event files of runs: each is read once, from where the last look stopped. Shared by all browsers."""
+def points(feed: Feed, request: dict[str, Any]) -> dict[str, Any]:
+    """What a page does not have yet of the runs that it shows.
 
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, View]] = {}
+    Args:
+        request: ``runs``, a list of ``run`` (an id) and ``have`` (see :func:`studio.ui.points.answer`), the first one
+            with all its curves and the others drawn over it; and what else an answer depends on.
 
-    def view(self, run: Run) -> View:
-        """The run's view, brought up to date with its file."""
-        offset, view = self._seen.get(run.id, (0, View()))
-        if run.events_path.exists() and run.events_path.stat().st_size < offset:
-            offset, view = 0, View()  # the file was replaced
-        events, offset = read_events(run.events_path, offset)
-        self._seen[run.id] = (offset, view.add(events))
-        return view
-
-    def points(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the page does not have yet.
-
-        Args:
-            request: ``run`` (an id) and ``cursor``: for each curve how many points the page has and the step of the
-                last one, or None for everything.
-
-        Returns:
-            ``curves``: name -> (from, steps, values), to be put in place from index ``from`` on; and the new
-            ``cursor``. Only curves that changed are there.
-        """
+    Returns:
+        Run id -> its answer; ``{}`` for a run with nothing new, and for one that is not there.
+    """
+    said: dict[str, Any] = {}
+    asked = request.get("runs") or []
+    for place, one in enumerate(asked[:MOST_RUNS]):
         try:
-            run = Run.open(str((request or {}).get("run")))
+            run = Run.open(str(one.get("run")))
         except StudioError:
-            return {"curves": {}, "cursor": None}
-        view = self.view(run)
-        had = request.get("cursor") or {}
-        curves, cursor = {}, {}
-        for name, (steps, values) in view.curves.items():
-            have, last = had.get(name, (0, None))
-            if have and (have > len(steps) or steps[have - 1] != last):
-                have = 0  # a resumed run went over these steps again
-            if have < len(steps):
-                curves[name] = (have, steps[have:], values[have:])
-            cursor[name] = (len(steps), steps[-1] if steps else None)
-        return {"curves": curves, "cursor": cursor}
+            continue
+        have = one.get("have") or {}
+        if have and not request.get("range") and have.get("size") == file_size(run.events_path):
+            continue  # nothing has been written: the run need not even be in memory
+        said[run.id] = answer(feed.look(run), {**request, "have": have}, overlaid=place > 0)
+    return said
 
 
 def plotly_js() -> Path:
@@ -83,17 +79,19 @@ def plotly_js() -> Path:
 
 
 def live_chart(feed: Feed, **options: Any) -> gr.HTML:
-    """Charts of one run; set the component's value to a run's id."""
+    """Charts of one run; set the component's value to a run's id, and ``others`` to the ids drawn over it."""
 
-    def points(request):
-        return feed.points(request)
+    def news(request):
+        return Response(orjson.dumps(points(feed, request or {})), media_type="application/json")
 
+    scripts = [(ASSETS / name).read_text(encoding="utf-8") for name in ("curves.js", "chart.js")]
     return gr.HTML(
         value="",
         html_template=_TEMPLATE,
         css_template=_STYLE,
-        js_on_load=(ASSETS / "chart.js").read_text(encoding="utf-8"),
+        js_on_load="\n".join(scripts),
         head=f'<script src="gradio_api/file={plotly_js()}"></script>',
-        server_functions=[points],
+        server_functions=[news],
+        others=[],
         **options,
     )

@@ -13,7 +13,7 @@ import gradio as gr
 
 from studio.data.classes import FILE as CLASSES
 from studio.errors import StudioError
-from studio.runs import Run, list_runs
+from studio.runs import Run
 from studio.ui import panes as conversation
 from studio.ui import views
 from studio.ui.desk import Desk
@@ -38,12 +38,12 @@ class CompareTab:
     example: gr.Button
 
 
-def build() -> CompareTab:
-    runs = tuned()
+def build(runs: Sequence[tuple[str, str]] = ()) -> CompareTab:
+    """The tab with its choice of tuned ``runs``."""
     first = runs[0][1] if runs else None
     with gr.Column(elem_classes="card"), gr.Row(equal_height=False):
         run = gr.Dropdown(
-            runs,
+            list(runs),
             value=first,
             label="Tuned model",
             info="A run with a saved model, or adapter:NAME with a folder or Hub id of any PEFT adapter.",
@@ -99,9 +99,9 @@ def build() -> CompareTab:
     return CompareTab(run, system, notice, panes, history, prompt, send, stop, again, clear, sampling, example)
 
 
-def tuned() -> list[tuple[str, str]]:
+def tuned(desk: Desk) -> list[tuple[str, str]]:
     """Runs with a model that writes text, newest first."""
-    return [(f"{run.id} · {run.status}", run.id) for run in list_runs() if run.has_model and writes_text(run)]
+    return [(f"{run.id} · {status}", run.id) for run, status in desk.index.look() if run.has_model and writes_text(run)]
 
 
 def writes_text(run: Run) -> bool:

@@ -24,10 +24,10 @@ from studio.models.machine import machine_memory
 from studio.models.memory import Estimate, estimate, largest
 from studio.recipe import DataSpec, Recipe
 from studio.recipe_methods import METHODS
-from studio.runs import Launcher, list_runs
+from studio.runs import Launcher
+from studio.runs.feed import Feed
 from studio.training.check import check_state, report_path, say_progress
 from studio.ui import views
-from studio.ui.charts import Feed
 from studio.ui.viewer import Viewer
 from studio.workspace import ASSETS, Workspace, safe_name
 
@@ -85,6 +85,7 @@ class Desk:
     def __init__(self, launcher: Launcher):
         self.launcher = launcher
         self.feed = Feed()
+        self.index = launcher.index
         self.viewer = Viewer()
         self.machine = machine_memory()
         self.stops: dict[str, threading.Event] = {}
@@ -368,7 +369,7 @@ class Desk:
 
     def _time_line(self, recipe: Recipe, steps: int) -> str:
         """The time that these steps would take at the pace of the last run with the same model, data and method."""
-        for run in list_runs()[:20]:
+        for run, _ in self.index.look(2.0)[:20]:
             earlier = run.recipe
             same = (
                 earlier.model.id,

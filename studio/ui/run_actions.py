@@ -76,7 +76,7 @@ def build(buttons: dict[str, gr.Button]) -> RunActions:
                       keep=keep, kept=kept, waiting=waiting, empty=empty)  # fmt: skip
 
 
-def updates(actions: RunActions, run: Run, status: str) -> dict[Any, Any]:
+def updates(desk: Desk, actions: RunActions, run: Run, status: str) -> dict[Any, Any]:
     """What of the actions fits a run now."""
     label = run.label
     return {
@@ -88,16 +88,17 @@ def updates(actions: RunActions, run: Run, status: str) -> dict[Any, Any]:
         actions.tags: ", ".join(label.tags),
         actions.note: label.note,
         actions.kept: made_from(label),
-        **listed(actions),
+        **listed(desk, actions),
     }
 
 
-def listed(actions: RunActions) -> dict[Any, Any]:
+def listed(desk: Desk, actions: RunActions) -> dict[Any, Any]:
     """The queue and the trash as they are."""
     deleted = trash.deleted()
+    queued = [run for run, status in desk.index.look() if status == "queued"]
     return {
-        actions.waiting: queue_html(queue.waiting(), deleted),
-        actions.empty: gr.update(visible=bool(deleted), value=f"Empty the trash ({views.size(trash.size_bytes())})"),
+        actions.waiting: queue_html(queue.waiting(queued), deleted),
+        actions.empty: gr.update(visible=bool(deleted), value=f"Empty the trash ({len(deleted)})"),
     }
 
 
@@ -172,10 +173,7 @@ def wire(desk: Desk, actions: RunActions, run: gr.Dropdown, show: Any, shown: li
 
     def delete(found: Run) -> str | None:
         trash.delete(found)
-        from studio.runs import list_runs
-
-        rest = list_runs()
-        return rest[0].id if rest else ""
+        return next(iter(desk.index.statuses()), "")
 
     for button, fn in (
         (actions.pause, lambda found: found.pause()),
@@ -205,13 +203,13 @@ def wire(desk: Desk, actions: RunActions, run: gr.Dropdown, show: Any, shown: li
 
     def clicked(event: gr.EventData, run_id: str | None) -> Any:
         act(str(event._data.get("act")), str(event._data.get("run")))
-        return show(run_id) if run_id else listed(actions)
+        return show(run_id) if run_id else listed(desk, actions)
 
     actions.waiting.select(told_event(clicked), run, shown, **QUIET)
 
     def empty() -> dict:
         trash.empty()
-        return listed(actions)
+        return listed(desk, actions)
 
     actions.empty.click(told(empty), None, [actions.waiting, actions.empty], **QUIET)
 

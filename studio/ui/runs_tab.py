@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import gradio as gr
 
 from studio.errors import StudioError
-from studio.runs import Run, View, count_runs, list_runs, queue
-from studio.ui import run_actions, views
-from studio.ui.charts import live_chart
+from studio.runs import Run, View, queue
+from studio.runs.feed import Look, file_size
+from studio.ui import overlay, run_actions, views
+from studio.ui.charts import MOST_RUNS, live_chart
 from studio.ui.compare_tab import writes_text
 from studio.ui.desk import Desk
+from studio.ui.run_log import log_panel
+from studio.ui.wiring import QUIET
 
-LOG_BYTES = 6000
+TICK_SECONDS = 1.5
 
 
 @dataclass
@@ -24,6 +27,8 @@ class RunsTab:
     state: gr.HTML
     numbers: gr.HTML
     chart: gr.HTML
+    others: gr.Dropdown
+    apart: gr.HTML
     warnings: gr.HTML
     log: gr.HTML
     stop: gr.Button
@@ -35,10 +40,21 @@ class RunsTab:
 
 
 def build(desk: Desk) -> RunsTab:
-    with gr.Row(equal_height=False, elem_classes="card bottom"):
-        with gr.Column(scale=4):
-            run = gr.Dropdown(choices(), label="Run", interactive=True, elem_id="run")
-        with gr.Column(scale=3), gr.Row():
+    with gr.Column(elem_classes="card"):
+        with gr.Row(equal_height=False):
+            with gr.Column():
+                run = gr.Dropdown(choices(desk), label="Run", info="Newest first.", interactive=True, elem_id="run")
+            with gr.Column():
+                others = gr.Dropdown(
+                    [],
+                    label="Compare with other runs",
+                    info=f"Up to {MOST_RUNS - 1}, drawn over this one; what differs in their recipes is told below.",
+                    multiselect=True,
+                    max_choices=MOST_RUNS - 1,
+                    interactive=True,
+                    elem_id="others",
+                )
+        with gr.Row(elem_classes="run-actions"):
             stop = gr.Button("Stop and keep", variant="stop", visible=False, elem_id="stop")
             buttons = run_actions.build_buttons()
             resume = gr.Button("Resume", visible=False, min_width=100, elem_id="resume")
@@ -49,42 +65,53 @@ def build(desk: Desk) -> RunsTab:
     numbers = gr.HTML(elem_id="run-numbers")
     with gr.Column(elem_classes="card", visible=False) as chart_card:
         chart = live_chart(desk.feed, elem_id="chart")
+        apart = gr.HTML(elem_id="apart")
     warnings = gr.HTML(elem_id="run-warnings")
     with gr.Accordion("Log", open=False, elem_id="log-card"):
-        log = gr.HTML(elem_id="run-log")
+        log = log_panel(elem_id="run-log")
     actions = run_actions.build(buttons)
     seen = gr.Textbox("", visible="hidden", elem_id="seen")
     chart.card = chart_card
-    return RunsTab(run, state, numbers, chart, warnings, log, stop, resume, compare, seen, gr.Timer(1.5), actions)
+    timer = gr.Timer(TICK_SECONDS)
+    tab = RunsTab(run, state, numbers, chart, others, apart, warnings, log, stop, resume, compare, seen, timer, actions)
+
+    def overlaid(run_id: str | None, chosen: list[str] | None) -> tuple:
+        ids = overlay.together(run_id, chosen)
+        return gr.update(others=ids[1:]), overlay.apart(ids)
+
+    gr.on([run.change, others.change], overlaid, [run, others], [chart, apart], **QUIET)
+    return tab
 
 
 def nothing() -> str:
     return views.empty("No run yet", "Launch the recipe on the right; its curves appear here as it learns.")
 
 
-def choices() -> list[tuple[str, str]]:
+def choices(desk: Desk, max_age: float = 0.0, without: str | None = None) -> list[tuple[str, str]]:
     """The runs with their status, newest first."""
-    return [(f"{run.label.name or run.id} · {run.status}", run.id) for run in list_runs()[:200]]
+    statuses, names = desk.index.statuses(max_age), desk.index.names(TICK_SECONDS)
+    return [(f"{names.get(id, id)} · {status}", id) for id, status in statuses.items() if id != without]
 
 
-def signature(run: Run | None) -> dict[str, str]:
+def signature(desk: Desk, run: Run | None, status: str) -> dict[str, str]:
     """For each part of the tab, what changes when there is something new to show."""
     if run is None:
         return {}
-    sizes = {p.name: p.stat().st_size if p.exists() else 0 for p in (run.events_path, run.log_path)}
-    status = run.status
+    about = f"{run.id} {status} {run.ending}"
     return {
-        "runs": f"{run.id} {status} {run.ending} {count_runs()} {queue.stamp()} {run.label.name}",
-        "events": f"{run.id} {status} {run.ending} {sizes['events.jsonl']}",
-        "log": f"{run.id} {sizes['log.txt']}",
+        "runs": f"{about} {queue.stamp()} {desk.index.version(TICK_SECONDS)}",
+        "events": f"{about} {file_size(run.events_path)}",
+        "log": run.id,
     }
 
 
-def state(run: Run, status: str, view: View) -> str:
-    """What the run is doing, or how it ended and what to do."""
+def state(run: Run, status: str, look: Look, waits: bool = False) -> str:
+    """What the run is doing, or how it ended and what to do; ``waits`` says that another run is going on."""
+    view = look.view
+    if look.reading:
+        return views.working("Reading the run's events", *look.reading, "bytes")
     if status == "queued":
-        others = any(r.status == "running" for r in list_runs() if r.id != run.id)
-        return views.working("Waiting for the run before it" if others else "Starting the worker")
+        return views.working("Waiting for the run before it" if waits else "Starting the worker")
     if status == "running":
         if run.ending:
             what = "Stopping" if run.stopping else "Pausing"
@@ -186,19 +213,16 @@ def confusion(run: Run, view: View) -> str:
 
 
 def warnings(view: View) -> str:
-    return "".join(views.message("warn", w["what"], w.get("fix", "")) for w in view.warnings[-5:])
-
-
-def log_tail(run: Run) -> str:
-    """The end of the worker's output."""
-    try:
-        with run.log_path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - LOG_BYTES))
-            text = file.read().decode("utf-8", "replace")
-    except FileNotFoundError:
-        text = ""
-    return f'<div id="log" class="mono">{views.escape(text) or "Nothing has been printed yet."}</div>'
+    """The last warnings; those with the same words are one, with the steps at which they came."""
+    steps: dict[tuple[str, str], list[int]] = {}
+    for warning in view.warnings:
+        words = warning["what"], warning.get("fix", "")
+        steps[words] = [*steps.pop(words, []), *([warning["step"]] if "step" in warning else [])]
+    told = ""
+    for (what, fix), at in list(steps.items())[-5:]:
+        where = "" if not at else f"At step {at[0]:,}: " if len(at) == 1 else f"At {len(at)} steps, last {at[-1]:,}: "
+        told += views.message("warn", where + what, fix)
+    return told
 
 
 def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict:
@@ -209,36 +233,44 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
             run = Run.open(run_id)
         except StudioError as error:
             return {tab.state: views.problem(error)}
-    sign = signature(run)
+    statuses = desk.index.statuses(TICK_SECONDS / 2)
+    if run and (run.id not in statuses or not seen):
+        statuses = desk.index.statuses()
+    status = statuses.get(run.id, "queued") if run else ""
+    sign = signature(desk, run, status)
     known = _read(seen)
     if run is None:
-        return {} if known == sign and seen else {**empty(tab), tab.seen: json.dumps(sign)}
+        return {} if known == sign and seen else {**empty(desk, tab), tab.seen: json.dumps(sign)}
     if known == sign:
         return {}
+    look = desk.feed.look(run)
+    if look.reading:
+        sign["events"] += f" {look.size}"  # the next tick shows how far it has got
     updates: dict = {tab.seen: json.dumps(sign)}
-    status, view = run.status, desk.feed.view(run)
+    view = look.view
     if known.get("runs") != sign["runs"]:
         updates |= {
-            tab.run: gr.update(choices=choices(), value=run.id),
+            tab.run: gr.update(choices=choices(desk, TICK_SECONDS), value=run.id),
+            tab.others: gr.update(choices=choices(desk, TICK_SECONDS, without=run.id)),
             tab.chart: run.id,
             tab.stop: gr.update(visible=status == "running", interactive=not run.stopping),
             tab.resume: gr.update(visible=_resumes(status, view)),
             tab.compare: gr.update(visible=run.has_model and status != "running" and writes_text(run)),
-            **run_actions.updates(tab.actions, run, status),
+            **run_actions.updates(desk, tab.actions, run, status),
         }
     if known.get("events") != sign["events"]:
         updates |= {
-            tab.state: state(run, status, view),
+            tab.state: state(run, status, look, waits="running" in statuses.values()),
             tab.numbers: numbers(view) + confusion(run, view),
-            tab.chart.card: gr.update(visible=bool(view.curves)),
+            tab.chart.card: gr.update(visible=view.has_points),
             tab.warnings: warnings(view),
         }
     if known.get("log") != sign["log"]:
-        updates[tab.log] = log_tail(run)
+        updates[tab.log] = run.id
     return updates
 
 
-def empty(tab: RunsTab) -> dict:
+def empty(desk: Desk, tab: RunsTab) -> dict:
     """Everything on the tab as it is without a run."""
     hidden = {button: gr.update(visible=False) for button in (tab.stop, tab.resume, tab.compare)}
     hidden |= {button: gr.update(visible=False) for button in (tab.actions.pause, tab.actions.cancel)}
@@ -251,10 +283,10 @@ def empty(tab: RunsTab) -> dict:
     }
     return {
         tab.state: nothing(),
-        tab.run: gr.update(choices=choices(), value=None),
+        tab.run: gr.update(choices=choices(desk), value=None),
         **nothing_of,
         **hidden,
-        **run_actions.listed(tab.actions),
+        **run_actions.listed(desk, tab.actions),
     }
 
 

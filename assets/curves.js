@@ -1,0 +1,55 @@
+// Curves on the page: taking what the server sends, smoothing, and putting a finer part into its place. No drawing here.
+const PER_BUCKET = 4;  // points that the server keeps for a column of pixels, at most
+
+function places(packed) {  // whole numbers of a unit, each as its distance from the one before
+  let at = packed.first;
+  const found = [at * packed.unit];
+  for (const step of packed.next) found.push((at += step) * packed.unit);
+  return found;
+}
+
+function taken(sent) {  // a curve as the server sends it
+  const curve = {x: places(sent.x), y: sent.y, all: sent.all};
+  if (sent.smooth) curve.smooth = {x: places(sent.smooth.x), y: sent.smooth.y, last: sent.smooth.last};
+  return curve;
+}
+
+function smooth(values, weight) {  // exponential moving average, corrected for its start (Kingma & Ba 2015, section 3)
+  let mean = 0, share = 0;
+  return values.map(v => {
+    mean = weight * mean + (1 - weight) * v; share = weight * share + (1 - weight);
+    return mean / share;
+  });
+}
+
+function extend(curve, sent, weight) {  // points that came after those of the curve
+  const x = places(sent.x);
+  if (!curve) return {x, y: sent.y, all: true};
+  const longer = {...curve, x: curve.x.concat(x), y: curve.y.concat(sent.y)};
+  if (curve.smooth) {
+    let last = curve.smooth.last;
+    const y = sent.y.map(v => last = weight * last + (1 - weight) * v);
+    longer.smooth = {x: curve.smooth.x.concat(x), y: curve.smooth.y.concat(y), last};
+  }
+  return longer;
+}
+
+function below(x, value) {  // how many places are less than the value
+  let low = 0, high = x.length;
+  while (low < high) { const middle = (low + high) >> 1; if (x[middle] < value) low = middle + 1; else high = middle; }
+  return low;
+}
+
+function inserted(curve, fine) {  // the coarse curve with the finer part in its place
+  if (!fine?.x.length) return curve;
+  const from = below(curve.x, fine.x[0]);
+  let to = below(curve.x, fine.x.at(-1));
+  while (to < curve.x.length && curve.x[to] === fine.x.at(-1)) to++;
+  return {x: [...curve.x.slice(0, from), ...fine.x, ...curve.x.slice(to)],
+          y: [...curve.y.slice(0, from), ...fine.y, ...curve.y.slice(to)]};
+}
+
+function averaged(curve, weight) {  // the moving average of a curve, made here if all its points are here
+  if (!weight) return null;
+  return curve.smooth ?? (curve.all ? {x: curve.x, y: smooth(curve.y, weight)} : null);
+}

@@ -1,0 +1,72 @@
+"""``curves.npz`` beside ``events.jsonl``: what was folded from a long file, so that it need not be read from its start.
+
+A cache and no more: whoever deletes it loses seconds. It is written aside and renamed into place, it says which bytes
+it was made from, and a reader that does not find those bytes in the file ignores it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from studio.runs.table import Table
+from studio.runs.view import View
+
+NAME = "curves.npz"
+_VERSION = 1
+_FINGERPRINT_BYTES = 256  # compared at the head of the event file and before the offset
+_TABLES = ("points", "evals")
+
+
+def save(folder: Path, view: View, offset: int) -> None:
+    """Write down a view of the first ``offset`` bytes of a run's events. Where nothing can be written, nothing is."""
+    state = {f.name: getattr(view, f.name) for f in fields(View) if f.name not in _TABLES}
+    redone = {name: getattr(view, name).redone for name in _TABLES}
+    about = {"version": _VERSION, "offset": offset, "bytes": _fingerprint(folder, offset), "redone": redone}
+    arrays = {
+        f"{name}:{column}": values for name in _TABLES for column, values in getattr(view, name).columns().items()
+    }
+    aside = folder / f".{NAME}.{os.getpid()}.part"
+    # a full or read-only disk, or a number that orjson does not write: the file is read again the next time
+    with contextlib.suppress(OSError, orjson.JSONEncodeError):
+        try:
+            with aside.open("wb") as file:
+                text = np.frombuffer(orjson.dumps({"about": about, "state": state}), dtype=np.uint8)
+                np.savez(file, allow_pickle=False, about=text, **arrays)
+            aside.replace(folder / NAME)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def load(folder: Path) -> tuple[View, int]:
+    """The view that was saved and its byte offset; an empty view and 0 if there is none that fits the events."""
+    try:
+        with np.load(folder / NAME, allow_pickle=False) as found:
+            said = orjson.loads(found["about"].tobytes())
+            about = said["about"]
+            if about["version"] != _VERSION or about["bytes"] != _fingerprint(folder, about["offset"]):
+                return View(), 0
+            view = View(**said["state"])
+            for name in _TABLES:
+                columns = {key.split(":", 1)[1]: found[key] for key in found.files if key.startswith(f"{name}:")}
+                setattr(view, name, Table().replace(columns, about["redone"][name]))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # none, or not one of ours
+        return View(), 0
+    return view, about["offset"]
+
+
+def _fingerprint(folder: Path, offset: int) -> str:
+    """The first bytes of the events and the last ones before ``offset``; empty if the file is shorter than that."""
+    with (folder / "events.jsonl").open("rb") as file:
+        if file.seek(0, os.SEEK_END) < offset:
+            return ""
+        file.seek(0)
+        head = file.read(min(offset, _FINGERPRINT_BYTES))
+        file.seek(max(0, offset - _FINGERPRINT_BYTES))
+        return (head + file.read(min(offset, _FINGERPRINT_BYTES))).hex()
