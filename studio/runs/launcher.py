@@ -19,6 +19,7 @@ from studio.recipe import Recipe
 from studio.runs import process
 from studio.runs.events import EventLog
 from studio.runs.run import Run, list_runs
+from studio.workspace import Workspace
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _SAME_LAUNCH_SECONDS = 3.0  # the same recipe launched again within this time is one launch (a double click)
@@ -94,6 +95,7 @@ class Launcher:
         """One look at the queue: reap workers that ended, and start the oldest queued run if none is running."""
         for id, worker in list(self._workers.items()):
             if worker.poll() is not None:
+                process.note_exit(Workspace.current().run(id) / "process.json", worker.pid, worker.returncode)
                 del self._workers[id]
         runs = list_runs()
         statuses = {run.id: run.status for run in runs}

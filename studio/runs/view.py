@@ -8,7 +8,16 @@ from typing import Any
 from studio.runs.events import TERMINAL
 
 SERIES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes")
-_FOLDED = ("started", "progress", "step", "eval", "checkpoint", "warning", *TERMINAL)  # other kinds are not shown
+_FOLDED = (
+    "started",
+    "progress",
+    "step",
+    "eval",
+    "sample",
+    "checkpoint",
+    "warning",
+    *TERMINAL,
+)  # other kinds are not shown
 
 
 @dataclass
@@ -34,6 +43,7 @@ class View:
     stage: dict[str, Any] | None = None
     warnings: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    samples: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)  # by step, then by number of the prompt
     first_step_time: float | None = None
     first_step: int = 0
     last_time: float | None = None
@@ -87,6 +97,9 @@ class View:
     def _eval(self, event: dict[str, Any]) -> None:
         self._point("eval_loss", event["step"], event.get("loss"))
         self.eval_loss = event.get("loss")
+
+    def _sample(self, event: dict[str, Any]) -> None:
+        self.samples.setdefault(event["step"], {})[event.get("number", 0)] = event
 
     def _checkpoint(self, event: dict[str, Any]) -> None:
         self.checkpoints.append(event)

@@ -15,7 +15,7 @@ from studio.errors import StudioError, StudioErrors
 from studio.presets import Preset, presets
 from studio.recipe import Recipe
 from studio.runs import Launcher, Run, list_runs
-from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, runs_tab, views
+from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, runs_tab, trouble, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.ui.theme import CSS_PATH, theme
@@ -155,7 +155,7 @@ def build(desk: Desk) -> gr.Blocks:
         # launching
         run_parts = [
             runs.run, runs.state, runs.numbers, runs.chart, runs.chart.card, runs.warnings, runs.log,
-            runs.stop, runs.resume, runs.compare, runs.seen,
+            runs.stop, runs.resume, runs.compare, runs.seen, runs.samples, *runs.trouble.parts,
         ]  # fmt: skip
 
         def start(values: dict) -> dict:
@@ -177,6 +177,11 @@ def build(desk: Desk) -> gr.Blocks:
         runs.run.input(lambda run_id: runs_tab.show(desk, runs, run_id, None), runs.run, run_parts, **QUIET)
         runs.stop.click(lambda run_id: _stop(run_id), runs.run, runs.stop, **QUIET)
         runs.resume.click(told(lambda run_id: _resume(desk, run_id)), runs.run, runs.resume, **QUIET)
+
+        def retry(run_id: str | None, keys: list[str]) -> dict:
+            return runs_tab.show(desk, runs, trouble.retry(desk, run_id, keys).id, None)
+
+        runs.trouble.retry.click(told(retry), [runs.run, runs.trouble.steps], run_parts, trigger_mode="once", **QUIET)
 
         # comparing
         def to_compare(run_id: str) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.runs import Run, View, count_runs, list_runs
-from studio.ui import views
+from studio.ui import samples, trouble, views
 from studio.ui.charts import live_chart
 from studio.ui.compare_tab import writes_text
 from studio.ui.desk import Desk
@@ -31,6 +31,8 @@ class RunsTab:
     compare: gr.Button
     seen: gr.Textbox
     timer: gr.Timer
+    trouble: trouble.Trouble
+    samples: gr.HTML
 
 
 def build(desk: Desk) -> RunsTab:
@@ -44,15 +46,31 @@ def build(desk: Desk) -> RunsTab:
                 "Compare with the base", variant="primary", visible=False, min_width=230, elem_id="to-compare"
             )
     state = gr.HTML(nothing(), elem_id="run-state")
+    trouble_part = trouble.build()
     numbers = gr.HTML(elem_id="run-numbers")
     with gr.Column(elem_classes="card", visible=False) as chart_card:
         chart = live_chart(desk.feed, elem_id="chart")
+    samples_part = samples.build()
     warnings = gr.HTML(elem_id="run-warnings")
     with gr.Accordion("Log", open=False, elem_id="log-card"):
         log = gr.HTML(elem_id="run-log")
     seen = gr.Textbox("", visible="hidden", elem_id="seen")
     chart.card = chart_card
-    return RunsTab(run, state, numbers, chart, warnings, log, stop, resume, compare, seen, gr.Timer(1.5))
+    return RunsTab(
+        run,
+        state,
+        numbers,
+        chart,
+        warnings,
+        log,
+        stop,
+        resume,
+        compare,
+        seen,
+        gr.Timer(1.5),
+        trouble_part,
+        samples_part,
+    )
 
 
 def nothing() -> str:
@@ -94,13 +112,9 @@ def state(run: Run, status: str, view: View) -> str:
             return views.working("The first step is being computed")
         return views.working("Training", view.step, view.max_steps, "steps", left)
     if status == "failed":
-        return views.message("bad", view.ended["what"], view.ended["fix"], view.ended.get("traceback", ""))
+        return trouble.failed(view.ended)
     if status == "interrupted":
-        return views.message(
-            "bad",
-            "Interrupted: the worker is gone without having finished.",
-            f"Everything up to its last checkpoint is kept. Press Resume, or run `python app.py resume {run.id}`.",
-        )
+        return trouble.interrupted(run)
     took = f" in {views.duration(view.last_time - view.started['time'])}" if view.started and view.last_time else ""
     if status == "stopped":
         if not view.started:
@@ -177,7 +191,8 @@ def confusion(run: Run, view: View) -> str:
 
 
 def warnings(view: View) -> str:
-    return "".join(views.message("warn", w["what"], w.get("fix", "")) for w in view.warnings[-5:])
+    told = [(f"Step {w['step']:,}: " if w.get("step") else "", w) for w in view.warnings[-5:]]
+    return "".join(views.message("warn", f"{at}{w['what']}", w.get("fix", "")) for at, w in told)
 
 
 def log_tail(run: Run) -> str:
@@ -202,12 +217,18 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
             return {tab.state: views.problem(error)}
     sign = signature(run)
     known = _read(seen)
+    sampled = known.pop("samples", None)
     if run is None:
         return {} if known == sign and seen else {tab.state: nothing(), tab.seen: json.dumps(sign)}
     if known == sign:
         return {}
-    updates: dict = {tab.seen: json.dumps(sign)}
     status, view = run.status, desk.feed.view(run)
+    news = samples.signature(run.id, view)
+    updates: dict = {tab.seen: json.dumps({**sign, "samples": news})}
+    if sampled != news:
+        updates[tab.samples] = samples.html(view)
+    if known.get("runs") != sign["runs"]:
+        updates |= trouble.updates(tab.trouble, run, status, view)
     if known.get("runs") != sign["runs"]:
         updates |= {
             tab.run: gr.update(choices=choices(), value=run.id),
