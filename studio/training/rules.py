@@ -131,10 +131,11 @@ class FlatLoss(Rule):
         if len(self._measured) > 1 and self._measured[-1] < 0.99 * self._measured[0]:
             return None  # the noise hides what the validation shows
         rate = self.settings.learning_rate
+        higher = min(1.0, 10 * rate)
         return Advice(
             f"The training loss has not fallen over the first {self._wanted} logged steps "
             f"(it is about {mean(self._losses[-10:]):.3g}).",
-            f"Raise train.learning_rate from {rate:g} to {3 * rate:.1g}, and look in the preview whether the answers "
+            f"Raise train.learning_rate from {rate:g} to {higher:.1g}, and look in the preview whether the answers "
             "carry the loss.",
         )
 
