@@ -30,7 +30,10 @@ class Killed:
     @property
     def what(self) -> str:
         held, free = f"{self.memory_bytes / 1e9:.1f} GB", f"{self.free_bytes / 1e9:.1f} GB"
-        return f"The worker was ended from outside; the system may have ended it for memory: it held {held} of {free}."
+        return (
+            "The worker was ended from outside; the system may have ended it for memory: "
+            f"it held {held}, and {free} were free before it loaded the model."
+        )
 
 
 def killed_for_memory(run: Run) -> Killed | None:

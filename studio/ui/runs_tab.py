@@ -143,7 +143,7 @@ def numbers(view: View) -> str:
         last = ("Time left", views.duration(left) if left else "–")
     measured, expected = (view.ended or {}).get("run_memory_bytes"), view.started.get("estimated_memory_bytes")
     said = ""
-    if measured and expected:
+    if measured and expected and "reason" not in view.ended:
         said = (
             f'<p class="note">Memory of the model and the training: {views.size(measured)}, '
             f"and {views.size(expected)} was estimated. The rest of the peak are the libraries.</p>"

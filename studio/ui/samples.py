@@ -30,7 +30,7 @@ def html(view: View) -> str:
     if not steps:
         return ""
     last = steps[-1]
-    outputs = {step: {number: told["output"] for number, told in view.samples[step].items()} for step in steps}
+    outputs = {step: {number: told["output"].strip() for number, told in view.samples[step].items()} for step in steps}
     prompts: dict[int, dict[str, Any]] = {}
     for step in steps:
         for number, told in view.samples[step].items():

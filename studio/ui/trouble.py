@@ -43,7 +43,10 @@ def build() -> Trouble:
 
 def failed(ended: dict[str, Any]) -> str:
     """How a run failed: the message, what memory it took, and the rows of the batch at which it diverged."""
-    return views.message("bad", ended["what"], ended["fix"], ended.get("traceback", "")) + memory(ended) + rows(ended)
+    fix = ended["fix"]
+    if ended.get("reason") == "out_of_memory" and ended.get("estimated_memory_bytes"):
+        fix = "Retry it with less, below."  # the terminal lists the steps, here they can be chosen
+    return views.message("bad", ended["what"], fix, ended.get("traceback", "")) + memory(ended) + rows(ended)
 
 
 def interrupted(run: Run) -> str:
