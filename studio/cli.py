@@ -24,6 +24,7 @@ from studio.models.builtin import NAME as BUILTIN_MODEL
 from studio.recipe import Recipe
 from studio.recipe_docs import knobs
 from studio.runs import Run
+from studio.runs.ended import killed_for_memory
 from studio.runs.label import Label
 
 DETACHED = 130  # exit code, as shells have it for an interrupted command
@@ -343,8 +344,9 @@ def _launch_and_follow(run: Run) -> None:
     if status == "failed":
         raise StudioError(end["what"], f"{end['fix']} The log is {run.log_path}.")
     if status == "interrupted":
+        killed = killed_for_memory(run)
         raise StudioError(
-            "The run was interrupted: its worker ended without a word.",
+            killed.what if killed else "The run was interrupted: its worker ended without a word.",
             f"Its log is {run.log_path}. Go on from the last checkpoint with: python app.py resume {run.id}",
         )
     if status in ("stopped", "paused"):

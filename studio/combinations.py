@@ -149,6 +149,18 @@ def _training(recipe: Recipe) -> Iterator[StudioError]:
                 f"pip install {package.replace('_', '-')}, or choose another optimizer.",
                 field="train.optim",
             )
+    if train.report_to != "none" and importlib.util.find_spec(train.report_to) is None:
+        yield StudioError(
+            f"train.report_to {train.report_to} needs the package {train.report_to}, which is not installed.",
+            f"pip install {train.report_to}, or set train.report_to to none.",
+            field="train.report_to",
+        )
+    if train.sample_prompts and recipe.model.task == "seq_cls":
+        yield StudioError(
+            "train.sample_prompts are answered with text, and a classifier writes none.",
+            "Empty it.",
+            field="train.sample_prompts",
+        )
     if recipe.model.adapter and recipe.method.kind in PROMPTED:
         yield StudioError(
             f"{METHODS[recipe.method.kind].title} cannot go on from an adapter: only its finished vectors are kept.",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from studio.runs import Run, View, read_events
+from studio.runs import Run, View, process, read_events
 from studio.runs.launcher import start_worker
 from studio.terminal import Board
 
@@ -33,6 +33,8 @@ def launch_and_follow(run: Run) -> str:
         view = _follow(run, offset, board, interrupts)
         if worker and view.ended:
             _let_go(worker, board)
+        if worker and worker.poll() is not None:
+            process.note_exit(run.folder / "process.json", worker.pid, worker.returncode)
     return run.status
 
 

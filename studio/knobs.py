@@ -8,9 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 
-def knob(default: Any, help: str, *, unit: str = "", advanced: bool = False, link: str = "", **bounds: Any) -> Any:
-    """A recipe field: its default, one plain sentence of help, pydantic's bounds (``ge``, ``le``, ``gt``, ``lt``)."""
-    extra = {"unit": unit, "advanced": advanced, "link": link}
+def knob(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    advanced: bool = False,
+    link: str = "",
+    lines: bool = False,
+    **bounds: Any,
+) -> Any:
+    """A recipe field: its default, one plain sentence of help, pydantic's bounds (``ge``, ``le``, ``gt``, ``lt``).
+
+    ``lines`` says that a list of texts is written one a line, since there may be commas in them.
+    """
+    extra = {"unit": unit, "advanced": advanced, "link": link, "lines": lines}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 

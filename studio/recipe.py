@@ -297,11 +297,45 @@ class TrainSpec(Section):
         advanced=True,
     )
     save_total_limit: int = knob(2, "Keep only the newest so many checkpoints.", ge=1, le=1000, advanced=True)
+    sample_prompts: list[str] = knob(
+        [],
+        "Questions that the model answers at each validation, so that you see it learn; empty takes held-out rows.",
+        lines=True,
+        advanced=True,
+    )
+    sample_count: int = knob(
+        2,
+        "How many held-out rows it answers then, if no questions are given; 0 turns the samples off.",
+        unit="rows",
+        ge=0,
+        le=32,
+        advanced=True,
+    )
+    sample_tokens: int = knob(
+        32,
+        "Longest answer of such a sample; a longer one takes more time.",
+        unit="tokens",
+        ge=1,
+        le=2048,
+        advanced=True,
+    )
+    memory_limit_gb: float = knob(
+        0,
+        "End the run when the model and the training take more memory than this (of the GPU, if that trains), so that "
+        "it cannot take all of a machine that is shared; 0 sets no limit.",
+        unit="GB",
+        ge=0,
+        le=100_000,
+        advanced=True,
+    )
     device: Literal["auto", "cpu", "cuda"] = knob(
         "auto", "Where to train; auto takes the GPU if there is one.", advanced=True
     )
-    report_to: Literal["none"] = knob(
-        "none", "Where else to send the metrics; the run folder always has them.", advanced=True
+    report_to: Literal["none", "trackio", "tensorboard", "wandb"] = knob(
+        "none",
+        "Where else to send the metrics; the run folder always has them. The tracker has to be installed.",
+        advanced=True,
+        link="https://huggingface.co/docs/transformers/main_classes/callback",
     )
 
 

@@ -25,7 +25,14 @@ def write_rows(path: Path, count: int = 12) -> Path:
 def lesson(model: Path, rows: Path, *, method: dict[str, Any] | None = None, **train: Any) -> Recipe:
     """A recipe of six steps over these rows with this model; ``train`` changes its settings."""
     settings = {"max_steps": 6, "per_device_train_batch_size": 2, "learning_rate": 0.01, "warmup_steps": 1}
-    settings |= {"eval_steps": 3, "save_steps": 2, "save_total_limit": 10, "device": "cpu", "seed": 7}
+    settings |= {
+        "eval_steps": 3,
+        "save_steps": 2,
+        "save_total_limit": 10,
+        "device": "cpu",
+        "seed": 7,
+        "sample_count": 0,
+    }
     return Recipe.parse(
         {
             "name": "lesson",
@@ -53,7 +60,7 @@ def curve(run: Run, kind: str = "step") -> list[tuple[int, float]]:
 
 
 def kinds(run: Run) -> list[str]:
-    return [e["kind"] for e in run.events() if e["kind"] != "progress"]
+    return [e["kind"] for e in run.events() if e["kind"] not in ("progress", "memory")]
 
 
 def weights(folder: Path) -> dict[str, Any]:

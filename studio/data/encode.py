@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain, islice, pairwise
 from operator import itemgetter
 from typing import Any
@@ -36,6 +36,7 @@ class Encoded:
         dropped: why the example is left out of training, or None.
         label: where texts are put into classes: the number of its class, or of each of its classes; then no token
             carries loss. None for language modelling.
+        row: the number of its row in the source, where that is known.
     """
 
     input_ids: list[int]
@@ -45,6 +46,7 @@ class Encoded:
     cut: int = 0
     dropped: str | None = None
     label: int | list[int] | None = None
+    row: int | None = None
 
 
 def encode_conversation(
@@ -295,7 +297,7 @@ def encode_rows(
             elif encoded.dropped:
                 dropped.setdefault(encoded.dropped, []).append(number)
             else:
-                kept.append(encoded)
+                kept.append(replace(encoded, row=number))
         progress(count)
     if first and (data.invalid_rows != "drop" or not kept):
         more = f" ({refused:,} rows are refused.)" if refused > 1 else ""

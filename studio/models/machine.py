@@ -12,7 +12,7 @@ def machine_memory() -> dict:
     ``device`` is the GPU's name or ``CPU``. Free main memory is what can be had without swapping, and no more than the
     container's limit leaves.
     """
-    return _gpu() or _main_memory()
+    return _gpu() or main_memory()
 
 
 def _gpu() -> dict | None:
@@ -28,7 +28,8 @@ def _gpu() -> dict | None:
         return None
 
 
-def _main_memory() -> dict:
+def main_memory() -> dict:
+    """The main memory as :func:`machine_memory` gives it, also where there is a GPU."""
     import psutil
 
     memory = psutil.virtual_memory()

@@ -24,6 +24,7 @@ from studio.runs.index import RunIndex
 from studio.runs.label import Label
 from studio.runs.queue import PLACE, place_of
 from studio.runs.run import Run
+from studio.workspace import Workspace
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _SAME_LAUNCH_SECONDS = 3.0  # the same recipe launched again within this time is one launch (a double click)
@@ -123,6 +124,7 @@ class Launcher:
         """One look at the queue: reap workers that ended, and start queued runs on the devices that are free."""
         for id, worker in list(self._workers.items()):
             if worker.poll() is not None:
+                process.note_exit(Workspace.current().run(id) / "process.json", worker.pid, worker.returncode)
                 del self._workers[id]
         found = self.index.look()
         runs, statuses = [run for run, _ in found], {run.id: status for run, status in found}

@@ -62,6 +62,13 @@ def kill(description: dict[str, Any] | None, seconds: float = 10.0) -> None:
         raise psutil.TimeoutExpired(seconds, still[0].pid)
 
 
+def note_exit(path: Path, pid: int, code: int) -> None:
+    """Add to ``process.json`` how that worker ended: its exit code, or minus the signal that ended it."""
+    description = read(path)
+    if description and description["pid"] == pid:
+        write(path, {**description, "exit_code": code})
+
+
 def find(description: dict[str, Any] | None) -> psutil.Process | None:
     """The very process that is described, if it is alive on this host."""
     if not description or description.get("host") != socket.gethostname():

@@ -19,7 +19,7 @@ from studio.runs.table import Table
 from studio.runs.view import View
 
 NAME = "curves.npz"
-_VERSION = 1
+_VERSION = 2
 _FINGERPRINT_BYTES = 256  # compared at the head of the event file and before the offset
 _TABLES = ("points", "evals")
 
@@ -37,7 +37,9 @@ def save(folder: Path, view: View, offset: int) -> None:
     with contextlib.suppress(OSError, orjson.JSONEncodeError):
         try:
             with aside.open("wb") as file:
-                text = np.frombuffer(orjson.dumps({"about": about, "state": state}), dtype=np.uint8)
+                text = np.frombuffer(
+                    orjson.dumps({"about": about, "state": state}, option=orjson.OPT_NON_STR_KEYS), dtype=np.uint8
+                )
                 np.savez(file, allow_pickle=False, about=text, **arrays)
             aside.replace(folder / NAME)
         finally:
@@ -53,6 +55,10 @@ def load(folder: Path) -> tuple[View, int]:
             if about["version"] != _VERSION or about["bytes"] != _fingerprint(folder, about["offset"]):
                 return View(), 0
             view = View(**said["state"])
+            view.samples = {
+                int(step): {int(number): sample for number, sample in samples.items()}
+                for step, samples in view.samples.items()
+            }
             for name in _TABLES:
                 columns = {key.split(":", 1)[1]: found[key] for key in found.files if key.startswith(f"{name}:")}
                 setattr(view, name, Table().replace(columns, about["redone"][name]))

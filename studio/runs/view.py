@@ -21,7 +21,7 @@ SERIES = (
     "gpu_utilization",
     "gpu_temperature",
 )
-_SINGLE = ("started", "progress", "checkpoint", "warning", *TERMINAL)  # steps and evals come in numbers
+_SINGLE = ("started", "progress", "sample", "checkpoint", "warning", *TERMINAL)  # steps and evals come in numbers
 
 
 @dataclass
@@ -50,6 +50,7 @@ class View:
     stage: dict[str, Any] | None = None
     warnings: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    samples: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)  # by step, then by number of the prompt
     first_step_time: float | None = None
     first_step: int = 0
     last_time: float | None = None
@@ -120,6 +121,9 @@ class View:
     def _evals(self, events: list[dict[str, Any]]) -> None:
         self.evals.add(events)
         self.eval_loss = events[-1].get("loss")
+
+    def _sample(self, event: dict[str, Any]) -> None:
+        self.samples.setdefault(event["step"], {})[event.get("number", 0)] = event
 
     def _checkpoint(self, event: dict[str, Any]) -> None:
         self.checkpoints.append(event)

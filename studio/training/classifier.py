@@ -133,6 +133,7 @@ def build_classifier(
         "input_ids": [example.input_ids for example in examples],
         "label": [example.label for example in examples],
         "length": [len(example.input_ids) for example in examples],
+        "example": range(len(examples)),
     }
     trainer = ClassificationTrainer(
         model=model,
@@ -150,7 +151,7 @@ def build_classifier(
         held_out=held_out,
         folder=run.folder,
     )
-    add_callbacks(trainer, run, recipe, log)
+    add_callbacks(trainer, run, recipe, log, examples)
     return trainer
 
 

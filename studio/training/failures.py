@@ -4,34 +4,54 @@ from __future__ import annotations
 
 import errno
 import traceback
+from typing import Any
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
+from studio.training.memory import Memory
+from studio.training.relief import in_words, ladder_of
+
+_ANYHOW = (
+    "Lower train.per_device_train_batch_size and raise train.gradient_accumulation_steps instead, turn "
+    "train.gradient_checkpointing on, or lower data.max_length."
+)
 
 
-def explain(error: BaseException, recipe: Recipe) -> tuple[StudioError, str]:
-    """A ``StudioError`` for any exception of the worker, and the traceback as text."""
-    details = "".join(traceback.format_exception(error))
+class Diverged(StudioError):
+    """The loss or the gradient is not a number any more, or the loss has left for good.
+
+    Args:
+        fields: of the ``failed`` event: ``reason``, ``step``, ``rows`` and more (``studio.training.watch``).
+    """
+
+    def __init__(self, what: str, fix: str, fields: dict[str, Any]):
+        super().__init__(what, fix)
+        self.fields = fields
+
+
+def explain(error: BaseException, recipe: Recipe, memory: Memory | None = None) -> tuple[StudioError, dict[str, Any]]:
+    """A ``StudioError`` for any exception of the worker, and more fields of its ``failed`` event: the traceback as
+    text, and where the page can help a ``reason`` (``out_of_memory``, ``diverged``) with what belongs to it."""
+    if out_of_memory(error):
+        traceback.clear_frames(error.__traceback__)  # they hold the model
+        fields = memory.failed() if memory else {"reason": "out_of_memory"}
+        where = "The GPU" if fields.get("device") == "cuda" else "The worker"
+        steps = ladder_of(recipe, fields)
+        problem = StudioError(f"{where} ran out of memory.", in_words(steps) or _ANYHOW)
+    else:
+        problem, fields = _other(error)
+    return problem, {"traceback": "".join(traceback.format_exception(error)), **fields}
+
+
+def _other(error: BaseException) -> tuple[StudioError, dict[str, Any]]:
+    if isinstance(error, Diverged):
+        return error, error.fields
     if isinstance(error, StudioError):
-        return error, details
-    if _out_of_memory(error):
-        batch = recipe.train.per_device_train_batch_size
-        tips = []
-        if batch > 1:
-            accumulation = recipe.train.gradient_accumulation_steps * 2
-            tips.append(
-                f"halve train.per_device_train_batch_size to {batch // 2} and set "
-                f"train.gradient_accumulation_steps to {accumulation} (the same result)"
-            )
-        if not recipe.train.gradient_checkpointing:
-            tips.append("turn train.gradient_checkpointing on")
-        tips.append(f"lower data.max_length from {recipe.data.max_length}")
-        fix = "; or ".join(tips)
-        return StudioError("The device ran out of memory.", fix[0].upper() + fix[1:] + "."), details
+        return error, {}
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return StudioError("The disk is full.", "Free some space, then resume the run."), details
+        return StudioError("The disk is full.", "Free some space, then resume the run."), {}
     if isinstance(error, KeyboardInterrupt):
-        return StudioError("The worker was interrupted.", "Resume the run to go on from its last checkpoint."), details
+        return StudioError("The worker was interrupted.", "Resume the run to go on from its last checkpoint."), {}
     reason = (str(error).strip().splitlines() or [""])[0][:300]
     name = type(error).__name__
     return (
@@ -39,15 +59,26 @@ def explain(error: BaseException, recipe: Recipe) -> tuple[StudioError, str]:
             f"Training failed with {name}: {reason}" if reason else f"Training failed with {name}.",
             "The details and the log tell more; if it is not your data or settings, please report it.",
         ),
-        details,
+        {},
     )
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    import torch
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or one that it was made from, says that there is no memory left."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        import torch
 
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's host allocator
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        # torch's host allocator, C++'s new, and oneDNN have no type of their own
+        if isinstance(error, RuntimeError) and any(said in str(error) for said in _HOST):
+            return True
+        seen.add(id(error))
+        error = error.__cause__
+    return False
+
+
+_HOST = ("can't allocate memory", "bad_alloc", "Cannot allocate memory", "could not create a memory object")

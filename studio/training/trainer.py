@@ -23,15 +23,17 @@ from studio.runs import EventLog, Run
 from studio.training import adalora, checkpoints, trained_state
 from studio.training.best import BestCallback
 from studio.training.gpu import gpu_state
+from studio.training.memory import peak_memory_bytes
 from studio.training.order import RememberedOrder
 from studio.training.steps import planned_steps
+from studio.training.watch import WatchCallback, Watched
 
 
 class Stopped(Exception):
     """The run was asked to stop or to pause before its first step."""
 
 
-class RunTrainer:
+class RunTrainer(Watched):
     """What every trainer of a run has in common; stands before one of transformers' trainers.
 
     A subclass says what is measured: ``measure`` gives the fields of an ``eval`` event, ``loss`` among them.
@@ -144,6 +146,9 @@ class RunTrainer:
         self.model.train()
         self.final_metrics |= {"eval_loss": found["loss"], **{name: found[name] for name in self.reported}}
         self._event_log.write("eval", step=self.state.global_step, **found)
+        if self.args.report_to:
+            told = {f"eval_{name}": value for name, value in found.items()}
+            self.control = self.callback_handler.on_log(self.args, self.state, self.control, told)
         metrics = {"eval_loss": found["loss"]}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -170,8 +175,14 @@ class StudioTrainer(RunTrainer, SFTTrainer):
     ) -> torch.Tensor:
         assert not return_outputs, "the logits are not kept"
         total, count = self._loss(model, inputs, self.args.label_smoothing_factor)
-        loss = total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            num_items_in_batch = count
+        loss = total / torch.as_tensor(num_items_in_batch).clamp(min=1)  # of none the loss is 0
         return loss + self.penalty()
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = [*{*self._signature_columns, "example"}]
 
     def _loss(self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0) -> tuple[torch.Tensor, int]:
         """Summed cross-entropy of the next token over all labelled positions, and how many there are."""
@@ -213,8 +224,6 @@ class EventCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        from studio.training.worker import peak_memory_bytes
-
         now, tokens = time.monotonic(), state.num_input_tokens_seen
         seconds, new = now - self._last[0], tokens - self._last[1]
         self._last = (now, tokens)
@@ -230,6 +239,10 @@ class EventCallback(TrainerCallback):
             memory_bytes=peak_memory_bytes(args.device.type),
             **gpu_state(args.device.type),
         )
+
+    def leave_out(self, seconds: float) -> None:
+        """Told of time that was not training time."""
+        self._last = (self._last[0] + seconds, self._last[1])
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last = (time.monotonic(), state.num_input_tokens_seen)  # its time is not training time
@@ -293,7 +306,9 @@ def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: boo
         save_strategy="steps",
         save_steps=spec.save_steps or never,
         save_total_limit=spec.save_total_limit,
-        report_to="none",
+        report_to=spec.report_to,
+        run_name=run.id,
+        project="sft-studio",
         include_num_input_tokens_seen="non_padding",  # kept in the checkpoints
         use_cpu=device == "cpu",
         bf16=False,  # the weights are in their own dtype already; no autocast on top
@@ -328,16 +343,18 @@ def build_trainer(
         event_log=log,
         loraplus_lr_ratio=getattr(recipe.method, "loraplus_lr_ratio", 0),
     )
-    add_callbacks(trainer, run, recipe, log)
+    add_callbacks(trainer, run, recipe, log, examples)
     return trainer
 
 
-def add_callbacks(trainer: RunTrainer, run: Run, recipe: Recipe, log: EventLog) -> None:
-    """Let a trainer write events and obey the run, watch the validation loss, and prune, as the recipe says."""
+def add_callbacks(trainer: RunTrainer, run: Run, recipe: Recipe, log: EventLog, examples: list[Encoded]) -> None:
+    """Let a trainer write events and obey the run, watch the curves, and prune, as the recipe says."""
     spec = recipe.train
     callback = EventCallback(run, log, spec.save_minutes)
-    callback.trainer = trainer
+    callback.trainer, trainer.events = trainer, callback
     trainer.add_callback(callback)
+    trainer.watch = WatchCallback(log, spec, trainer, examples)
+    trainer.add_callback(trainer.watch)
     if trainer.eval_dataset is not None and (spec.keep_best or spec.early_stopping_patience):
         trainer.add_callback(BestCallback(log, patience=spec.early_stopping_patience, keep=spec.keep_best))
     if recipe.method.kind == "adalora":
@@ -345,11 +362,13 @@ def add_callbacks(trainer: RunTrainer, run: Run, recipe: Recipe, log: EventLog) 
 
 
 def _table(examples: list[Encoded]) -> datasets.Dataset:
-    """Columns ``input_ids``, ``labels`` and ``length`` (for grouping), as TRL's collator takes them."""
+    """Columns ``input_ids``, ``labels`` and ``length`` (for grouping), as TRL's collator takes them, and ``example``,
+    its number."""
     return datasets.Dataset.from_dict(
         {
             "input_ids": [e.input_ids for e in examples],
             "labels": [e.labels for e in examples],
             "length": [len(e.input_ids) for e in examples],
+            "example": range(len(examples)),
         }
     )

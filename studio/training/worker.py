@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import signal
 import sys
@@ -16,7 +15,9 @@ from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
 from studio.training import failures, starts
+from studio.training.memory import Memory
 from studio.training.progress import Progress
+from studio.training.rules import empty_rows
 from studio.training.saving import save_model
 from studio.training.steps import planned_steps
 
@@ -28,19 +29,22 @@ def train(folder: Path) -> str:
     """
     run = Run(Path(folder))
     log = EventLog(run.events_path)
+    memory = Memory(log)
     signal.signal(signal.SIGTERM, lambda *_: run.stop())  # a polite end: the run stops with a checkpoint
     try:
-        return _train(run, log)
+        return _train(run, log, memory)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the edge: every failure becomes an event
-        problem, details = failures.explain(error, run.recipe)
-        print(details, file=sys.stderr, flush=True)
-        log.write("failed", what=problem.what, fix=problem.fix, traceback=details)
+        memory.close()
+        problem, more = failures.explain(error, run.recipe, memory)
+        print(more["traceback"], file=sys.stderr, flush=True)
+        log.write("failed", what=problem.what, fix=problem.fix, **more)
         return "failed"
     finally:
+        memory.close()
         log.close()
 
 
-def _train(run: Run, log: EventLog) -> str:
+def _train(run: Run, log: EventLog, memory: Memory) -> str:
     recipe = run.recipe.check()
     progress = Progress(log)
 
@@ -54,6 +58,7 @@ def _train(run: Run, log: EventLog) -> str:
     from studio.training.checkpoints import last_whole
     from studio.training.classifier import build_classifier, same_classes
     from studio.training.fused_lora import fuse_lora
+    from studio.training.samples import add_samples
     from studio.training.trainer import Stopped, build_trainer
 
     transformers.utils.logging.disable_progress_bar()
@@ -107,6 +112,8 @@ def _train(run: Run, log: EventLog) -> str:
     for reason, rows in dropped.items():
         some = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
         log.write("warning", what=f"{len(rows)} rows are left out: {reason} (rows {some}).", fix="See the preview.")
+    if advice := empty_rows(dropped, len(training_rows) + len(held_out_rows or [])):
+        log.write("warning", what=advice.what, fix=advice.fix, step=0, rule="empty_rows")
     cut = sum(1 for example in examples if example.cut)
     if cut:
         log.write(
@@ -117,9 +124,9 @@ def _train(run: Run, log: EventLog) -> str:
 
     # weights and method
     progress("Loading the model", 0, 0)
-    before = resident_bytes(device)
     dtype = earlier.dtype if earlier and earlier.dtype else methods.training_dtype(recipe, device)
     longest = max(len(example.input_ids) for example in examples)
+    memory.expect(recipe, base, device, dtype, longest)
     model = load.load_model(spec, device=device, dtype=dtype, classes=classes)
     prepare(tokenizer, model, recipe)
     if classes:
@@ -161,6 +168,7 @@ def _train(run: Run, log: EventLog) -> str:
         held_out=held_out,
         device=device,
     )
+    add_samples(trainer, run, recipe, log, tokenizer, held_out, held_out_rows)
     log.write(
         "started",
         max_steps=trainer.planned_steps(),
@@ -176,7 +184,7 @@ def _train(run: Run, log: EventLog) -> str:
         notes=list(notes),
         classes=list(classes.names) if classes else None,
         fused_lora_layers=fused,
-        estimated_memory_bytes=_estimate(recipe, base, device, dtype, longest),
+        estimated_memory_bytes=memory.expected["estimated_memory_bytes"],
         resumed_from=checkpoint.name if checkpoint else None,
     )
     datasets.disable_progress_bars()
@@ -185,7 +193,7 @@ def _train(run: Run, log: EventLog) -> str:
     except Stopped:
         print(f"The run was {trainer.ending} before its first step.", flush=True)
     if trainer.ending == "paused":
-        log.write("paused", step=trainer.state.global_step, **_memory(device, before))
+        log.write("paused", step=trainer.state.global_step, **memory.taken(device))
         return "paused"
     if recipe.train.keep_best:
         trainer.take_best()
@@ -196,26 +204,8 @@ def _train(run: Run, log: EventLog) -> str:
     if classes and held_out is not None:
         trainer.write_predictions([row for row in held_out_rows if row["row"] not in unused])
     kind = trainer.ending or "finished"
-    log.write(kind, step=trainer.state.global_step, **_memory(device, before), **trainer.final_metrics)
+    log.write(kind, step=trainer.state.global_step, **memory.taken(device), **trainer.final_metrics)
     return kind
-
-
-def _memory(device: str, before: int) -> dict[str, int]:
-    """The largest memory of the process, and what of it came on top of the ``before`` of its libraries, in bytes."""
-    peak = peak_memory_bytes(device)
-    return {"peak_memory_bytes": peak, "run_memory_bytes": max(0, peak - before)}
-
-
-def _estimate(recipe: Recipe, base: Path, device: str, dtype: str, longest: int) -> int | None:
-    """What the run was expected to take for its longest row, in bytes; None for an architecture that is not known."""
-    from studio.models.memory import estimate
-
-    try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-        found = estimate(recipe, config, device=device, dtype=dtype, length=longest, folder=base)
-    except StudioError:
-        return None
-    return found.memory_bytes["total"]
 
 
 def pick_device(wanted: str) -> str:
@@ -240,25 +230,6 @@ def device_name(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name(0) if device == "cuda" else "CPU"
-
-
-def peak_memory_bytes(device: str) -> int:
-    """Largest memory so far: what the GPU's allocator held, or this process's resident set on a CPU."""
-    import resource
-
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def resident_bytes(device: str) -> int:
-    """What is held before the model is: the libraries in a CPU's memory, and on a GPU what the allocator has."""
-    import psutil
-    import torch
-
-    return torch.cuda.memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
 
 
 def _record(run: Run, recipe: Recipe, resolved: Resolved) -> None:

@@ -15,7 +15,18 @@ from studio.errors import StudioError, StudioErrors
 from studio.presets import Preset, presets
 from studio.recipe import Recipe
 from studio.runs import Launcher, Run
-from studio.ui import charts, compare_tab, data_tab, downloads, method_tab, model_tab, run_actions, runs_tab, views
+from studio.ui import (
+    charts,
+    compare_tab,
+    data_tab,
+    downloads,
+    method_tab,
+    model_tab,
+    run_actions,
+    runs_tab,
+    trouble,
+    views,
+)
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.ui.theme import CSS_PATH, theme
@@ -155,7 +166,7 @@ def build(desk: Desk) -> gr.Blocks:
         # launching
         run_parts = [
             runs.run, runs.state, runs.numbers, runs.chart, runs.chart.card, runs.others, runs.warnings, runs.log,
-            runs.stop, runs.resume, runs.compare, runs.seen, *runs.actions.parts(),
+            runs.stop, runs.resume, runs.compare, runs.seen, runs.samples, *runs.trouble.parts, *runs.actions.parts(),
         ]  # fmt: skip
 
         def start(values: dict) -> dict:
@@ -190,6 +201,11 @@ def build(desk: Desk) -> gr.Blocks:
             into_form,
             [*fields, tabs],
         )
+
+        def retry(run_id: str | None, keys: list[str]) -> dict:
+            return runs_tab.show(desk, runs, trouble.retry(desk, run_id, keys).id, None)
+
+        runs.trouble.retry.click(told(retry), [runs.run, runs.trouble.steps], run_parts, trigger_mode="once", **QUIET)
 
         # comparing
         def to_compare(run_id: str) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin
@@ -75,6 +76,10 @@ LABELS = {
     "train.save_minutes": "Checkpoint after",
     "train.logging_steps": "Log every",
     "train.save_total_limit": "Checkpoints kept",
+    "train.sample_prompts": "Samples: questions, one a line",
+    "train.sample_count": "Samples: held-out rows",
+    "train.sample_tokens": "Samples: longest answer",
+    "train.memory_limit_gb": "Memory limit",
 }
 CHOICES = {
     "model.task": [("Go on with text (chat, instructions, code)", "causal_lm"), ("Put texts into classes", "seq_cls")],
@@ -125,8 +130,8 @@ def _component(path: str, field: FieldInfo, value: Any) -> gr.components.Compone
         return gr.Number(value=value, precision=0, **options)
     if kinds <= {int, float}:
         return gr.Number(value=value, **options)
-    lines = 3 if _is_sources(field) else 1
-    return gr.Textbox(value=_shown(value), lines=lines, max_lines=max(lines, 12 if lines > 1 else 1), **options)
+    lines = 3 if _is_sources(field) or extra.get("lines") else 1
+    return gr.Textbox(value=_shown(value, field), lines=lines, max_lines=max(lines, 12 if lines > 1 else 1), **options)
 
 
 def _is_sources(field: FieldInfo) -> bool:
@@ -141,7 +146,9 @@ def _kinds(annotation: Any) -> set[type]:
     return {get_origin(annotation) or annotation}
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any, field: FieldInfo) -> Any:
+    if isinstance(value, list) and (field.json_schema_extra or {}).get("lines"):
+        return "\n".join(text.replace("\\", "\\\\").replace("\n", "\\n") for text in value)
     if isinstance(value, list) and any(isinstance(item, recipes.Section) for item in value):
         return yaml.safe_dump([item.model_dump(exclude_defaults=True) for item in value], sort_keys=False)
     if isinstance(value, list):
@@ -191,7 +198,7 @@ class Form:
         section, *kind, key = path.split(".")
         other = kind and recipe.method.kind != kind[0]
         value = field.default if other else getattr(getattr(recipe, section), key)
-        return _shown(value) if isinstance(value, (list, dict)) else value
+        return _shown(value, field) if isinstance(value, (list, dict)) else value
 
     def components(self) -> set[gr.components.Component]:
         return set(self.fields.values())
@@ -239,6 +246,9 @@ def _typed(field: FieldInfo, value: Any) -> Any:
             return json.loads(value)
         except ValueError:
             return value
+    if isinstance(value, str) and (field.json_schema_extra or {}).get("lines"):
+        unescaped = (re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], line) for line in value.split("\n"))
+        return [line.strip() for line in unescaped if line.strip()]
     if isinstance(value, str) and list in kinds and ("," in value or str not in kinds):
         return [name.strip() for name in value.split(",") if name.strip()]
     if isinstance(value, str) and kinds <= {int, float}:

@@ -11,7 +11,7 @@ import gradio as gr
 from studio.errors import StudioError
 from studio.runs import Run, View, queue
 from studio.runs.feed import Look, file_size
-from studio.ui import overlay, run_actions, views
+from studio.ui import overlay, run_actions, samples, trouble, views
 from studio.ui.charts import MOST_RUNS, live_chart
 from studio.ui.compare_tab import writes_text
 from studio.ui.desk import Desk
@@ -37,6 +37,8 @@ class RunsTab:
     seen: gr.Textbox
     timer: gr.Timer
     actions: run_actions.RunActions
+    trouble: trouble.Trouble
+    samples: gr.HTML
 
 
 def build(desk: Desk) -> RunsTab:
@@ -62,10 +64,12 @@ def build(desk: Desk) -> RunsTab:
                 "Compare with the base", variant="primary", visible=False, min_width=230, elem_id="to-compare"
             )
     state = gr.HTML(nothing(), elem_id="run-state")
+    trouble_part = trouble.build()
     numbers = gr.HTML(elem_id="run-numbers")
     with gr.Column(elem_classes="card", visible=False) as chart_card:
         chart = live_chart(desk.feed, elem_id="chart")
         apart = gr.HTML(elem_id="apart")
+    samples_part = samples.build()
     warnings = gr.HTML(elem_id="run-warnings")
     with gr.Accordion("Log", open=False, elem_id="log-card"):
         log = log_panel(elem_id="run-log")
@@ -73,7 +77,24 @@ def build(desk: Desk) -> RunsTab:
     seen = gr.Textbox("", visible="hidden", elem_id="seen")
     chart.card = chart_card
     timer = gr.Timer(TICK_SECONDS)
-    tab = RunsTab(run, state, numbers, chart, others, apart, warnings, log, stop, resume, compare, seen, timer, actions)
+    tab = RunsTab(
+        run=run,
+        state=state,
+        numbers=numbers,
+        chart=chart,
+        others=others,
+        apart=apart,
+        warnings=warnings,
+        log=log,
+        stop=stop,
+        resume=resume,
+        compare=compare,
+        seen=seen,
+        timer=timer,
+        actions=actions,
+        trouble=trouble_part,
+        samples=samples_part,
+    )
 
     def overlaid(run_id: str | None, chosen: list[str] | None) -> tuple:
         ids = overlay.together(run_id, chosen)
@@ -125,13 +146,9 @@ def state(run: Run, status: str, look: Look, waits: bool = False) -> str:
             return views.working("The first step is being computed")
         return views.working("Training", view.step, view.max_steps, "steps", left)
     if status == "failed":
-        return views.message("bad", view.ended["what"], view.ended["fix"], view.ended.get("traceback", ""))
+        return trouble.failed(view.ended)
     if status == "interrupted":
-        return views.message(
-            "bad",
-            "Interrupted: the worker is gone without having finished.",
-            f"Everything up to its last checkpoint is kept. Press Resume, or run `python app.py resume {run.id}`.",
-        )
+        return trouble.interrupted(run)
     took = f" in {views.duration(view.last_time - view.started['time'])}" if view.started and view.last_time else ""
     if status == "paused":
         at = f" at step {view.step} of {view.max_steps}" if view.started else " before it started"
@@ -165,7 +182,7 @@ def numbers(view: View) -> str:
         last = ("Time left", views.duration(left) if left else "–")
     measured, expected = (view.ended or {}).get("run_memory_bytes"), view.started.get("estimated_memory_bytes")
     said = ""
-    if measured and expected:
+    if measured and expected and "reason" not in view.ended:
         said = (
             f'<p class="note">Memory of the model and the training: {views.size(measured)}, '
             f"and {views.size(expected)} was estimated. The rest of the peak are the libraries.</p>"
@@ -239,6 +256,7 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
     status = statuses.get(run.id, "queued") if run else ""
     sign = signature(desk, run, status)
     known = _read(seen)
+    sampled = known.pop("samples", None)
     if run is None:
         return {} if known == sign and seen else {**empty(desk, tab), tab.seen: json.dumps(sign)}
     if known == sign:
@@ -246,8 +264,13 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
     look = desk.feed.look(run)
     if look.reading:
         sign["events"] += f" {look.size}"  # the next tick shows how far it has got
-    updates: dict = {tab.seen: json.dumps(sign)}
     view = look.view
+    news = samples.signature(run.id, view)
+    updates: dict = {tab.seen: json.dumps({**sign, "samples": news})}
+    if sampled != news:
+        updates[tab.samples] = samples.html(view)
+    if known.get("runs") != sign["runs"]:
+        updates |= trouble.updates(tab.trouble, run, status, view)
     if known.get("runs") != sign["runs"]:
         updates |= {
             tab.run: gr.update(choices=choices(desk, TICK_SECONDS), value=run.id),

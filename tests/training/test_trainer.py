@@ -72,9 +72,13 @@ def test_grouping_by_length_leaves_less_padding(built):
     assert padding(True) < padding(False)
 
 
-def test_batches_hold_nothing_but_what_the_model_takes(built):
-    trainer, _, _ = built()
-    assert set(next(iter(trainer.get_train_dataloader()))) == {"input_ids", "attention_mask", "labels"}
+def test_batches_hold_what_the_model_takes_and_which_examples_they_are(built):
+    trainer, examples, _ = built()
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "examples", "labelled"}
+    assert batch["labelled"] == (batch["labels"][:, 1:] != -100).sum()
+    for number, ids in zip(batch["examples"], batch["input_ids"].tolist(), strict=True):
+        assert ids[: len(examples[number].input_ids)] == examples[number].input_ids
 
 
 def test_the_validation_loss_is_the_mean_over_all_labelled_tokens(built):

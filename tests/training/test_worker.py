@@ -305,8 +305,8 @@ def test_running_out_of_memory_says_what_to_lower(plan, monkeypatch):
 
     monkeypatch.setattr("studio.models.load.load_model", load_model)
     event = done(plan(), "failed").events()[-1]
-    assert event["what"] == "The device ran out of memory."
-    assert "train.per_device_train_batch_size to 1" in event["fix"]
+    assert event["what"] == "The worker ran out of memory."
+    assert "train.per_device_train_batch_size=1 train.gradient_accumulation_steps=2" in event["fix"]
 
 
 def test_left_out_and_cut_rows_are_warned_of_with_their_numbers(plan, rows):

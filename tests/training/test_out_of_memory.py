@@ -1,0 +1,119 @@
+"""Running out of memory: known by its type wherever it comes from, and retried with less."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lessons import done, lesson, write_rows
+from tiny import make_tiny_chat_model
+
+from studio.errors import StudioError
+from studio.runs import Run
+from studio.training.failures import explain, out_of_memory
+from studio.training.relief import relieved_run
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MB = 10**6
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def caused(by: BaseException) -> StudioError:
+    error = StudioError("The model does not fit.", "Take a smaller one.")
+    error.__cause__ = by
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        OSError(12, "Cannot allocate memory"),
+        caused(torch.OutOfMemoryError("CUDA out of memory")),
+    ],
+    ids=["python", "device", "host", "system", "behind a refusal"],
+)
+def test_every_way_to_run_out_of_memory_is_known(error):
+    assert out_of_memory(error)
+    problem, fields = explain(error, lesson(Path("nowhere"), Path("nowhere")))
+    assert problem.what.endswith("ran out of memory.")
+    assert fields["reason"] == "out_of_memory"
+    assert "train.per_device_train_batch_size" in problem.fix
+
+
+@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), OSError(28, "No space left"), ValueError("memory")])
+def test_other_failures_are_not_taken_for_it(error):
+    assert not out_of_memory(error)
+    assert "reason" not in explain(error, lesson(Path("nowhere"), Path("nowhere")))[1]
+
+
+def test_the_event_says_what_was_taken_expected_and_available(tiny_model, tmp_path, monkeypatch):
+    from studio.training.trainer import StudioTrainer
+
+    def compute_loss(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(StudioTrainer, "compute_loss", compute_loss)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    event = done(
+        lesson(tiny_model, write_rows(tmp_path / "rows.jsonl"), memory_limit_gb=4), expected="failed"
+    ).events()[-1]
+    assert event["reason"] == "out_of_memory"
+    assert event["peak_memory_bytes"] > event["run_memory_bytes"] >= 0
+    assert event["estimated_memory_bytes"] > 0
+    assert event["available_bytes"] == 4000 * MB
+    assert event["longest_tokens"] <= 64
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A recipe whose step takes about 440 MB, by the estimate and measured."""
+    model = make_tiny_chat_model(tmp_path / "wide", hidden_size=256)
+    rows = tmp_path / "rows.jsonl"
+    row = {"prompt": "word " * 50, "completion": "yes " * 20}
+    rows.write_text("".join(json.dumps(row | {"prompt": f"{row['prompt']}{n}?"}) + "\n" for n in range(40)))
+    recipe = lesson(model, rows, max_steps=1, per_device_train_batch_size=32, eval_steps=0)
+    recipe.data.max_length, recipe.data.holdout = 256, 0
+    return recipe
+
+
+def worker(run: Run, limit: str = "") -> int:
+    """The worker of a run as a process, which ``limit`` (Python code) may narrow; its exit code."""
+    code = f"{limit}\nimport sys\nfrom studio.training import train\nsys.exit(train(sys.argv[1]) != 'finished')"
+    return subprocess.run([sys.executable, "-c", code, str(run.folder)], cwd=ROOT, capture_output=True).returncode
+
+
+def test_a_worker_under_a_limit_of_its_recipe_says_so_and_its_retry_finishes(large):
+    large.train.memory_limit_gb = 0.2
+    run = Run.create(large)
+    assert worker(run) == 1
+    event = run.events()[-1]
+    assert (event["kind"], event["reason"], event["available_bytes"]) == ("failed", "out_of_memory", 200 * MB)
+    assert event["estimated_memory_bytes"] > 200 * MB
+    smaller, taken = relieved_run(run.recipe, event)
+    assert [step.key for step in taken] == ["batch"]
+    assert smaller.train.per_device_train_batch_size * smaller.train.gradient_accumulation_steps == 32
+    again = Run.create(smaller)
+    assert worker(again) == 0
+    assert again.status == "finished"
+
+
+def test_a_limit_from_outside_is_told_as_well(large):
+    run = Run.create(large)
+    outside = (
+        "import datasets, resource, torch, transformers, trl, peft\n"
+        "from studio.training import memory, trainer\n"
+        f"bound = memory._data_bytes() + {260 * MB}\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))"
+    )
+    assert worker(run, outside) == 1
+    event = run.events()[-1]
+    assert (event["kind"], event["reason"]) == ("failed", "out_of_memory")
+    assert event["available_bytes"] < 260 * MB
+    assert relieved_run(run.recipe, event)[1][0].key == "batch"
