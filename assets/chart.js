@@ -23,7 +23,7 @@ const MARKED_POINTS = 60;  // a curve with more points than this is a line witho
 
 let shown = [], runs = {}, visible = null, busy = false, again = false;
 let rest = 0;  // no news are asked for before this time: drawing takes at most a fortieth of the page's time
-let zooming = null, resmoothing = null, linking = false;
+let zooming = null, resmoothing = null;
 
 const weight = () => Number(ema.value);
 const wanted = () => props.value ? [props.value, ...(props.others ?? []).filter(id => id !== props.value)].slice(0, 6) : [];
@@ -113,17 +113,16 @@ function draw() {
 }
 
 function zoomed(name, change) {  // the other charts show the same part, and the server is asked for all of its points
-  if (linking) return;
   const low = change['xaxis.range[0]'] ?? change['xaxis.range']?.[0], high = change['xaxis.range[1]'] ?? change['xaxis.range']?.[1];
   if (low === undefined && !change['xaxis.autorange']) return;
   const [, scale] = unit();
-  visible = low === undefined ? null : [Number(low) * scale, Number(high) * scale];
-  linking = true;
+  const range = low === undefined ? null : [Number(low) * scale, Number(high) * scale];
+  if (range?.join() === visible?.join()) return;  // the echo of what was set below
+  visible = range;
   for (const other of Object.keys(CHARTS)) {
     if (other === name || !box(other).data) continue;
     P.relayout(box(other), visible ? {'xaxis.range': [low, high]} : {'xaxis.autorange': true, 'yaxis.autorange': !CHARTS[other].range});
   }
-  linking = false;
   clearTimeout(zooming);
   zooming = setTimeout(refine, 150);
 }
