@@ -33,9 +33,10 @@ def launch_and_follow(run: Run) -> str:
         view = _follow(run, offset, board, interrupts)
         if worker and view.ended:
             _let_go(worker, board)
-        if worker and worker.poll() is not None:
-            process.note_exit(run.folder / "process.json", worker.pid, worker.returncode)
-    return run.status
+    status = run.status
+    if worker and status == "interrupted":  # it is gone without a last word: how it ended may say why
+        process.note_exit(run.folder / "process.json", worker.pid, worker.wait(timeout=EXIT_SECONDS))
+    return status
 
 
 def _follow(run: Run, offset: int, board: Board, interrupts: list[float]) -> View:

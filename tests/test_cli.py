@@ -201,7 +201,7 @@ class Worker:
         for kind, fields in self.events:
             log.write(kind, **fields)
         log.close()
-        return SimpleNamespace(wait=lambda timeout: 0)
+        return SimpleNamespace(wait=lambda timeout: 0, pid=dead["pid"])
 
 
 def test_a_failed_run_says_what_and_how_to_mend_it(recipe, monkeypatch):
