@@ -7,53 +7,34 @@ launcher called it.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.runs import process
 from studio.runs.events import EventLog
 from studio.runs.run import Run, list_runs
+from studio.runs.server import WorkerServer
+from studio.runs.start import ForkedWorker, start_worker
 
-_ROOT = Path(__file__).resolve().parent.parent.parent
 _SAME_LAUNCH_SECONDS = 3.0  # the same recipe launched again within this time is one launch (a double click)
 
 
-def start_worker(run: Run) -> subprocess.Popen:
-    """Start the worker of a claimed run in a session of its own.
-
-    Raises:
-        StudioError: the process cannot be started; the run has then failed.
-    """
-    command = [sys.executable, "-u", "-m", "studio.training", str(run.folder)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
-    try:
-        with run.log_path.open("ab") as log:
-            worker = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
-            )
-    except OSError as error:
-        problem = StudioError(f"The worker cannot be started: {error}.", "Check memory and disk space, then retry.")
-        EventLog(run.events_path).write("failed", what=problem.what, fix=problem.fix, traceback="")
-        raise problem from error
-    process.write(run.folder / "process.json", process.describe(worker.pid, command))
-    return worker
-
-
 class Launcher:
-    """Starts queued runs one after another from a background thread. Make one, ``start`` it, and pass it in."""
+    """Starts queued runs one after another from a background thread. Make one, ``start`` it, and pass it in.
 
-    def __init__(self, poll_seconds: float = 1.0):
+    Args:
+        server: has everything imported, so that a worker forked from it starts quickly; None for fresh processes.
+    """
+
+    def __init__(self, poll_seconds: float = 1.0, server: WorkerServer | None = None):
+        self._server = server
         self._poll_seconds = poll_seconds
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = threading.Event()
-        self._workers: dict[str, subprocess.Popen] = {}
+        self._workers: dict[str, subprocess.Popen | ForkedWorker] = {}
         self._last: tuple[float, str, Run] | None = None
         self._thread = threading.Thread(target=self._loop, name="launcher", daemon=True)
 
@@ -67,6 +48,13 @@ class Launcher:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
+        if self._server:
+            self._server.close()
+
+    def warm(self) -> None:
+        """Somebody may launch soon: have the imports ready."""
+        if self._server and not self._closed.is_set():
+            self._server.warm()
 
     def submit(self, recipe: Recipe) -> Run:
         """Queue a run. The same recipe submitted twice within three seconds is one run.
@@ -109,7 +97,7 @@ class Launcher:
         for run in queued:
             if run.claim():
                 try:
-                    self._workers[run.id] = start_worker(run)
+                    self._workers[run.id] = start_worker(run, self._server)
                 except StudioError:
                     continue  # the run says so itself: it has failed
                 return

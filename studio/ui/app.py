@@ -14,7 +14,7 @@ import gradio as gr
 from studio.errors import StudioError, StudioErrors
 from studio.presets import Preset, presets
 from studio.recipe import Recipe
-from studio.runs import Launcher, Run, list_runs
+from studio.runs import Launcher, Run, WorkerServer, list_runs
 from studio.ui import charts, compare_tab, data_tab, method_tab, model_tab, runs_tab, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
@@ -79,6 +79,7 @@ def build(desk: Desk) -> gr.Blocks:
             }
 
         def edited(values: dict) -> dict:
+            desk.launcher.warm()
             recipe = form.read(values)
             updates = panel(recipe)
             try:
@@ -214,6 +215,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         # every visit starts from what is true now
         def visit(request: gr.Request) -> dict:
+            desk.launcher.warm()
             recipe = desk.draft()
             found = {run.id: run for run in list_runs()}
             wanted = request.query_params.get("run") if request else None
@@ -283,7 +285,7 @@ def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> 
     Args:
         get_model: get the built-in model in the background if it is not here yet.
     """
-    launcher = Launcher().start()
+    launcher = Launcher(server=WorkerServer()).start()
     desk = Desk(launcher)
     recipe = Recipe.load(ASSETS.parent / "recipes" / "quickstart.yaml")
     page = build(desk)

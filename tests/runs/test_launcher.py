@@ -33,7 +33,7 @@ class Workers:
         self.started: list[Run] = []
         self.processes: list[subprocess.Popen] = []
 
-    def start(self, run: Run) -> subprocess.Popen:
+    def start(self, run: Run, server=None) -> subprocess.Popen:
         child = subprocess.Popen([sys.executable, "-S", "-c", WORKER, str(run.folder)])
         process.write(run.folder / "process.json", process.describe(child.pid, ["worker"]))
         self.started.append(run)
@@ -236,7 +236,7 @@ def test_a_worker_that_cannot_be_started_fails_its_run_and_the_next_one_starts(m
     run, waiting = create("a"), create("b")
     start = workers.start
 
-    def start_worker(which):
+    def start_worker(which, server=None):
         if which.id == waiting.id:
             return start(which)
         with monkeypatch.context() as patch:
