@@ -53,7 +53,8 @@ def start_worker(
         StudioError: the process cannot be started; the run has then failed.
     """
     environment = worker_environment() | (settings or {})
-    if server and not run.recipe.model.trust_remote_code:
+    recipe = run.recipe
+    if server and not recipe.model.trust_remote_code and recipe.train.num_processes == 1:
         pid = server.fork(run, environment)
         if pid is not None:
             return ForkedWorker(run, pid)

@@ -18,8 +18,9 @@ from studio.data import Encoded
 from studio.models.head import LabelledLogits
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
-from studio.training import adalora, trained_state
+from studio.training import adalora, ranks, trained_state
 from studio.training.best import BestCallback
+from studio.training.share import SharingTrainer
 from studio.training.steps import planned_steps
 
 
@@ -27,7 +28,7 @@ class Stopped(Exception):
     """The run was asked to stop before its first step."""
 
 
-class RunTrainer:
+class RunTrainer(SharingTrainer):
     """What every trainer of a run has in common; stands before one of transformers' trainers.
 
     A subclass says what is measured: ``measure`` gives the fields of an ``eval`` event, ``loss`` among them.
@@ -79,9 +80,10 @@ class RunTrainer:
             self.final_metrics |= {"eval_loss": state.best_metric, "best_step": state.best_global_step}
 
     def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
-        if trained_state.is_needed(self.model):
+        if trained_state.is_needed(self.model) and ranks.is_first():
             trained_state.save(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
         super()._save_checkpoint(*arguments, **options)
+        ranks.wait()  # the checkpoint is whole when every rank has put its random numbers into it
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if trained_state.is_needed(self.model):
@@ -97,7 +99,7 @@ class RunTrainer:
         """
         self.model.eval()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            found = self.measure()
+            found = ranks.same(self.measure())
         self.model.train()
         self.final_metrics |= {"eval_loss": found["loss"], **{name: found[name] for name in self.reported}}
         self._event_log.write("eval", step=self.state.global_step, **found)
@@ -120,7 +122,9 @@ class StudioTrainer(RunTrainer, SFTTrainer):
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         # noise on the embeddings is drawn for each row, so a shared beginning would not be the same for all
-        self.logits = LabelledLogits(self.model, share_prefix=not self.args.neftune_noise_alpha)
+        self.logits = LabelledLogits(
+            self.model, share_prefix=not self.args.neftune_noise_alpha and not self.is_fsdp_enabled
+        )
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -128,7 +132,7 @@ class StudioTrainer(RunTrainer, SFTTrainer):
         assert not return_outputs, "the logits are not kept"
         total, count = self._loss(model, inputs, self.args.label_smoothing_factor)
         loss = total / (max(count, 1) if num_items_in_batch is None else num_items_in_batch)
-        return loss + self.penalty()
+        return self.over_ranks(loss, num_items_in_batch) + self.penalty()
 
     def _loss(self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0) -> tuple[torch.Tensor, int]:
         """Summed cross-entropy of the next token over all labelled positions, and how many there are."""
@@ -140,11 +144,12 @@ class StudioTrainer(RunTrainer, SFTTrainer):
         """Mean loss over all labelled tokens of the held-out rows, not over batches."""
         total, count = 0.0, 0
         with self.compute_loss_context_manager():
-            for inputs in self.get_eval_dataloader():
+            for inputs in self.eval_batches():
                 loss, tokens = self._loss(self.model, self._prepare_inputs(inputs))
                 total, count = total + loss.item(), count + tokens
+        total, count = ranks.summed(total, count)
         loss = total / max(count, 1)
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": count}
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": int(count)}
 
 
 class EventCallback(TrainerCallback):
@@ -157,7 +162,7 @@ class EventCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last = (time.monotonic(), state.num_input_tokens_seen)
-        if self._run.stopping:
+        if ranks.same(self._run.stopping):
             raise Stopped
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -189,7 +194,7 @@ class EventCallback(TrainerCallback):
         self._last = (time.monotonic(), state.num_input_tokens_seen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._run.stopping and state.global_step < state.max_steps:
+        if ranks.same(self._run.stopping) and state.global_step < state.max_steps:
             self.trainer.was_stopped = True
             control.should_save = control.should_training_stop = True
         last = control.should_training_stop or state.global_step >= state.max_steps
@@ -208,7 +213,7 @@ def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: boo
     """
     spec = recipe.train
     never = 10**9
-    steps = planned_steps(rows, spec)
+    steps = planned_steps(rows, spec, ranks.count())
     falling = {"num_decay_steps": max(1, int(steps * spec.decay_share))}
     return dict(
         output_dir=str(run.checkpoints_dir),
@@ -245,6 +250,8 @@ def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: boo
         fp16=model.dtype == torch.float16,
         dataloader_pin_memory=device == "cuda",
         disable_tqdm=True,
+        use_cache=True,  # left at transformers' False it would turn shared beginnings off, which go through the cache
+        **ranks.arguments(recipe, device),
     )
 
 

@@ -15,7 +15,7 @@ from studio.data.load import fingerprint, left_out
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
-from studio.training import failures, starts
+from studio.training import failures, ranks, starts
 from studio.training.progress import Progress
 from studio.training.saving import save_model
 from studio.training.steps import planned_steps
@@ -27,14 +27,18 @@ def train(folder: Path) -> str:
     Whatever happens, the last line of ``events.jsonl`` says how it ended, unless the process is killed.
     """
     run = Run(Path(folder))
-    log = EventLog(run.events_path)
-    signal.signal(signal.SIGTERM, lambda *_: run.stop())  # a polite end: the run stops with a checkpoint
+    log = ranks.event_log(run)
+    if ranks.count() == 1:  # of several ranks the leader is asked
+        signal.signal(signal.SIGTERM, lambda *_: run.stop())  # a polite end: the run stops with a checkpoint
     try:
         return _train(run, log)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the edge: every failure becomes an event
         problem, details = failures.explain(error, run.recipe)
         print(details, file=sys.stderr, flush=True)
-        log.write("failed", what=problem.what, fix=problem.fix, traceback=details)
+        if ranks.count() > 1:
+            ranks.report(run, problem, details, error)  # the leader knows of the other ranks, too
+        else:
+            log.write("failed", what=problem.what, fix=problem.fix, traceback=details)
         return "failed"
     finally:
         log.close()
@@ -59,6 +63,7 @@ def _train(run: Run, log: EventLog) -> str:
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(recipe.train.seed)
     device = pick_device(recipe.train.device)
+    ranks.begin(device)
 
     # a resumed run keeps the very base and number format that it began with
     checkpoint = last_whole(run.checkpoints_dir)
@@ -68,14 +73,16 @@ def _train(run: Run, log: EventLog) -> str:
         spec = spec.model_copy(update={"revision": earlier.model_revision})
 
     # model files and tokenizer
-    base = store.fetch(spec, progress=progress)
+    with ranks.first_alone():
+        base = store.fetch(spec, progress=progress)
     tokenizer = load.load_tokenizer(base, trust_remote_code=recipe.model.trust_remote_code)
     notes = prepare(tokenizer, None, recipe)
 
     # data: conversations -> tokens and labels, or texts -> tokens and classes
     task = recipe.model.task
     progress("Reading the data", 0, 0)
-    conversations = load_conversations(recipe.data, task=task)
+    with ranks.first_alone():
+        conversations = load_conversations(recipe.data, task=task)
     for reason, (count, first) in left_out(recipe.data, task).items():
         log.write(
             "warning",
@@ -129,25 +136,24 @@ def _train(run: Run, log: EventLog) -> str:
         model,
         recipe,
         notes.new_token_ids,
-        steps=planned_steps(len(examples), recipe.train),
+        steps=planned_steps(len(examples), recipe.train, ranks.count()),
         folder=base,
         tokenizer=tokenizer,
     )
     starts.prepare(model, recipe, run, examples, resumed=checkpoint is not None)
     trainable, parameters = methods.count_parameters(model)
-    fused = fuse_lora(model) if recipe.method.kind == "lora" else 0
+    fused = fuse_lora(model) if recipe.method.kind == "lora" and recipe.train.distributed == "ddp" else 0
 
-    _record(
-        run,
-        recipe,
-        Resolved(
-            model_revision=store.revision_of(base),
-            data_fingerprint=fingerprint(conversations),
-            device=device_name(device),
-            dtype=dtype,
-            versions=_versions(),
-        ),
+    resolved = Resolved(
+        model_revision=store.revision_of(base),
+        data_fingerprint=fingerprint(conversations),
+        device=device_name(device),
+        dtype=dtype,
+        versions=_versions(),
     )
+    ranks.check_same("rows", f"{resolved.data_fingerprint} {len(examples)}")
+    if ranks.is_first():
+        _record(run, recipe, resolved)
 
     # train
     build = partial(build_classifier, classes=classes) if classes else build_trainer
@@ -172,6 +178,7 @@ def _train(run: Run, log: EventLog) -> str:
         total_parameters=parameters,
         device=device_name(device),
         threads=torch.get_num_threads(),
+        processes=ranks.count(),
         dtype=dtype,
         notes=list(notes),
         classes=list(classes.names) if classes else None,
@@ -192,11 +199,12 @@ def _train(run: Run, log: EventLog) -> str:
     # save
     progress("Saving the model", 0, 0)
     save_model(run, trainer, tokenizer, classes)
-    if classes and held_out is not None:
+    if classes and held_out is not None and ranks.is_first():
         trainer.write_predictions([row for row in held_out_rows if row["row"] not in unused])
     step = trainer.state.global_step
     kind = "stopped" if stopped else "finished"
     peak = peak_memory_bytes(device)
+    ranks.end()
     log.write(kind, step=step, peak_memory_bytes=peak, run_memory_bytes=max(0, peak - before), **trainer.final_metrics)
     return kind
 
