@@ -86,6 +86,30 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def create(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Make the run of a recipe without starting it; prints its folder. For `launch-script`: no studio starts it."""
+    made = Run.create(Recipe.load(recipe, overrides).check())
+    made.claim()
+    print(made.folder, flush=True)
+
+
+@app.command("launch-script")
+def launch_script(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    machines: Annotated[int, typer.Option(help="How many machines.", min=1)] = 2,
+    processes: Annotated[int, typer.Option(help="Processes on each: one for each of its GPUs.", min=1)] = 1,
+    slurm: Annotated[bool, typer.Option(help="A batch script for SLURM.")] = False,
+    port: Annotated[int, typer.Option(help="A free port on machine 0.", min=1, max=65535)] = 29500,
+) -> None:
+    """Print the commands that train a recipe on several machines with a common file system."""
+    from studio.runs.script import launch_script as script
+
+    Recipe.load(recipe, [*(overrides or []), f"train.num_processes={processes}"]).check()
+    print(script(recipe, overrides or [], machines=machines, processes=processes, slurm=slurm, port=port), end="")
+
+
+@app.command()
 def resume(run: RunId) -> None:
     """Go on with a paused, stopped, failed or interrupted run, from its last checkpoint."""
     opened = Run.open(run)

@@ -173,6 +173,7 @@ def _training(recipe: Recipe) -> Iterator[StudioError]:
             "Choose the adapter's own method, or merge it and take the merged model as the base.",
             field="model.adapter",
         )
+    yield from _several_processes(recipe)
     data = recipe.data
     measured = data.holdout or data.holdout_rows or data.holdout_column or data.holdout_source
     for name in ("early_stopping_patience", "keep_best"):
@@ -182,6 +183,40 @@ def _training(recipe: Recipe) -> Iterator[StudioError]:
                 "Set data.holdout, or turn it off.",
                 field=f"train.{name}",
             )
+
+
+def _several_processes(recipe: Recipe) -> Iterator[StudioError]:
+    kind, field = recipe.train.distributed, "train.distributed"
+    if kind == "ddp":
+        return
+    if recipe.train.num_processes == 1:
+        yield StudioError(
+            f"train.distributed {kind} spreads a model over several processes, and there is one.",
+            "Raise train.num_processes, or set train.distributed to ddp.",
+            field=field,
+        )
+    if recipe.train.device == "cpu":
+        yield StudioError(
+            f"train.distributed {kind} needs GPUs.", "Set it to ddp, or train.device to auto.", field=field
+        )
+    if recipe.model.quantization != "none" or recipe.method.kind not in ("full", "lora"):
+        yield StudioError(
+            f"train.distributed {kind} goes with full tuning and LoRA on weights that are not quantised.",
+            "Set it to ddp, or change the method or model.quantization.",
+            field=field,
+        )
+    if recipe.model.task == "seq_cls" or recipe.train.keep_best:
+        yield StudioError(
+            f"train.distributed {kind} does not go with a classifier or with train.keep_best.",
+            "Set it to ddp, or turn the other off.",
+            field=field,
+        )
+    if kind == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        yield StudioError(
+            "train.distributed deepspeed needs the package deepspeed, which is not installed.",
+            "pip install deepspeed, or set train.distributed to ddp.",
+            field=field,
+        )
 
 
 def _data(recipe: Recipe) -> Iterator[StudioError]:

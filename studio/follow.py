@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from studio.runs import Run, View, process, read_events
-from studio.runs.launcher import start_worker
+from studio.runs.start import ForkedWorker, start_worker
 from studio.terminal import Board
 
 LOOK_SECONDS = 0.2  # between two looks at a run
@@ -73,7 +73,7 @@ def _interrupts() -> Iterator[list[float]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _let_go(worker: subprocess.Popen, board: Board) -> None:
+def _let_go(worker: subprocess.Popen | ForkedWorker, board: Board) -> None:
     try:
         worker.wait(timeout=EXIT_SECONDS)
     except subprocess.TimeoutExpired:

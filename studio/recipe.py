@@ -331,6 +331,20 @@ class TrainSpec(Section):
     device: Literal["auto", "cpu", "cuda"] = knob(
         "auto", "Where to train; auto takes the GPU if there is one.", advanced=True
     )
+    num_processes: int = knob(
+        1,
+        "How many processes train together, each with per_device_train_batch_size rows of a step: one for each GPU, or "
+        "on a CPU each with a share of the cores.",
+        ge=1,
+        le=64,
+        advanced=True,
+    )
+    distributed: Literal["ddp", "fsdp", "deepspeed"] = knob(
+        "ddp",
+        "With several processes: ddp keeps the whole model in each; fsdp and deepspeed (ZeRO-2) spread it over GPUs.",
+        advanced=True,
+        link="https://huggingface.co/docs/transformers/perf_train_gpu_many",
+    )
     report_to: Literal["none", "trackio", "tensorboard", "wandb"] = knob(
         "none",
         "Where else to send the metrics; the run folder always has them. The tracker has to be installed.",

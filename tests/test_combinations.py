@@ -5,7 +5,13 @@ import pytest
 from studio.recipe import Recipe
 from studio.recipe_methods import METHODS, PROMPTED
 
+SPREAD = {"num_processes": 2, "distributed": "fsdp"}
 REFUSED = {
+    "FSDP with one process": ({"train": {"distributed": "fsdp"}}, "train.distributed"),
+    "FSDP on a CPU": ({"train": {**SPREAD, "device": "cpu"}}, "train.distributed"),
+    "FSDP and 4 bits": ({"model": {"quantization": "nf4"}, "train": SPREAD}, "train.distributed"),
+    "FSDP and a classifier": ({"model": {"task": "seq_cls"}, "train": SPREAD}, "train.distributed"),
+    "DeepSpeed that is not there": ({"train": {**SPREAD, "distributed": "deepspeed"}}, "train.distributed"),
     "quantised and full": ({"model": {"quantization": "nf4"}, "method": {"kind": "full"}}, "model.quantization"),
     "quantised and freeze": ({"model": {"quantization": "int8"}, "method": {"kind": "freeze"}}, "model.quantization"),
     "quantised and LoHa": ({"model": {"quantization": "fp4"}, "method": {"kind": "loha"}}, "model.quantization"),

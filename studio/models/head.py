@@ -65,7 +65,7 @@ class LabelledLogits:
         if self.shares_prefix is not False and not _recomputes(self._model):
             shared = shared_prefix(input_ids, attention_mask, mask)
         if shared and self.shares_prefix is None:
-            self.shares_prefix = self._same_both_ways(model, input_ids[:2], attention_mask[:2], targets[:2], shared)
+            self.shares_prefix = self._same_both_ways(input_ids[:2], attention_mask[:2], targets[:2], shared)
         if shared and self.shares_prefix:
             logits = self._after_prefix(model, input_ids, attention_mask, mask, shared)
         else:
@@ -81,7 +81,8 @@ class LabelledLogits:
         self, model: Any, input_ids: torch.Tensor, attention: torch.Tensor, mask: torch.Tensor, shared: int
     ) -> torch.Tensor:
         with labelled_positions(self._head, torch.zeros_like(mask[:1, :shared])):
-            cache = model(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
+            # not through ``model``: of several ranks each may share or not, so only one pass may be a matter of all
+            cache = self._model(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(input_ids))
         with labelled_positions(self._head, mask[:, shared:]):
             logits = model(
@@ -91,20 +92,20 @@ class LabelledLogits:
 
     @torch.no_grad()
     def _same_both_ways(
-        self, model: Any, input_ids: torch.Tensor, attention: torch.Tensor, targets: torch.Tensor, shared: int
+        self, input_ids: torch.Tensor, attention: torch.Tensor, targets: torch.Tensor, shared: int
     ) -> bool | None:
         """Whether the loss is the same from a shared beginning; None if there is no loss to tell it by."""
         mask = targets != IGNORE
         if not mask.any():
             return None
         try:
-            logits = self._after_prefix(model, input_ids, attention, mask, shared)
+            logits = self._after_prefix(self._model, input_ids, attention, mask, shared)
         except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             log.warning("Shared beginnings are computed for every row: %s", str(error)[:200])
             return False
-        whole = self._whole(model, input_ids, attention, mask)
+        whole = self._whole(self._model, input_ids, attention, mask)
         one, other = (functional.cross_entropy(each.float(), targets[mask]).item() for each in (logits, whole))
         same = abs(one - other) <= _TOLERANCE.get(whole.dtype, 1e-3) * max(1.0, abs(other))
         if not same:

@@ -7,54 +7,24 @@ launcher called it.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.runs import process
 from studio.runs.devices import chosen, visible_devices
-from studio.runs.devices import environment as device_environment
 from studio.runs.events import EventLog
 from studio.runs.index import RunIndex
 from studio.runs.label import Label
 from studio.runs.queue import PLACE, place_of
 from studio.runs.run import Run
+from studio.runs.server import WorkerServer
+from studio.runs.start import ForkedWorker, start_worker
 from studio.workspace import Workspace
 
-_ROOT = Path(__file__).resolve().parent.parent.parent
 _SAME_LAUNCH_SECONDS = 3.0  # the same recipe launched again within this time is one launch (a double click)
-
-
-def start_worker(run: Run, devices: list[str] | None = None) -> subprocess.Popen:
-    """Start the worker of a claimed run in a session of its own.
-
-    Args:
-        devices: those it may use, for ``CUDA_VISIBLE_DEVICES``; None leaves all that this process may use.
-
-    Raises:
-        StudioError: the process cannot be started; the run has then failed.
-    """
-    command = [sys.executable, "-u", "-m", "studio.training", str(run.folder)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
-    if devices is not None:
-        environment |= device_environment(devices)
-    try:
-        with run.log_path.open("ab") as log:
-            worker = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
-            )
-    except OSError as error:
-        problem = StudioError(f"The worker cannot be started: {error}.", "Check memory and disk space, then retry.")
-        EventLog(run.events_path).write("failed", what=problem.what, fix=problem.fix, traceback="")
-        raise problem from error
-    described = process.describe(worker.pid, command)
-    process.write(run.folder / "process.json", described | ({"devices": devices} if devices is not None else {}))
-    return worker
 
 
 class Launcher:
@@ -63,17 +33,24 @@ class Launcher:
     Make one, ``start`` it, and pass it in.
 
     Args:
+        server: has everything imported, so that a worker forked from it starts quickly; None for fresh processes.
         devices: GPUs as ``CUDA_VISIBLE_DEVICES`` names them, and ``cpu``; None looks for them.
     """
 
-    def __init__(self, poll_seconds: float = 1.0, devices: tuple[str, ...] | None = None):
+    def __init__(
+        self,
+        poll_seconds: float = 1.0,
+        server: WorkerServer | None = None,
+        devices: tuple[str, ...] | None = None,
+    ):
         self.index = RunIndex()
+        self._server = server
         self._poll_seconds = poll_seconds
         self._devices = devices
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = threading.Event()
-        self._workers: dict[str, subprocess.Popen] = {}
+        self._workers: dict[str, subprocess.Popen | ForkedWorker] = {}
         self._last: tuple[float, str, Run] | None = None
         self._thread = threading.Thread(target=self._loop, name="launcher", daemon=True)
 
@@ -87,6 +64,13 @@ class Launcher:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
+        if self._server:
+            self._server.close()
+
+    def warm(self) -> None:
+        """Somebody may launch soon: have the imports ready."""
+        if self._server and not self._closed.is_set():
+            self._server.warm()
 
     def submit(self, recipe: Recipe, label: Label | None = None) -> Run:
         """Queue a run. The same recipe submitted twice within three seconds is one run.
@@ -124,7 +108,8 @@ class Launcher:
         """One look at the queue: reap workers that ended, and start queued runs on the devices that are free."""
         for id, worker in list(self._workers.items()):
             if worker.poll() is not None:
-                process.note_exit(Workspace.current().run(id) / "process.json", worker.pid, worker.returncode)
+                if worker.returncode is not None:
+                    process.note_exit(Workspace.current().run(id) / "process.json", worker.pid, worker.returncode)
                 del self._workers[id]
         found = self.index.look()
         runs, statuses = [run for run, _ in found], {run.id: status for run, status in found}
@@ -147,7 +132,7 @@ class Launcher:
                 return  # another launcher is faster, and has not said yet on which device
             (run.folder / PLACE).unlink(missing_ok=True)
             try:
-                self._workers[run.id] = start_worker(run, devices if len(self.devices) > 1 else None)
+                self._workers[run.id] = start_worker(run, self._server, devices if len(self.devices) > 1 else None)
             except StudioError:
                 continue  # the run says so itself: it has failed
             free -= set(devices)

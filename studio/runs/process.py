@@ -32,6 +32,19 @@ def write(path: Path, description: dict[str, Any]) -> None:
     aside.replace(path)
 
 
+def write_first(path: Path, description: dict[str, Any]) -> bool:
+    """Write ``process.json`` unless there is one; False if there is: another process works on the run."""
+    aside = path.with_suffix(f".{os.getpid()}.part")
+    aside.write_text(json.dumps(description), encoding="utf-8")
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink()
+    return True
+
+
 def read(path: Path) -> dict[str, Any] | None:
     """The description, or None if there is none (or none that can be read)."""
     try:

@@ -1,9 +1,39 @@
-"""``python -m studio.training RUN_DIR``: the worker process. Its exit code is 0 if the run finished or was stopped."""
+"""``python -m studio.training RUN_DIR``: the worker process. Its exit code is 0 if the run finished, or was
+stopped or paused.
 
+A recipe with several processes is led from here: this process starts one for each rank and waits for them. On several
+machines each is told its place: ``--machine 0 --machines 2 --address HOST:PORT``, and the run's folder is one that all
+of them see.
+"""
+
+import argparse
+import os
 import sys
 from pathlib import Path
 
-from studio.training.worker import train
+from studio.runs import Run, process
+from studio.training.group import Place, lead
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m studio.training", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--machine", type=int, default=0, help="Number of this machine, from 0.")
+    parser.add_argument("--machines", type=int, default=1, help="How many machines there are.")
+    parser.add_argument("--address", default="", help="HOST:PORT of machine 0, where all meet.")
+    options = parser.parse_args()
+    place = Place(options.machine, options.machines, options.address)
+    is_rank = "STUDIO_RANK" in os.environ
+    if place.machines > 1 and place.machine == 0:  # nobody else writes down which process works on it
+        process.write(options.folder / "process.json", process.describe(os.getpid(), sys.orig_argv))
+    if not is_rank and (place.machines > 1 or Run(options.folder).recipe.train.num_processes > 1):
+        kind = lead(options.folder, place)
+    else:
+        from studio.training.worker import train
+
+        kind = train(options.folder)
+    return 0 if kind in ("finished", "stopped", "paused") else 1
+
 
 if __name__ == "__main__":
-    sys.exit(0 if train(Path(sys.argv[1])) in ("finished", "stopped") else 1)
+    sys.exit(main())

@@ -45,7 +45,7 @@ class ClassificationTrainer(RunTrainer, Trainer):
         logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         total = summed_loss(logits, labels, self.args.label_smoothing_factor)
         loss = total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
-        return loss + self.penalty()
+        return self.over_ranks(loss, num_items_in_batch) + self.penalty()
 
     def measure(self) -> dict[str, float]:
         """Mean loss of the held-out rows as the weights are now, accuracy and macro F1."""

@@ -15,7 +15,7 @@ from studio.models.progress import Report, quiet
 from studio.recipe import Recipe
 from studio.recipe_methods import METHODS, WHOLE
 from studio.runs import Run
-from studio.training import starts
+from studio.training import ranks, starts
 from studio.training.card import write_card
 
 
@@ -23,8 +23,14 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> N
     """Write ``model/`` aside and rename it: the adapter or the whole model, the tokenizer with its template, the
     classes of a classifier, a card."""
     aside = run.folder / "model.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    trainer.model.save_pretrained(aside, **starts.saving(run))
+    with ranks.first_alone():
+        shutil.rmtree(aside, ignore_errors=True)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        trainer.save_model(str(aside))  # its parts are brought together by all ranks
+    elif ranks.is_first():
+        trainer.model.save_pretrained(aside, **starts.saving(run))
+    if not ranks.is_first():
+        return
     tokenizer.save_pretrained(aside)
     if classes:
         classes.save(aside / CLASSES)

@@ -12,6 +12,7 @@ from typing import Any
 from studio.data import Encoded
 from studio.recipe import Recipe
 from studio.runs import Run
+from studio.training import ranks
 
 _TAKEN = ("pissa", "olora")
 _EVA_ROWS = 64  # looked at for the directions of the data
@@ -29,7 +30,8 @@ def prepare(model: Any, recipe: Recipe, run: Run, examples: list[Encoded], *, re
     if start in _TAKEN:
         config = model.peft_config[model.active_adapter]
         config.init_lora_weights = True  # loaded to be subtracted, it must not take anything out again
-        model.save_pretrained(folder(run))
+        if ranks.is_first():
+            model.save_pretrained(folder(run))
         config.init_lora_weights = start
     elif start == "eva" and not resumed and not recipe.model.adapter:
         from peft import initialize_lora_eva_weights

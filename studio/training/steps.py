@@ -6,14 +6,15 @@ import math
 from typing import Any
 
 
-def planned_steps(rows: int, train: Any, devices: int = 1) -> int:
+def planned_steps(rows: int, train: Any, devices: int | None = None) -> int:
     """How many optimizer steps a run over so many rows takes, as transformers' ``Trainer`` counts them.
 
     Args:
         rows: rows that are trained on, the held-out and dropped ones taken off.
         train: a ``TrainSpec`` or transformers' ``TrainingArguments``: the names are the same.
-        devices: how many take part; each has a batch of its own.
+        devices: how many take part, each with a batch of its own; None for the ``num_processes`` of a ``TrainSpec``.
     """
+    devices = devices or train.num_processes
     if train.max_steps > 0:
         return train.max_steps
     batches = math.ceil(rows / (train.per_device_train_batch_size * devices))

@@ -20,11 +20,12 @@ from studio.data import Encoded
 from studio.models.head import LabelledLogits
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
-from studio.training import adalora, checkpoints, trained_state
+from studio.training import adalora, checkpoints, ranks, trained_state
 from studio.training.best import BestCallback
 from studio.training.gpu import gpu_state
 from studio.training.memory import peak_memory_bytes
 from studio.training.order import RememberedOrder
+from studio.training.share import SameOrder, SharingTrainer
 from studio.training.steps import planned_steps
 from studio.training.watch import WatchCallback, Watched
 
@@ -33,7 +34,7 @@ class Stopped(Exception):
     """The run was asked to stop or to pause before its first step."""
 
 
-class RunTrainer(Watched):
+class RunTrainer(Watched, SharingTrainer):
     """What every trainer of a run has in common; stands before one of transformers' trainers.
 
     A subclass says what is measured: ``measure`` gives the fields of an ``eval`` event, ``loss`` among them.
@@ -89,7 +90,7 @@ class RunTrainer(Watched):
 
     def _get_train_sampler(self, *arguments: Any, **options: Any) -> Any:
         sampler = super()._get_train_sampler(*arguments, **options)
-        if not isinstance(sampler, LengthGroupedSampler):
+        if not isinstance(sampler, (LengthGroupedSampler, SameOrder)):
             return sampler
         self._order = RememberedOrder(sampler)
         if self._resumed_from:
@@ -114,7 +115,7 @@ class RunTrainer(Watched):
         name = f"checkpoint-{self.state.global_step}"
         self._aside = folder / checkpoints.ASIDE
         try:
-            if trained_state.is_needed(self.model):
+            if trained_state.is_needed(self.model) and ranks.is_first():
                 trained_state.save(self.model, self._aside / name)
             super()._save_checkpoint(model, trial)
         finally:
@@ -122,11 +123,14 @@ class RunTrainer(Watched):
         best = f"checkpoint-{self.state.best_global_step}"
         if best == name or (folder / best).is_dir():
             self.state.best_model_checkpoint = str(folder / best)
-        self.state.save_to_json(str(folder / checkpoints.ASIDE / name / "trainer_state.json"))
-        if self._order and self.state.epoch % 1:  # at the end of an epoch the next one is drawn from what comes
-            self._order.save(folder / checkpoints.ASIDE / name)
-        checkpoints.put_in_place(folder, name)
-        rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
+        ranks.wait()  # every rank has put its random numbers into it
+        if ranks.is_first():
+            self.state.save_to_json(str(folder / checkpoints.ASIDE / name / "trainer_state.json"))
+            if self._order and self.state.epoch % 1:  # at the end of an epoch the next one is drawn from what comes
+                self._order.save(folder / checkpoints.ASIDE / name)
+            checkpoints.put_in_place(folder, name)
+            rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
+        ranks.wait()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if trained_state.is_needed(self.model):
@@ -142,7 +146,7 @@ class RunTrainer(Watched):
         """
         self.model.eval()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            found = self.measure()
+            found = ranks.same(self.measure())
         self.model.train()
         self.final_metrics |= {"eval_loss": found["loss"], **{name: found[name] for name in self.reported}}
         self._event_log.write("eval", step=self.state.global_step, **found)
@@ -168,7 +172,9 @@ class StudioTrainer(RunTrainer, SFTTrainer):
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         # noise on the embeddings is drawn for each row, so a shared beginning would not be the same for all
-        self.logits = LabelledLogits(self.model, share_prefix=not self.args.neftune_noise_alpha)
+        self.logits = LabelledLogits(
+            self.model, share_prefix=not self.args.neftune_noise_alpha and not self.is_fsdp_enabled
+        )
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -178,7 +184,7 @@ class StudioTrainer(RunTrainer, SFTTrainer):
         if num_items_in_batch is None:
             num_items_in_batch = count
         loss = total / torch.as_tensor(num_items_in_batch).clamp(min=1)  # of none the loss is 0
-        return loss + self.penalty()
+        return self.over_ranks(loss, num_items_in_batch) + self.penalty()
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -194,11 +200,12 @@ class StudioTrainer(RunTrainer, SFTTrainer):
         """Mean loss over all labelled tokens of the held-out rows, not over batches."""
         total, count = 0.0, 0
         with self.compute_loss_context_manager():
-            for inputs in self.get_eval_dataloader():
+            for inputs in self.eval_batches():
                 loss, tokens = self._loss(self.model, self._prepare_inputs(inputs))
                 total, count = total + loss.item(), count + tokens
+        total, count = ranks.summed(total, count)
         loss = total / max(count, 1)
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": count}
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": int(count)}
 
 
 class EventCallback(TrainerCallback):
@@ -217,7 +224,7 @@ class EventCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last = (time.monotonic(), state.num_input_tokens_seen)
         self._saved = time.monotonic()
-        self.trainer.ending = self._run.ending
+        self.trainer.ending = ranks.same(self._run.ending)
         if self.trainer.ending:
             raise Stopped
 
@@ -254,7 +261,9 @@ class EventCallback(TrainerCallback):
         self._last = (self._saved, state.num_input_tokens_seen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        ending = self._run.ending if state.global_step < state.max_steps else None
+        ending = ranks.same(self._run.ending)
+        if state.global_step >= state.max_steps:
+            ending = None
         if ending:
             self.trainer.ending = ending
             control.should_save = control.should_training_stop = True
@@ -276,7 +285,7 @@ def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: boo
     """
     spec = recipe.train
     never = 10**9
-    steps = planned_steps(rows, spec)
+    steps = planned_steps(rows, spec, ranks.count())
     falling = {"num_decay_steps": max(1, int(steps * spec.decay_share))}
     return dict(
         output_dir=str(run.checkpoints_dir),
@@ -315,6 +324,8 @@ def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: boo
         fp16=model.dtype == torch.float16,
         dataloader_pin_memory=device == "cuda",
         disable_tqdm=True,
+        use_cache=True,  # left at transformers' False it would turn shared beginnings off, which go through the cache
+        **ranks.arguments(recipe, device),
     )
 
 

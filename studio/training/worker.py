@@ -14,7 +14,7 @@ from studio.data.load import fingerprint, left_out
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
-from studio.training import failures, starts
+from studio.training import failures, ranks, starts
 from studio.training.memory import Memory
 from studio.training.progress import Progress
 from studio.training.rules import empty_rows
@@ -28,16 +28,20 @@ def train(folder: Path) -> str:
     Whatever happens, the last line of ``events.jsonl`` says how it ended, unless the process is killed.
     """
     run = Run(Path(folder))
-    log = EventLog(run.events_path)
+    log = ranks.event_log(run)
     memory = Memory(log)
-    signal.signal(signal.SIGTERM, lambda *_: run.stop())  # a polite end: the run stops with a checkpoint
+    if ranks.count() == 1:  # of several ranks the leader is asked
+        signal.signal(signal.SIGTERM, lambda *_: run.stop())  # a polite end: the run stops with a checkpoint
     try:
         return _train(run, log, memory)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the edge: every failure becomes an event
         memory.close()
         problem, more = failures.explain(error, run.recipe, memory)
         print(more["traceback"], file=sys.stderr, flush=True)
-        log.write("failed", what=problem.what, fix=problem.fix, **more)
+        if ranks.count() > 1:
+            ranks.report(run, problem, more["traceback"], error)  # the leader knows of the other ranks, too
+        else:
+            log.write("failed", what=problem.what, fix=problem.fix, **more)
         return "failed"
     finally:
         memory.close()
@@ -64,6 +68,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(recipe.train.seed)
     device = pick_device(recipe.train.device)
+    ranks.begin(device)
 
     # a resumed run keeps the very base and number format that it began with
     checkpoint = last_whole(run.checkpoints_dir)
@@ -73,14 +78,16 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         spec = spec.model_copy(update={"revision": earlier.model_revision})
 
     # model files and tokenizer
-    base = store.fetch(spec, progress=progress)
+    with ranks.first_alone():
+        base = store.fetch(spec, progress=progress)
     tokenizer = load.load_tokenizer(base, trust_remote_code=recipe.model.trust_remote_code)
     notes = prepare(tokenizer, None, recipe)
 
     # data: conversations -> tokens and labels, or texts -> tokens and classes
     task = recipe.model.task
     progress("Reading the data", 0, 0)
-    conversations = load_conversations(recipe.data, task=task)
+    with ranks.first_alone():
+        conversations = load_conversations(recipe.data, task=task)
     for reason, (count, first) in left_out(recipe.data, task).items():
         log.write(
             "warning",
@@ -136,25 +143,24 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         model,
         recipe,
         notes.new_token_ids,
-        steps=planned_steps(len(examples), recipe.train),
+        steps=planned_steps(len(examples), recipe.train, ranks.count()),
         folder=base,
         tokenizer=tokenizer,
     )
     starts.prepare(model, recipe, run, examples, resumed=checkpoint is not None)
     trainable, parameters = methods.count_parameters(model)
-    fused = fuse_lora(model) if recipe.method.kind == "lora" else 0
+    fused = fuse_lora(model) if recipe.method.kind == "lora" and recipe.train.distributed == "ddp" else 0
 
-    _record(
-        run,
-        recipe,
-        Resolved(
-            model_revision=store.revision_of(base),
-            data_fingerprint=fingerprint(conversations),
-            device=device_name(device),
-            dtype=dtype,
-            versions=_versions(),
-        ),
+    resolved = Resolved(
+        model_revision=store.revision_of(base),
+        data_fingerprint=fingerprint(conversations),
+        device=device_name(device),
+        dtype=dtype,
+        versions=_versions(),
     )
+    ranks.check_same("rows", f"{resolved.data_fingerprint} {len(examples)}")
+    if ranks.is_first():
+        _record(run, recipe, resolved)
 
     # train
     build = partial(build_classifier, classes=classes) if classes else build_trainer
@@ -180,6 +186,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         total_parameters=parameters,
         device=device_name(device),
         threads=torch.get_num_threads(),
+        processes=ranks.count(),
         dtype=dtype,
         notes=list(notes),
         classes=list(classes.names) if classes else None,
@@ -201,9 +208,10 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     # save
     progress("Saving the model", 0, 0)
     save_model(run, trainer, tokenizer, classes)
-    if classes and held_out is not None:
+    if classes and held_out is not None and ranks.is_first():
         trainer.write_predictions([row for row in held_out_rows if row["row"] not in unused])
     kind = trainer.ending or "finished"
+    ranks.end()
     log.write(kind, step=trainer.state.global_step, **memory.taken(device), **trainer.final_metrics)
     return kind
 

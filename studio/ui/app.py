@@ -14,7 +14,7 @@ import gradio as gr
 from studio.errors import StudioError, StudioErrors
 from studio.presets import Preset, presets
 from studio.recipe import Recipe
-from studio.runs import Launcher, Run
+from studio.runs import Launcher, Run, WorkerServer
 from studio.ui import (
     charts,
     compare_tab,
@@ -90,6 +90,7 @@ def build(desk: Desk) -> gr.Blocks:
             }
 
         def edited(values: dict) -> dict:
+            desk.launcher.warm()
             recipe = form.read(values)
             updates = panel(recipe)
             try:
@@ -241,6 +242,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         # every visit starts from what is true now
         def visit(request: gr.Request) -> dict:
+            desk.launcher.warm()
             recipe = desk.draft()
             found = desk.index.statuses()
             wanted = request.query_params.get("run") if request else None
@@ -315,7 +317,7 @@ def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> 
     Args:
         get_model: get the built-in model in the background if it is not here yet.
     """
-    launcher = Launcher().start()
+    launcher = Launcher(server=WorkerServer()).start()
     desk = Desk(launcher)
     recipe = Recipe.load(ASSETS.parent / "recipes" / "quickstart.yaml")
     page = build(desk)

@@ -35,7 +35,7 @@ class Workers:
         self.devices: list[list[str] | None] = []
         self.processes: list[subprocess.Popen] = []
 
-    def start(self, run: Run, devices: list[str] | None = None) -> subprocess.Popen:
+    def start(self, run: Run, server=None, devices: list[str] | None = None) -> subprocess.Popen:
         child = subprocess.Popen([sys.executable, "-S", "-c", WORKER, str(run.folder)])
         described = process.describe(child.pid, ["worker"])
         process.write(run.folder / "process.json", described | ({"devices": devices} if devices else {}))
@@ -242,12 +242,12 @@ def test_a_worker_that_cannot_be_started_fails_its_run_and_the_next_one_starts(m
     run, waiting = create("a"), create("b")
     start = workers.start
 
-    def start_worker(which, devices):
+    def start_worker(which, server, devices):
         if which.id == waiting.id:
-            return start(which, devices)
+            return start(which, server, devices)
         with monkeypatch.context() as patch:
             patch.setattr(subprocess, "Popen", refuse)
-            return real(which, devices)
+            return real(which, server, devices)
 
     def refuse(*arguments, **options):
         raise OSError(12, "Cannot allocate memory")
@@ -299,10 +299,10 @@ def test_a_worker_sees_its_device_alone(monkeypatch, home):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(StudioError):
-        launcher.start_worker(create("a"), ["1"])
+        launcher.start_worker(create("a"), None, ["1"])
     assert seen["CUDA_VISIBLE_DEVICES"] == "1"
     with pytest.raises(StudioError):
-        launcher.start_worker(create("b"), ["cpu"])
+        launcher.start_worker(create("b"), None, ["cpu"])
     assert seen["CUDA_VISIBLE_DEVICES"] == ""
 
 

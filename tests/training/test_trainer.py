@@ -1,6 +1,7 @@
 """The trainer: its loss is the loss of the full logits, and its batches are the encoder's tokens and labels."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,3 +133,27 @@ def test_the_loss_of_accumulated_batches_is_that_of_one_large_batch(built):
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_run_may_share_the_beginning_of_its_rows(built):
+    trainer, _, _ = built()
+    assert trainer.logits.shares_prefix is None  # the first batch decides; False would never
+
+
+def test_of_two_ranks_the_last_batch_of_an_epoch_has_no_row_twice(built, monkeypatch):
+    """Six rows for two ranks with batches of four: accelerate gives the second rank two rows of the beginning, too."""
+    trainer, _, _ = built(40, per_device_train_batch_size=4)
+    batch = {"input_ids": torch.arange(4)[:, None], "labels": torch.ones(4, 5, dtype=torch.long)}
+    state = SimpleNamespace(end_of_dataloader=True, remainder=6)
+    monkeypatch.setattr(trainer.accelerator, "gradient_state", state)
+    monkeypatch.setattr("studio.training.ranks.count", lambda: 2)
+    monkeypatch.setattr("studio.training.ranks.rank", lambda: 0)
+    assert len(trainer._without_filling(batch)["labels"]) == 4
+    monkeypatch.setattr("studio.training.ranks.rank", lambda: 1)
+    assert trainer._without_filling(batch)["input_ids"].flatten().tolist() == [0, 1]
+    state.remainder = 3
+    kept = trainer._without_filling(batch)
+    assert len(kept["labels"]) == 1
+    assert (kept["labels"] == -100).all()
+    state.end_of_dataloader = False
+    assert len(trainer._without_filling(batch)["labels"]) == 4
