@@ -52,7 +52,7 @@ function traces(name) {
   shown.forEach((id, place) => {
     const one = runs[id], tag = several ? `${LETTERS[place]} ` : '', color = ink(place);
     const style = several ? {line: {dash: DASHES[place]}} : {};
-    const average = one.curves.loss && averaged(one.curves.loss, weight());
+    const average = one.curves.loss && averaged(one.curves.loss, weight(), box('loss').clientWidth || 900);
     const raw = line(whole(one, 'loss'), `${tag}training loss`, color, style);
     if (average && several) drawn.push({...raw, ...line(inserted(average, one.fine.loss?.smooth), `${tag}training loss`, color, style)});
     else if (average) {
@@ -152,7 +152,7 @@ function take(id, news) {
     run.curves = Object.fromEntries(Object.entries(news.curves).map(([name, sent]) => [name, taken(sent)]));
     run.warnings = news.warnings ?? [];
   } else {
-    for (const [name, sent] of Object.entries(news.curves)) run.curves[name] = extend(run.curves[name], sent, weight());
+    for (const [name, sent] of Object.entries(news.curves)) run.curves[name] = extend(run.curves[name], sent);
     run.warnings = news.warnings ?? run.warnings;
   }
   run.reading = news.reading;

@@ -10,7 +10,7 @@ function places(packed) {  // whole numbers of a unit, each as its distance from
 
 function taken(sent) {  // a curve as the server sends it
   const curve = {x: places(sent.x), y: sent.y, all: sent.all};
-  if (sent.smooth) curve.smooth = {x: places(sent.smooth.x), y: sent.smooth.y, last: sent.smooth.last};
+  if (sent.smooth) curve.smooth = {x: places(sent.smooth.x), y: sent.smooth.y, last: sent.smooth.last, weight: sent.smooth.weight};
   return curve;
 }
 
@@ -22,14 +22,15 @@ function smooth(values, weight) {  // exponential moving average, corrected for 
   });
 }
 
-function extend(curve, sent, weight) {  // points that came after those of the curve
+function extend(curve, sent) {  // points that came after those of the curve
   const x = places(sent.x);
   if (!curve) return {x, y: sent.y, all: true};
   const longer = {...curve, x: curve.x.concat(x), y: curve.y.concat(sent.y)};
   if (curve.smooth) {
     let last = curve.smooth.last;
+    const weight = curve.smooth.weight;
     const y = sent.y.map(v => last = weight * last + (1 - weight) * v);
-    longer.smooth = {x: curve.smooth.x.concat(x), y: curve.smooth.y.concat(y), last};
+    longer.smooth = {...curve.smooth, x: curve.smooth.x.concat(x), y: curve.smooth.y.concat(y), last};
   }
   return longer;
 }
@@ -49,7 +50,8 @@ function inserted(curve, fine) {  // the coarse curve with the finer part in its
           y: [...curve.y.slice(0, from), ...fine.y, ...curve.y.slice(to)]};
 }
 
-function averaged(curve, weight) {  // the moving average of a curve, made here if all its points are here
+function averaged(curve, weight, columns) {  // the moving average of a curve, made here if all its points are here
   if (!weight) return null;
-  return curve.smooth ?? (curve.all ? {x: curve.x, y: smooth(curve.y, weight)} : null);
+  const scaled = weight ** Math.min(1, columns / curve.y.length);  // as the server does it: see points.py
+  return curve.smooth ?? (curve.all ? {x: curve.x, y: smooth(curve.y, scaled)} : null);
 }

@@ -96,13 +96,20 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
 def _drawn(
     x: np.ndarray, values: np.ndarray, part: slice, columns: int, weight: float, axis: str
 ) -> dict[str, Any] | None:
+    """One curve: all points of ``part`` or those that a plot can show, and its moving average where the page lacks points.
+
+    ``weight`` is that of the past from column to column of pixels: a run of a million steps then looks as smooth as one
+    of a thousand.
+    """
     seen = x[part]
     if not len(seen):
         return None
+    weight = weight ** min(1.0, columns / len(x)) if weight else 0.0
     if len(seen) <= PER_BUCKET * columns:
         curve = {"x": _packed(seen, axis), "y": values[part].tolist(), "all": len(seen) == len(x)}
         if weight and not curve["all"]:  # the average goes back to points that are out of sight
-            curve["smooth"] = {"x": curve["x"], "y": _rounded(smoothed(values[: part.stop], weight)[part])}
+            average = smoothed(values[: part.stop], weight)[part]
+            curve["smooth"] = {"x": curve["x"], "y": _rounded(average), "last": float(average[-1]), "weight": weight}
         return curve
     chosen = kept(seen, values[part], columns)
     curve = {"x": _packed(seen[chosen], axis), "y": _rounded(values[part][chosen]), "all": False}
@@ -113,6 +120,7 @@ def _drawn(
             "x": _packed(seen[chosen], axis),
             "y": _rounded(average[chosen]),
             "last": float(average[-1]),
+            "weight": weight,
         }
     return curve
 

@@ -96,11 +96,12 @@ def test_a_range_is_sent_with_all_its_points(run):
 
 
 def test_the_average_of_a_range_is_that_of_the_whole_run(run):
-    write(run, range(1, 5000), spike=990)
+    write(run, range(1, 5001), spike=990)
     inside = asked(run, range=[1000, 1100], smoothing=0.9)["curves"]["loss"]["smooth"]
-    mean = 0.0
+    weight, mean = 0.9 ** (WIDTH / 5000), 0.0  # from column to column of pixels
     for n in range(1, 1001):
-        mean = 0.9 * mean + 0.1 * (50.0 if n == 990 else 1.0 / n)
+        mean = weight * mean + (1 - weight) * (50.0 if n == 990 else 1.0 / n)
+    mean /= 1 - weight**1000
     assert inside["y"][places({"x": inside["x"]}).index(1000)] == pytest.approx(mean, rel=1e-4)
 
 
