@@ -83,7 +83,6 @@ class RunTrainer(SharingTrainer):
         if trained_state.is_needed(self.model) and ranks.is_first():
             trained_state.save(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
         super()._save_checkpoint(*arguments, **options)
-        ranks.wait()  # the checkpoint is whole when every rank has put its random numbers into it
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if trained_state.is_needed(self.model):
