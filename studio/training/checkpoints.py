@@ -49,8 +49,8 @@ def _is_whole(path: Path) -> bool:
     """Whether every file is there and none was torn; a power cut may leave files that end too early."""
     if not all((path / name).is_file() for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt")):
         return False
-    weights, states = list(path.glob("*.safetensors")), [*path.glob("*.pt"), *path.glob("rng_state*.pth")]
-    if not weights or len(states) < 3:
+    weights, states = list(path.glob("*.safetensors")), [*path.glob("*.pt"), *path.glob("*.pth")]
+    if not weights or not any(path.glob("rng_state*.pth")):
         return False
     try:
         json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))

@@ -76,6 +76,8 @@ def start(run: Run, place: Place, count: int, meeting: str) -> dict[int, subproc
             **{"RANK": number, "WORLD_SIZE": all_ranks, "LOCAL_RANK": local, "LOCAL_WORLD_SIZE": count},
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or max(1, cores // count),
         }
+        if place.address:  # accelerate asks for them
+            settings["MASTER_ADDR"], settings["MASTER_PORT"] = place.address.rsplit(":", 1)
         environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
         command = [*RANK, str(run.folder)]
         log = None if number == 0 else (run.folder / f"log-rank-{number}.txt").open("ab")

@@ -12,9 +12,9 @@ def planned_steps(rows: int, train: Any, devices: int | None = None) -> int:
     Args:
         rows: rows that are trained on, the held-out and dropped ones taken off.
         train: a ``TrainSpec`` or transformers' ``TrainingArguments``: the names are the same.
-        devices: how many take part, each with a batch of its own; None for the ``num_processes`` of a ``TrainSpec``.
+        devices: how many take part, each with a batch of its own; None for ``train.num_processes``.
     """
-    devices = devices or train.num_processes
+    devices = devices or getattr(train, "num_processes", 1)
     if train.max_steps > 0:
         return train.max_steps
     batches = math.ceil(rows / (train.per_device_train_batch_size * devices))

@@ -12,7 +12,6 @@ import datasets
 import torch
 from torch.nn import functional
 from transformers import TrainerCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
@@ -24,8 +23,7 @@ from studio.training import adalora, checkpoints, ranks, trained_state
 from studio.training.best import BestCallback
 from studio.training.gpu import gpu_state
 from studio.training.memory import peak_memory_bytes
-from studio.training.order import RememberedOrder
-from studio.training.share import SameOrder, SharingTrainer
+from studio.training.share import SharingTrainer
 from studio.training.steps import planned_steps
 from studio.training.watch import WatchCallback, Watched
 
@@ -49,8 +47,6 @@ class RunTrainer(Watched, SharingTrainer):
         self._loraplus_lr_ratio = loraplus_lr_ratio
         self._adalora = adalora.is_adalora(self.model)
         self._aside: Path | None = None  # where a checkpoint is being written
-        self._order: RememberedOrder | None = None
-        self._resumed_from: Path | None = None
         self.final_metrics: dict[str, Any] = {}
 
     def measure(self) -> dict[str, float]:
@@ -88,19 +84,6 @@ class RunTrainer(Watched, SharingTrainer):
             self._load_from_checkpoint(str(self._best_checkpoint()))
             self.final_metrics |= {"eval_loss": state.best_metric, "best_step": state.best_global_step}
 
-    def _get_train_sampler(self, *arguments: Any, **options: Any) -> Any:
-        sampler = super()._get_train_sampler(*arguments, **options)
-        if not isinstance(sampler, (LengthGroupedSampler, SameOrder)):
-            return sampler
-        self._order = RememberedOrder(sampler)
-        if self._resumed_from:
-            self._order.load(self._resumed_from)
-        return self._order
-
-    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
-        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
-
     def _best_checkpoint(self) -> Path | None:
         """The checkpoint with the lowest validation loss; its name is what counts, since run folders move."""
         best = self.state.best_model_checkpoint
@@ -126,8 +109,7 @@ class RunTrainer(Watched, SharingTrainer):
         ranks.wait()  # every rank has put its random numbers into it
         if ranks.is_first():
             self.state.save_to_json(str(folder / checkpoints.ASIDE / name / "trainer_state.json"))
-            if self._order and self.state.epoch % 1:  # at the end of an epoch the next one is drawn from what comes
-                self._order.save(folder / checkpoints.ASIDE / name)
+            self.save_order(folder / checkpoints.ASIDE / name)
             checkpoints.put_in_place(folder, name)
             rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
         ranks.wait()

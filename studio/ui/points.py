@@ -96,7 +96,7 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
 def _drawn(
     x: np.ndarray, values: np.ndarray, part: slice, columns: int, weight: float, axis: str
 ) -> dict[str, Any] | None:
-    """One curve: all points of ``part`` or those that a plot can show, and its moving average where the page lacks points.
+    """One curve: all points of ``part`` or those that a plot can show, and its average where the page lacks points.
 
     ``weight`` is that of the past from column to column of pixels: a run of a million steps then looks as smooth as one
     of a thousand.

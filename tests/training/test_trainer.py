@@ -141,19 +141,22 @@ def test_a_run_may_share_the_beginning_of_its_rows(built):
 
 
 def test_of_two_ranks_the_last_batch_of_an_epoch_has_no_row_twice(built, monkeypatch):
-    """Six rows for two ranks with batches of four: accelerate gives the second rank two rows of the beginning, too."""
-    trainer, _, _ = built(40, per_device_train_batch_size=4)
+    """Accelerate fills the batches of the last step up with rows of the beginning."""
+    trainer = built(40, per_device_train_batch_size=4)[0]
     batch = {"input_ids": torch.arange(4)[:, None], "labels": torch.ones(4, 5, dtype=torch.long)}
-    state = SimpleNamespace(end_of_dataloader=True, remainder=6)
+    state = SimpleNamespace(end_of_dataloader=True)
     monkeypatch.setattr(trainer.accelerator, "gradient_state", state)
     monkeypatch.setattr("studio.training.ranks.count", lambda: 2)
-    monkeypatch.setattr("studio.training.ranks.rank", lambda: 0)
-    assert len(trainer._without_filling(batch)["labels"]) == 4
-    monkeypatch.setattr("studio.training.ranks.rank", lambda: 1)
-    assert trainer._without_filling(batch)["input_ids"].flatten().tolist() == [0, 1]
-    state.remainder = 3
-    kept = trainer._without_filling(batch)
-    assert len(kept["labels"]) == 1
-    assert (kept["labels"] == -100).all()
+    kept = {}
+    for left in (0, 3, 6):  # rows of the last step, for two ranks with four each
+        trainer.train_dataset = range(16 + left)
+        for rank in (0, 1):
+            monkeypatch.setattr("studio.training.ranks.rank", lambda rank=rank: rank)
+            kept[left, rank] = trainer._without_filling(batch)["labels"]
+    assert {key: len(labels) for key, labels in kept.items()} == {
+        **{(0, 0): 4, (0, 1): 4, (6, 0): 4, (6, 1): 2},
+        **{(3, 0): 3, (3, 1): 1},  # the second rank has none, and keeps one without loss
+    }
+    assert (kept[3, 1] == -100).all()
     state.end_of_dataloader = False
     assert len(trainer._without_filling(batch)["labels"]) == 4

@@ -155,6 +155,11 @@ VARIANTS = {  # each is stopped after its third step, where a run that goes on d
     "dropout": {"method": {"kind": "lora", "r": 4, "lora_alpha": 8, "lora_dropout": 0.3}, "eval_steps": 2},
     "accumulation, not grouped": {"gradient_accumulation_steps": 2, "group_by_length": False},
     "several epochs": {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 3, "eval_steps": 0},
+    "in the second epoch": {"max_steps": -1, "num_train_epochs": 3, "per_device_train_batch_size": 5, "eval_steps": 0},
+    "in the second epoch, not grouped": {
+        **{"max_steps": -1, "num_train_epochs": 3, "per_device_train_batch_size": 5, "eval_steps": 0},
+        "group_by_length": False,
+    },
     "full": {"method": {"kind": "full"}, "eval_steps": 2},
 }
 
