@@ -21,7 +21,8 @@ _TEMPLATE = """
 <div class="chart-bar facebar">
   <label title="Weight of the past in the moving average, from step to step; from column to column of pixels where
     there are more steps than that">Smoothing
-    <input type="range" class="ema" min="0" max="0.999" step="0.001" value="0.6" aria-label="Smoothing of the training loss"> <span class="ema-value">0.60</span></label>
+    <input type="range" class="ema" min="0" max="0.999" step="0.001" value="0.6"
+    aria-label="Smoothing of the training loss"> <span class="ema-value">0.60</span></label>
   <label><input type="checkbox" class="log-scale"> Log scale</label>
   <label>By <select class="axis" aria-label="What the horizontal axis shows">
     <option value="step">steps</option><option value="tokens">tokens</option><option value="time">time</option>
