@@ -23,8 +23,9 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> N
     """Write ``model/`` aside and rename it: the adapter or the whole model, the tokenizer with its template, the
     classes of a classifier, a card."""
     aside = run.folder / "model.part"
-    with ranks.first_alone():
+    if ranks.is_first():
         shutil.rmtree(aside, ignore_errors=True)
+    ranks.wait()
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(aside))  # its parts are brought together by all ranks
     elif ranks.is_first():

@@ -84,8 +84,7 @@ class SharingTrainer:
         """Accelerate takes rows from the beginning so that every rank has a whole batch. A rank that has no other rows
         keeps one, without loss."""
         rows = self.args.per_device_train_batch_size
-        # accelerate's own number is one of which a resume takes the ranks out
-        last = len(self.train_dataset) % (rows * ranks.count())
+        last = len(self.train_dataset) % (rows * ranks.count())  # accelerate's own number is wrong after a resume
         if not self.accelerator.gradient_state.end_of_dataloader or not last or batch["labels"].dim() < 2:
             return batch
         real = min(rows, max(0, last - ranks.rank() * rows))
