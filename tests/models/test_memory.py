@@ -214,7 +214,7 @@ def recorded():
     ]
 
 
-# DoRA, whose holes in the heap are not the same each time, and long rows with checkpointing: docs/memory.md tells of them
+# DoRA, whose holes in the heap differ from time to time, and long rows with checkpointing: see docs/memory.md
 BEYOND_A_QUARTER = {2, 14}
 
 
