@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from studio import cli, follow
+from studio import cli, cli_runs, follow
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run, process
 
@@ -184,7 +184,7 @@ def test_a_missing_recipe_is_a_message_and_exit_code_1(command):
 
 
 def test_a_bug_is_not_hidden_as_a_message(monkeypatch):
-    monkeypatch.setattr(cli, "list_runs", lambda: 1 / 0)
+    monkeypatch.setattr(cli_runs, "RunIndex", lambda: 1 / 0)
     assert isinstance(call("runs").exception, ZeroDivisionError)
 
 
