@@ -109,11 +109,11 @@ def test_a_limit_from_outside_is_told_as_well(large):
     outside = (
         "import datasets, resource, torch, transformers, trl, peft\n"
         "from studio.training import memory, trainer\n"
-        f"bound = memory._data_bytes() + {260 * MB}\n"
+        f"bound = memory._data_bytes() + {200 * MB}\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))"
     )
     assert worker(run, outside) == 1
     event = run.events()[-1]
     assert (event["kind"], event["reason"]) == ("failed", "out_of_memory")
-    assert event["available_bytes"] < 260 * MB
+    assert event["available_bytes"] < 200 * MB
     assert relieved_run(run.recipe, event)[1][0].key == "batch"
