@@ -189,7 +189,8 @@ def wire(desk: Desk, actions: RunActions, run: gr.Dropdown, show: Any, shown: li
         found = Run.open(run_id)
         label = found.label.changed(name=name, note=note, tags=tuple((tags or "").split(",")))
         label.write(found.folder)
-        return views.message("good", "Saved.", ""), gr.skip()
+        gr.Info("Saved.", duration=3)
+        return made_from(label), label.note
 
     actions.keep.click(
         told(keep), [run, actions.name, actions.tags, actions.note], [actions.kept, actions.note], **QUIET
