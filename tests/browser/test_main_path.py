@@ -126,6 +126,129 @@ def test_a_killed_worker_is_interrupted_within_three_seconds_and_can_be_resumed(
     assert "resume" in page.inner_text("#run-state").lower()
     page.click("#resume")
     wait_for_status(page, "Training")
+    assert run.events()[-1]["kind"] != "failed"
+    page.click("#stop")
+    wait_for_status(page, "Stopped at step")
+    assert next(e for e in reversed(run.events()) if e["kind"] == "started")["resumed_from"]
+
+
+def test_a_double_click_on_launch_starts_one_run(visit):
+    page = visit()
+    settings(page, max_steps=3)
+    before = len(list_runs())
+    page.dblclick("#launch")
+    wait_for_status(page, "Finished")
+    assert len(list_runs()) == before + 1
+
+
+def longest_answer(page, tokens: int) -> None:
+    """Set the limit, once the folded settings are really there: the slider follows the number when it was taken."""
+    page.get_by_text("Sampling, the same for both").click()
+    number = page.get_by_label("number input for Longest answer")
+    slider = page.get_by_label("range slider for Longest answer")
+    for _ in range(20):
+        number.fill(str(tokens))
+        number.press("Tab")
+        page.wait_for_timeout(250)
+        if slider.input_value() == number.input_value() == str(tokens):
+            return
+    raise AssertionError("the limit was never taken")
+
+
+def answered(page, count: int) -> None:
+    """Wait until both panes have so many whole answers and the next prompt may be sent."""
+    page.wait_for_function(
+        """count => ['base', 'tuned'].every(
+             pane => document.querySelectorAll(`.pane.${pane} .turn.assistant`).length === count
+               && document.querySelectorAll(`.pane.${pane} .stats`).length === count)
+           && !document.querySelector('.pane .caret') && !document.querySelector('#send').disabled""",
+        arg=count,
+    )
+    page.wait_for_selector("#stop-answers", state="hidden")
+
+
+def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
+    page = visit()
+    open_tab(page, "Compare")
+    page.wait_for_selector("#prompt textarea:visible")
+    longest_answer(page, 16)  # the tiny model's context is short
+    for count, text in ((1, "What is 1 plus 1?"), (2, "And 2 plus 1?")):
+        page.fill("#prompt textarea", text)
+        page.click("#send")
+        answered(page, count)
+    first = page.inner_text(".pane.tuned .turns")
+    page.evaluate(
+        """() => {
+             const stats = () => [...document.querySelectorAll('.pane .stats')].map(line => line.innerText).join('|');
+             const before = stats();
+             new MutationObserver(() => window.answering ||= stats() !== before)
+               .observe(document.querySelector('#panes'), {childList: true, subtree: true, characterData: true});
+           }"""
+    )  # Gradio changes other things in there as well, before the first word comes
+    page.click("#again")
+    page.wait_for_function("() => window.answering")
+    answered(page, 2)
+    strip = lambda text: re.sub(r"\d+ tokens.*", "", text)  # noqa: E731  speeds differ
+    assert strip(page.inner_text(".pane.tuned .turns")) == strip(first)
+    page.click("#clear")
+    page.wait_for_function("() => document.querySelectorAll('.pane .turn').length === 0")
+
+
+def test_stop_ends_both_answers_and_keeps_what_was_written(visit):
+    page = visit()
+    open_tab(page, "Compare")
+    longest_answer(page, 2048)
+    page.fill("#prompt textarea", "Tell me a very long story.")
+    page.click("#send")
+    page.wait_for_function("() => document.querySelector('.pane.tuned .stats')?.innerText.includes('tokens')")
+    page.click("#stop-answers")
+    page.wait_for_selector("#stop-answers", state="hidden", timeout=10_000)
+    assert page.locator(".pane .turn.assistant").count() == 2
+
+
+def test_clear_while_answers_are_written_leaves_the_panes_empty_and_the_next_prompt_is_answered(visit):
+    page = visit()
+    open_tab(page, "Compare")
+    longest_answer(page, 2048)
+    page.fill("#prompt textarea", "Tell me a very long story.")
+    page.click("#send")
+    page.wait_for_function("() => document.querySelector('.pane.tuned .stats')?.innerText.includes('tokens')")
+    page.click("#clear")
+    page.wait_for_selector("#stop-answers", state="hidden", timeout=10_000)
+    page.wait_for_timeout(500)  # an answer that went on would be back by now
+    assert page.locator(".pane .turn").count() == 0
+    page.fill("#prompt textarea", "What is 1 plus 1?")
+    page.click("#send")
+    page.wait_for_function("() => document.querySelector('.pane.tuned .stats')?.innerText.includes('tokens')")
+    page.click("#stop-answers")
+    page.wait_for_selector("#stop-answers", state="hidden", timeout=10_000)
+    assert page.locator(".pane .turn.user").count() == 2
+
+
+def test_an_opened_run_is_read_from_the_address(visit):
+    oldest = list_runs()[-1]
+    page = visit(f"?run={oldest.id}")
+    page.wait_for_selector("#run-state:visible")
+    assert oldest.id in page.input_value("#run input")
+    assert Run.open(oldest.id).status in page.input_value("#run input")
+
+
+def test_a_run_is_paused_named_resumed_and_cancelled_and_a_queued_one_is_moved(visit):
+    page = visit()
+    settings(page, max_steps=5000, eval_steps=0, save_steps=0)
+    first = launch(page)
+    page.wait_for_function(f"() => ({POINTS})() >= 2", timeout=90_000)
+    page.click("#pause")
+    wait_for_status(page, "Paused at step")
+    assert first.status == "paused" and not first.has_model
+
+    page.click("#run-words > button, #run-words .label-wrap")
+    page.fill("#run-name textarea, #run-name input", "My <b>first</b>")
+    page.click("#keep-words")
+    page.wait_for_function("() => document.querySelector('#run input').value.startsWith('My <b>first</b>')")
+
+    page.click("#resume")
+    wait_for_status(page, "Training")
     assert first.status == "running"
     page.click("#queue-card > button, #queue-card .label-wrap")
     page.click("#again-run")  # two more, which wait
