@@ -50,16 +50,18 @@ def _listing() -> str:
         return ""
 
 
-def chosen(recipe: Recipe, free: list[str], gpus: bool) -> list[str] | None:
+def chosen(recipe: Recipe, free: list[str], gpus: int) -> list[str] | None:
     """The devices that a run takes of those that are free, or None if it has to wait.
 
+    A run that wants more GPUs than there are gets them all: its worker says what is missing.
+
     Args:
-        gpus: whether the machine has any, free or not.
+        gpus: how many the machine has, free or not.
     """
     if recipe.train.device == "cpu" or not gpus:
         return [CPU] if CPU in free else None
     own = [name for name in free if name != CPU]
-    count = getattr(recipe.train, "num_processes", 1)
+    count = min(recipe.train.num_processes, gpus)
     return own[:count] if len(own) >= count else None
 
 

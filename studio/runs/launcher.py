@@ -125,7 +125,9 @@ class Launcher:
             if statuses[run.id] == "running":
                 free -= set(self._occupied(run))
         for run in sorted((run for run in queued if not run.claimed), key=place_of):
-            devices = chosen(run.recipe, [name for name in self.devices if name in free], len(self.devices) > 1)
+            if not free:
+                return
+            devices = chosen(run.recipe, [name for name in self.devices if name in free], len(self.devices) - 1)
             if devices is None:
                 continue
             if not run.claim():

@@ -54,11 +54,6 @@ def restore(run_id: str) -> Run:
     return Run(target)
 
 
-def size_bytes() -> int:
-    """What the trash takes on the disk."""
-    return sum(path.lstat().st_size for path in _folder().rglob("*") if path.is_file())
-
-
 def empty() -> int:
     """Delete what is in the trash for good; returns how many runs that were.
 

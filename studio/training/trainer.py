@@ -243,13 +243,14 @@ class EventCallback(TrainerCallback):
         self._last = (self._saved, state.num_input_tokens_seen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        ending = ranks.same(self._run.ending)
+        due = bool(self._save_seconds) and time.monotonic() - self._saved >= self._save_seconds
+        ending, due = ranks.same((self._run.ending, due))
         if state.global_step >= state.max_steps:
             ending = None
         if ending:
             self.trainer.ending = ending
             control.should_save = control.should_training_stop = True
-        if self._save_seconds and time.monotonic() - self._saved >= self._save_seconds:
+        if due:
             control.should_save = True
         last = control.should_training_stop or state.global_step >= state.max_steps
         if last and ending != "paused" and args.eval_strategy != "no":

@@ -78,17 +78,22 @@ def build(buttons: dict[str, gr.Button]) -> RunActions:
 
 def updates(desk: Desk, actions: RunActions, run: Run, status: str) -> dict[Any, Any]:
     """What of the actions fits a run now."""
-    label = run.label
     return {
         actions.pause: gr.update(visible=status in LIVE, interactive=not run.ending),
         actions.cancel: gr.update(visible=status in LIVE, interactive=True),
         actions.again: gr.update(interactive=True),
         actions.delete: gr.update(interactive=status not in LIVE),
+        **listed(desk, actions),
+    }
+
+
+def words(actions: RunActions, label: Label) -> dict[Any, Any]:
+    """What a person said of a run; shown only where that has changed, so that what is being typed stays."""
+    return {
         actions.name: label.name,
         actions.tags: ", ".join(label.tags),
         actions.note: label.note,
         actions.kept: made_from(label),
-        **listed(desk, actions),
     }
 
 

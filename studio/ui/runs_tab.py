@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
 from studio.errors import StudioError
 from studio.runs import Run, View, queue
 from studio.runs.feed import Look, file_size
+from studio.runs.label import Label
 from studio.ui import overlay, run_actions, samples, trouble, views
 from studio.ui.charts import MOST_RUNS, live_chart
 from studio.ui.compare_tab import writes_text
@@ -19,6 +21,19 @@ from studio.ui.run_log import log_panel
 from studio.ui.wiring import QUIET
 
 TICK_SECONDS = 1.5
+
+
+class RunChoice(gr.Dropdown):
+    """A dropdown of runs whose value may be newer than its choices.
+
+    A look that began before a run was launched answers with choices that lack it. Gradio would then refuse every event
+    that sends the run, although the next look brings it; whether there is such a run is seen when it is opened.
+    """
+
+    is_template = True  # drawn as a dropdown
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
 
 
 @dataclass
@@ -45,9 +60,9 @@ def build(desk: Desk) -> RunsTab:
     with gr.Column(elem_classes="card"):
         with gr.Row(equal_height=False):
             with gr.Column():
-                run = gr.Dropdown(choices(desk), label="Run", info="Newest first.", interactive=True, elem_id="run")
+                run = RunChoice(choices(desk), label="Run", info="Newest first.", interactive=True, elem_id="run")
             with gr.Column():
-                others = gr.Dropdown(
+                others = RunChoice(
                     [],
                     label="Compare with other runs",
                     info=f"Up to {MOST_RUNS - 1}, drawn over this one; what differs in their recipes is told below.",
@@ -122,6 +137,7 @@ def signature(desk: Desk, run: Run | None, status: str) -> dict[str, str]:
     return {
         "runs": f"{about} {queue.stamp()} {desk.index.version(TICK_SECONDS)}",
         "events": f"{about} {file_size(run.events_path)}",
+        "words": f"{run.id} {run.label}",
         "log": run.id,
     }
 
@@ -270,10 +286,10 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
     if sampled != news:
         updates[tab.samples] = samples.html(view)
     if known.get("runs") != sign["runs"]:
-        updates |= trouble.updates(tab.trouble, run, status, view)
-    if known.get("runs") != sign["runs"]:
         updates |= {
-            tab.run: gr.update(choices=choices(desk, TICK_SECONDS), value=run.id),
+            **trouble.updates(tab.trouble, run, status, view),
+            # a tick that began before another run was chosen must not choose the old one again
+            tab.run: gr.update(choices=choices(desk, TICK_SECONDS), **({} if seen else {"value": run.id})),
             tab.others: gr.update(choices=choices(desk, TICK_SECONDS, without=run.id)),
             tab.chart: run.id,
             tab.stop: gr.update(visible=status == "running", interactive=not run.stopping),
@@ -288,6 +304,8 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
             tab.chart.card: gr.update(visible=view.has_points),
             tab.warnings: warnings(view),
         }
+    if known.get("words") != sign["words"]:
+        updates |= run_actions.words(tab.actions, run.label)
     if known.get("log") != sign["log"]:
         updates[tab.log] = run.id
     return updates
@@ -303,6 +321,9 @@ def empty(desk: Desk, tab: RunsTab) -> dict:
         tab.log: "",
         tab.chart: "",
         tab.chart.card: gr.update(visible=False),
+        tab.samples: "",
+        tab.trouble.card: gr.update(visible=False),
+        **run_actions.words(tab.actions, Label()),
     }
     return {
         tab.state: nothing(),

@@ -11,6 +11,7 @@ import gradio as gr
 from studio.errors import StudioError
 from studio.runs import Run, View
 from studio.runs.ended import killed_for_memory
+from studio.runs.label import Label
 from studio.training.relief import Relief, ladder_of, relieved_run, slower
 from studio.ui import views
 from studio.ui.desk import Desk
@@ -129,4 +130,4 @@ def retry(desk: Desk, run_id: str | None, keys: Sequence[str]) -> Run:
     recipe = run.recipe
     for step in steps:
         recipe = step.apply(recipe)
-    return desk.launcher.submit(recipe)
+    return desk.launcher.submit(recipe, Label(parent=run.id))

@@ -88,10 +88,11 @@ def tiny_recipe(workspace):
 def studio(tiny_recipe):
     """The address of a running studio."""
     from studio.runs import Launcher
+    from studio.runs.server import WorkerServer
     from studio.ui.app import build, launch_options
     from studio.ui.desk import Desk
 
-    launcher = Launcher(poll_seconds=0.1).start()
+    launcher = Launcher(poll_seconds=0.1, server=WorkerServer()).start()
     page = build(Desk(launcher))
     page.queue(default_concurrency_limit=8)
     _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import time
 
+import pytest
+
+from studio.inference import generate
 from studio.runs import Run, list_runs, queue
 
 POINTS = "() => (document.querySelector('[data-chart=loss]')?.data?.[0]?.x ?? []).length"
@@ -18,6 +21,13 @@ def wait_for_status(page, words):
     page.wait_for_function(
         "words => document.querySelector('#run-state')?.innerText.includes(words)", arg=words, timeout=120_000
     )
+
+
+@pytest.fixture
+def slow_answers(monkeypatch):
+    """Fifty tokens a second at most: the tiny model would otherwise be done before anybody can press Stop."""
+    put = generate._Streamer.put
+    monkeypatch.setattr(generate._Streamer, "put", lambda self, ids: (time.sleep(0.02), put(self, ids))[1])
 
 
 def settings(page, **values):
@@ -194,7 +204,7 @@ def test_compare_talks_over_several_turns_regenerates_and_clears(visit):
     page.wait_for_function("() => document.querySelectorAll('.pane .turn').length === 0")
 
 
-def test_stop_ends_both_answers_and_keeps_what_was_written(visit):
+def test_stop_ends_both_answers_and_keeps_what_was_written(visit, slow_answers):
     page = visit()
     open_tab(page, "Compare")
     longest_answer(page, 2048)
@@ -206,7 +216,7 @@ def test_stop_ends_both_answers_and_keeps_what_was_written(visit):
     assert page.locator(".pane .turn.assistant").count() == 2
 
 
-def test_clear_while_answers_are_written_leaves_the_panes_empty_and_the_next_prompt_is_answered(visit):
+def test_clear_while_answers_are_written_leaves_the_panes_empty_and_the_next_prompt_is_answered(visit, slow_answers):
     page = visit()
     open_tab(page, "Compare")
     longest_answer(page, 2048)
@@ -247,9 +257,11 @@ def test_a_run_is_paused_named_resumed_and_cancelled_and_a_queued_one_is_moved(v
     page.click("#keep-words")
     page.wait_for_function("() => document.querySelector('#run input').value.startsWith('My <b>first</b>')")
 
+    page.fill("#run-note textarea", "Not saved yet")
     page.click("#resume")
     wait_for_status(page, "Training")
     assert first.status == "running"
+    assert page.input_value("#run-note textarea") == "Not saved yet"
     page.click("#queue-card > button, #queue-card .label-wrap")
     page.click("#again-run")  # two more, which wait
     page.wait_for_function("() => document.querySelectorAll('#queue [data-act=up]').length === 1")

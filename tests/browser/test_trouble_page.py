@@ -1,6 +1,9 @@
 """A run that went wrong, and samples as a run learns, in the browser."""
 
+import threading
+
 from studio.runs import EventLog, Run, list_runs
+from studio.ui import runs_tab
 
 
 def ended(recipe, *events: tuple[str, dict]) -> Run:
@@ -20,13 +23,38 @@ def test_one_click_retries_a_run_that_ran_out_of_memory_with_less(visit, tiny_re
     page = visit(query=f"?run={failed.id}")
     page.wait_for_selector("#relief-steps input:checked")
     page.click("#retry")
-    page.wait_for_selector("#run-state .message.good", timeout=180_000)
+    page.wait_for_selector("#run-state .message.good", timeout=60_000)
     newest = list_runs()[0]
     assert newest.id != failed.id
     train = newest.recipe.train
     assert train.per_device_train_batch_size < 4
     assert train.per_device_train_batch_size * train.gradient_accumulation_steps == 4
     page.wait_for_selector("#relief", state="hidden")
+
+
+def test_a_look_that_began_before_the_retry_does_not_go_back_to_the_old_run(visit, tiny_recipe, monkeypatch):
+    told = {"reason": "out_of_memory", "device": "cpu", "dtype": "float32", "longest_tokens": 64}
+    told |= {"estimated_memory_bytes": 9_000_000, "available_bytes": 1_000_000}
+    failed = ended(tiny_recipe, ("failed", {"what": "No memory.", "fix": "", "traceback": "", **told}))
+    page = visit(query=f"?run={failed.id}")
+    page.wait_for_selector("#relief-steps input:checked")
+    shown, on_its_way, retried = runs_tab.show, threading.Event(), threading.Event()
+
+    def slow_look(desk, tab, run_id, seen):
+        updates = shown(desk, tab, run_id, seen)
+        if seen and run_id == failed.id and tab.run in updates:
+            on_its_way.set()
+            retried.wait(30)
+        return updates
+
+    monkeypatch.setattr(runs_tab, "show", slow_look)
+    failed.label.changed(name="Changed meanwhile").write(failed.folder)  # something to show at the next look
+    assert on_its_way.wait(30)
+    page.click("#retry")
+    page.wait_for_function("id => !document.querySelector('#run input').value.startsWith('Changed')")
+    retried.set()
+    page.wait_for_selector("#run-state .message.good", timeout=60_000)
+    assert list_runs()[0].id in page.input_value("#run input")
 
 
 def test_the_slider_goes_back_to_what_was_said_and_markup_stays_text(visit, tiny_recipe):

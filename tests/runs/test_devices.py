@@ -49,17 +49,29 @@ def test_without_a_driver_there_is_the_cpu_alone(monkeypatch):
 @pytest.mark.parametrize(
     ("device", "free", "gpus", "expected"),
     [
-        ("auto", ["1", "cpu"], True, ["1"]),
-        ("auto", ["cpu"], True, None),
-        ("auto", ["cpu"], False, ["cpu"]),
-        ("cpu", ["0", "cpu"], True, ["cpu"]),
-        ("cuda", [], False, None),
+        ("auto", ["1", "cpu"], 2, ["1"]),
+        ("auto", ["cpu"], 2, None),
+        ("auto", ["cpu"], 0, ["cpu"]),
+        ("cpu", ["0", "cpu"], 1, ["cpu"]),
+        ("cuda", [], 0, None),
     ],
 )
 def test_a_run_waits_for_a_device_of_its_kind(device, free, gpus, expected):
     recipe = Recipe()
     recipe.train.device = device
     assert chosen(recipe, free, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "free", "expected"),
+    [(2, ["0", "1", "cpu"], ["0", "1"]), (2, ["1", "cpu"], None), (4, ["0", "1", "cpu"], ["0", "1"]), (4, ["1"], None)],
+)
+def test_a_run_over_several_gpus_waits_for_them_and_one_that_wants_too_many_gets_all_and_is_refused_there(
+    wanted, free, expected
+):
+    recipe = Recipe()
+    recipe.train.num_processes = wanted
+    assert chosen(recipe, free, 2) == expected
 
 
 def test_a_run_on_the_cpu_sees_no_gpu():

@@ -1,0 +1,355 @@
+"""The sections of a recipe: every knob once, with its help, default, bounds and, where it has one, its unit and source.
+
+The form, ``--help``, the reference page (``docs/recipe.md``) and the checks before a launch are derived from these
+types. Where transformers, TRL or PEFT has a name for a knob, that is the name.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from studio.knobs import Section, knob
+
+Format = Literal[
+    "auto",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "question_answer",
+    "text",
+    "preference",
+    "unpaired_preference",
+    "classification",
+    "tokenized",
+]
+
+CHAT_TEMPLATES = ("auto", "chatml", "llama3", "gemma", "mistral", "phi", "alpaca", "plain")
+
+
+def is_inline(chat_template: str) -> bool:
+    """Whether ``data.chat_template`` is a template itself, written into the recipe."""
+    return "{{" in chat_template or "{%" in chat_template
+
+
+def is_template_file(chat_template: str) -> bool:
+    """Whether ``data.chat_template`` names a file."""
+    return chat_template not in CHAT_TEMPLATES and not is_inline(chat_template)
+
+
+class ModelSpec(Section):
+    """Which base model, and how its weights are held in memory."""
+
+    id: str = knob(
+        "builtin/smollm2-135m-instruct",
+        "The base model: builtin/NAME, a Hugging Face Hub id, a folder in transformers' format, or a .gguf file.",
+        min_length=1,
+    )
+    revision: str | None = knob(
+        None, "Branch, tag or commit on the Hub; empty takes the newest and records which it was.", advanced=True
+    )
+    task: Literal["causal_lm", "seq_cls"] = knob(
+        "causal_lm",
+        "What the model learns: causal_lm to go on with text (chat, instructions, code), seq_cls to put a text into "
+        "classes.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
+        "auto",
+        "Number format of the base weights; auto takes bfloat16 where the device computes it fast, otherwise float32.",
+        advanced=True,
+    )
+    quantization: Literal["none", "nf4", "fp4", "int8"] = knob(
+        "none",
+        "Store the frozen base weights in 4 bits (nf4, fp4) or 8 bits (int8) to save memory; with adapters only.",
+        link="https://arxiv.org/abs/2305.14314",
+    )
+    double_quantization: bool = knob(
+        True, "With 4 bits: store the scales in 8 bits, too, which saves another 0.4 bits a weight.", advanced=True
+    )
+    adapter: str | None = knob(
+        None,
+        "Go on from an adapter that was trained before: a run's id, a folder, or a Hub id. It must be of the same "
+        "method.",
+        advanced=True,
+    )
+    trust_remote_code: bool = knob(
+        False,
+        "Run Python code that comes with this one model. Such code can do anything on this machine; "
+        "leave it off unless the model needs it and you trust its authors.",
+        advanced=True,
+    )
+
+
+class SourceSpec(Section):
+    """Where rows come from, and which column plays which part."""
+
+    source: str = knob(
+        "builtin/support-triage",
+        "The dataset: builtin/NAME, a Hugging Face Hub id, a file (JSON, JSONL, CSV, TSV, Parquet, Arrow, plain text, "
+        "Markdown; text files also as .gz or .zst), or a folder of such files.",
+        min_length=1,
+    )
+    config: str | None = knob(None, "The Hub dataset's configuration (subset), if it has several.", advanced=True)
+    data_dir: str | None = knob(None, "A folder in the Hub dataset, if only that is wanted.", advanced=True)
+    revision: str | None = knob(None, "Branch, tag or commit of the Hub dataset.", advanced=True)
+    streaming: bool = knob(
+        True,
+        "Read a Hub dataset row by row, which fetches no more than is used; off downloads it whole and keeps it.",
+        advanced=True,
+    )
+    format: Format = knob("auto", "The shape of a row; auto looks at the columns and says what it found.")
+    columns: dict[str, str] = knob(
+        {},
+        "Which column plays which part, for example {prompt: question, completion: answer}; a part that is not named "
+        "is as found, and one that is named with nothing is left out.",
+    )
+    split: str = knob("train", "The split to train on, where the dataset has several.", min_length=1)
+    skip_rows: int = knob(0, "Leave out so many rows at the start.", unit="rows", ge=0, advanced=True)
+    max_rows: int = knob(0, "Use only so many rows, from there on; 0 means all.", unit="rows", ge=0, advanced=True)
+
+
+class MixSpec(SourceSpec):
+    """One more source that is trained on together with the first."""
+
+    source: str = knob(..., "As data.source.", min_length=1)
+    weight: float = knob(
+        1.0,
+        "How often each of its rows is used in an epoch: 0.5 takes half of the rows, 2 each row twice.",
+        gt=0,
+        le=100,
+    )
+
+
+class DataSpec(SourceSpec):
+    """What is trained on, and how a row becomes tokens and a loss mask."""
+
+    mix: list[MixSpec] = knob(
+        [],
+        "More sources, each with a weight and the fields of a source: [{source: owner/name, weight: 0.5}].",
+        advanced=True,
+    )
+    eval_split: str = knob(
+        "auto",
+        "The split that `evaluate` scores; auto takes the dataset's test split, or else the held-out rows.",
+        advanced=True,
+    )
+    system_prompt: str | None = knob(
+        None, "A system message put before conversations that have none of their own.", advanced=True
+    )
+    chat_template: str = knob(
+        "auto",
+        "auto takes the model's own template (ChatML if it has none); or chatml, llama3, gemma, mistral, phi, alpaca, "
+        "plain; or the path of a .jinja file; or the template itself.",
+        min_length=1,
+        max_length=200_000,
+    )
+    reasoning: Literal["keep", "drop"] = knob(
+        "keep", "What the assistant thinks before it answers (<think>): train on it, or leave it out.", advanced=True
+    )
+    train_on: Literal["assistant", "last", "all"] = knob(
+        "assistant",
+        "Which tokens carry the loss: every assistant turn, only the last assistant turn, or all tokens.",
+    )
+    max_length: int = knob(512, "Longer rows are cut at their end.", unit="tokens", ge=8, le=1_048_576)
+    invalid_rows: Literal["ask", "drop", "stop"] = knob(
+        "ask",
+        "Rows that cannot be trained on: drop leaves them out, stop trains nothing until they are mended. With ask the "
+        "page asks before a launch, and the terminal leaves out rows without an answer and stops at rows that the chat "
+        "template refuses.",
+        advanced=True,
+    )
+    holdout: float = knob(
+        0.1, "Share of the rows kept from training to measure the validation loss; 0 turns it off.", ge=0, le=0.5
+    )
+    holdout_rows: int = knob(
+        0, "Hold out so many rows instead of a share; 0 goes by the share.", unit="rows", ge=0, advanced=True
+    )
+    holdout_column: str | None = knob(
+        None,
+        "Hold out the rows in which this column is true, test, validation, valid, dev or eval, instead of a share.",
+        advanced=True,
+    )
+    holdout_source: str | None = knob(
+        None, "Hold out the rows of this second file or dataset instead of a share of the first.", advanced=True
+    )
+
+
+class TrainSpec(Section):
+    """How the training itself goes."""
+
+    num_train_epochs: float = knob(2, "How often every row is seen.", unit="epochs", gt=0, le=1000)
+    max_steps: int = knob(-1, "Stop after so many optimizer steps; -1 means all epochs.", unit="steps", ge=-1)
+    per_device_train_batch_size: int = knob(
+        8, "Rows that go through the model at once; more is faster and takes more memory.", unit="rows", ge=1, le=4096
+    )
+    per_device_eval_batch_size: int = knob(
+        8, "Rows at once while the validation loss is measured.", unit="rows", ge=1, le=4096, advanced=True
+    )
+    gradient_accumulation_steps: int = knob(
+        1, "Batches added up before one optimizer step: a larger effective batch at no memory.", ge=1, le=4096
+    )
+    learning_rate: float = knob(
+        1.0e-3, "Size of the optimizer's steps: about 1e-3 to 1e-4 for LoRA, 5e-5 to 1e-5 for full tuning.", gt=0, le=1
+    )
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+        "warmup_stable_decay",
+    ] = knob(
+        "cosine",
+        "How the learning rate changes over the run; warmup_stable_decay (WSD) rises, stays, and falls at the end.",
+        advanced=True,
+    )
+    warmup_steps: int = knob(5, "Steps over which the learning rate rises from 0.", unit="steps", ge=0, advanced=True)
+    decay_share: float = knob(
+        0.2,
+        "With warmup_stable_decay: the share of the steps over which the learning rate falls at the end.",
+        gt=0,
+        le=1,
+        advanced=True,
+        link="https://arxiv.org/abs/2404.06395",
+    )
+    weight_decay: float = knob(0.0, "Pull of the trained weights towards 0 at each step.", ge=0, le=1, advanced=True)
+    max_grad_norm: float = knob(
+        1.0, "Longer gradients are scaled down to this norm; 0 turns it off.", ge=0, advanced=True
+    )
+    optim: Literal[
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_8bit",
+        "paged_adamw_32bit",
+        "paged_adamw_8bit",
+        "adafactor",
+        "lion_32bit",
+        "lion_8bit",
+        "paged_lion_32bit",
+        "paged_lion_8bit",
+        "sgd",
+        "galore_adamw",
+        "apollo_adamw",
+    ] = knob(
+        "adamw_torch",
+        "The optimizer. Those with 8bit keep their state in a quarter of the memory, paged ones move it out of a full "
+        "GPU; Lion wants a third to a tenth of AdamW's learning rate; GaLore and Apollo are for full tuning.",
+        advanced=True,
+        link="https://huggingface.co/docs/transformers/optimizers",
+    )
+    neftune_noise_alpha: float = knob(
+        0,
+        "NEFTune: noise on the embeddings while training, which can make answers better; 5 is usual, 0 turns it off.",
+        ge=0,
+        le=1000,
+        advanced=True,
+        link="https://arxiv.org/abs/2310.05914",
+    )
+    label_smoothing_factor: float = knob(
+        0,
+        "Give this share of the target to all other tokens, which makes the model less sure of itself.",
+        ge=0,
+        lt=1,
+        advanced=True,
+        link="https://arxiv.org/abs/1512.00567",
+    )
+    gradient_checkpointing: bool = knob(
+        False,
+        "Compute activations again in the backward pass instead of keeping them: less memory, about a third slower.",
+        advanced=True,
+    )
+    group_by_length: bool = knob(
+        True, "Put rows of similar length into one batch, so that little is spent on padding.", advanced=True
+    )
+    seed: int = knob(0, "The same seed on the same machine gives the same run.", ge=0, le=2**32 - 1)
+    logging_steps: int = knob(
+        1, "Write a point of the training curve every so many steps.", unit="steps", ge=1, advanced=True
+    )
+    eval_steps: int = knob(
+        10, "Measure the validation loss every so many steps; 0 only at the end.", unit="steps", ge=0
+    )
+    save_steps: int = knob(50, "Write a checkpoint every so many steps; 0 only at the end.", unit="steps", ge=0)
+    save_minutes: float = knob(
+        0.0, "Write a checkpoint also when the last one is so old; 0 goes by steps alone.", unit="minutes", ge=0
+    )
+    early_stopping_patience: int = knob(
+        0,
+        "Stop when the validation loss has not got better in so many measurements; 0 never stops early.",
+        ge=0,
+        le=1000,
+        advanced=True,
+    )
+    keep_best: bool = knob(
+        False,
+        "Keep the weights with the lowest validation loss, not the last ones; each new best becomes a checkpoint.",
+        advanced=True,
+    )
+    save_total_limit: int = knob(2, "Keep only the newest so many checkpoints.", ge=1, le=1000, advanced=True)
+    sample_prompts: list[str] = knob(
+        [],
+        "Questions that the model answers at each validation, so that you see it learn; empty takes held-out rows.",
+        lines=True,
+        advanced=True,
+    )
+    sample_count: int = knob(
+        2,
+        "How many held-out rows it answers then, if no questions are given; 0 turns the samples off.",
+        unit="rows",
+        ge=0,
+        le=32,
+        advanced=True,
+    )
+    sample_tokens: int = knob(
+        32,
+        "Longest answer of such a sample; a longer one takes more time.",
+        unit="tokens",
+        ge=1,
+        le=2048,
+        advanced=True,
+    )
+    memory_limit_gb: float = knob(
+        0,
+        "End the run when the model and the training take more memory than this (of the GPU, if that trains), so that "
+        "it cannot take all of a machine that is shared; 0 sets no limit.",
+        unit="GB",
+        ge=0,
+        le=100_000,
+        advanced=True,
+    )
+    device: Literal["auto", "cpu", "cuda"] = knob(
+        "auto", "Where to train; auto takes the GPU if there is one.", advanced=True
+    )
+    num_processes: int = knob(
+        1,
+        "How many processes train together, each with per_device_train_batch_size rows of a step: one for each GPU, or "
+        "on a CPU each with a share of the cores.",
+        ge=1,
+        le=64,
+        advanced=True,
+    )
+    distributed: Literal["ddp", "fsdp", "deepspeed"] = knob(
+        "ddp",
+        "With several processes: ddp keeps the whole model in each; fsdp and deepspeed (ZeRO-2) spread it over GPUs.",
+        advanced=True,
+        link="https://huggingface.co/docs/transformers/perf_train_gpu_many",
+    )
+    report_to: Literal["none", "trackio", "tensorboard", "wandb"] = knob(
+        "none",
+        "Where else to send the metrics; the run folder always has them. The tracker has to be installed.",
+        advanced=True,
+        link="https://huggingface.co/docs/transformers/main_classes/callback",
+    )
+
+
+class Resolved(Section):
+    """What a run really used, written by the worker: enough to run it again years later."""
+
+    model_revision: str | None = knob(None, "Commit or file hash of the base model.")
+    data_fingerprint: str | None = knob(None, "sha256 of the canonical conversations that were trained on.")
+    device: str | None = knob(None, "The device that trained.")
+    dtype: str | None = knob(None, "Number format of the base weights.")
+    versions: dict[str, str] = knob({}, "Versions of Python and the libraries.")
+
+
+SECTIONS: dict[str, type[Section]] = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
