@@ -30,8 +30,8 @@ class FakeDesk:
     def __init__(self):
         self.launcher, self.submitted = self, []
 
-    def submit(self, recipe):
-        self.submitted.append(recipe)
+    def submit(self, recipe, label):
+        self.submitted.append((recipe, label))
         return recipe
 
 
@@ -73,7 +73,8 @@ def test_its_ladder_is_offered_with_what_is_enough_chosen(failed):
 def test_a_retry_submits_the_recipe_with_what_was_chosen_and_nothing_else(failed):
     run, desk = failed(**OOM), FakeDesk()
     trouble.retry(desk, run.id, ["checkpointing"])
-    (made,) = desk.submitted
+    ((made, label),) = desk.submitted
+    assert label.parent == run.id
     assert made.train.gradient_checkpointing
     assert made.train.per_device_train_batch_size == run.recipe.train.per_device_train_batch_size
 
