@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from studio.errors import StudioError
-from studio.recipe_methods import METHODS, PROMPTED, WHOLE
+from studio.recipe_methods import METHODS, PROMPTED, TAKEN_STARTS, WHOLE
 
 if TYPE_CHECKING:
     from studio.recipe import Recipe
@@ -89,32 +89,32 @@ def _lora(recipe: Recipe) -> Iterator[StudioError]:
             "Set model.quantization to nf4, or choose another start.",
             field="method.init_lora_weights",
         )
-    if start in ("pissa", "olora") and quantization != "none":
+    if start in TAKEN_STARTS and quantization != "none":
         yield StudioError(
             f"init_lora_weights {start} takes directions out of the weights, and quantised weights cannot give them.",
             "Set model.quantization to none, or use loftq.",
             field="method.init_lora_weights",
         )
-    if start in ("pissa", "olora") and method.use_dora:
+    if start in TAKEN_STARTS and method.use_dora:
         yield StudioError(
             f"DoRA and init_lora_weights {start} both change what the base weight is.",
             "Use one of the two.",
             field="method.use_dora",
         )
-    if start in ("pissa", "olora") and recipe.model.adapter:
+    if start in TAKEN_STARTS and recipe.model.adapter:
         yield StudioError(
             f"An adapter that goes on from an earlier one does not start anew ({start}).",
             "Set method.init_lora_weights to default, or model.adapter to nothing.",
             field="method.init_lora_weights",
         )
-    if start in ("pissa", "olora") and recipe.model.task == "seq_cls":
+    if start in TAKEN_STARTS and recipe.model.task == "seq_cls":
         yield StudioError(
             f"An adapter that starts with init_lora_weights {start} is saved without whole layers, and a classifier "
             "has a new head.",
             "Set method.init_lora_weights to default or eva.",
             field="method.init_lora_weights",
         )
-    if start in ("pissa", "olora") and method.modules_to_save:
+    if start in TAKEN_STARTS and method.modules_to_save:
         yield StudioError(
             f"An adapter that starts as {start} is rewritten when it is saved, and layers saved whole would be lost.",
             "Empty method.modules_to_save, or choose another start.",

@@ -331,3 +331,5 @@ WHOLE = ("full", "freeze")
 """Methods that train weights of the model itself; all others leave it as it is and train an adapter."""
 PROMPTED = ("prompt_tuning", "p_tuning", "prefix_tuning")
 """Methods that put trained vectors before the text."""
+TAKEN_STARTS = ("pissa", "olora")
+"""``init_lora_weights`` that take directions out of the base's weights, which then is no base any more."""

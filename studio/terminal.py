@@ -246,6 +246,8 @@ def estimate_table(estimate: dict[str, Any]) -> Table:
     table.add_row("optimizer steps", f"{estimate['steps']:,}")
     for part, size in estimate["memory_bytes"].items():
         table.add_row(f"memory: {part}", memory(size), style="bold" if part == "total" else "")
+    for part, size in estimate["disk_bytes"].items():
+        table.add_row(f"disk, at most: {part}", memory(size), style="bold" if part == "total" else "")
     return table
 
 

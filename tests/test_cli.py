@@ -311,7 +311,7 @@ def test_an_empty_workspace_lists_no_runs(tmp_path, monkeypatch):
 def test_estimate_counts_what_the_worker_counted(trained, recipe):
     result = json.loads(call("estimate", recipe, "train.max_steps=-1", "--json").stdout)
     started = Run.open(trained.id).view().started
-    assert list(result) == ["trainable_parameters", "total_parameters", "steps", "memory_bytes"]
+    assert list(result) == ["trainable_parameters", "total_parameters", "steps", "memory_bytes", "disk_bytes"]
     assert result["trainable_parameters"] == started["trainable_parameters"]
     assert result["total_parameters"] == started["total_parameters"]
     assert result["steps"] == started["rows"]  # two epochs of batches of two

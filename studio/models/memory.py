@@ -25,7 +25,7 @@ from studio.models.counts import (
 from studio.models.guessed import guessed_shapes
 from studio.models.shapes import Norm, Shapes, shapes_of, text_config
 from studio.recipe import Recipe
-from studio.recipe_methods import PROMPTED, WHOLE
+from studio.recipe_methods import PROMPTED, TAKEN_STARTS, WHOLE
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CUDA_CONTEXT = 500_000_000
@@ -35,6 +35,9 @@ HEAP = 0.35
 """Of gradients and activations, what glibc's heap holds in holes beside them: measured on a CPU, docs/memory.md."""
 RECIPE_BATCH, RECIPE_LENGTH, LEAST_LENGTH = 4096, 1_048_576, 8  # the recipe's own bounds
 _DROPOUT = {"lora": "lora_dropout", "adalora": "lora_dropout", "vera": "vera_dropout", "bottleneck": "dropout"}
+TOKEN_BYTES = 200
+"""Bytes of a tokenizer's files for each token of its vocabulary: 72 (SmolLM2) to 134 (Llama 3) were seen."""
+SMALL_FILES = 2_000_000  # configuration, states, model card
 LOW_RANK = 128  # transformers' default for GaLore and Apollo
 
 
@@ -46,12 +49,15 @@ class Estimate:
     ``activations`` is what a step needs on top of the others at its worst moment: what the forward pass keeps and the
     backward pass and the optimizer work with (or the validation between two steps), less the room that gradients fill
     only later. ``context`` is what is held without being used: the GPU's context, or holes of the CPU's heap.
+    ``disk_bytes`` is what the run folder holds at most: ``checkpoint``, one of them; ``checkpoints``, those that are
+    kept and the one being written; ``model``, what is saved at the end; ``total``, the last two.
     """
 
     trainable_parameters: int
     total_parameters: int
     memory_bytes: dict[str, int]
     notes: list[str] = field(default_factory=list)
+    disk_bytes: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -90,7 +96,7 @@ def estimate(
     memory, notes = plan.memory(batch, length), plan.notes
     if plan.validation(length) > plan.training(batch, length):
         notes = [*notes, "Validation takes more memory than training; a smaller per_device_eval_batch_size helps."]
-    return Estimate(plan.trained.trainable, plan.trained.total, memory, notes)
+    return Estimate(plan.trained.trainable, plan.trained.total, memory, notes, plan.disk())
 
 
 def largest(
@@ -158,6 +164,7 @@ def _plan(
         size=size,
         context=context,
         padded=padded,
+        new_tokens=new_tokens,
         notes=[*notes, *shapes.notes],
     )
 
@@ -179,6 +186,7 @@ class _Plan:
     size: int  # bytes of a number of the base weights
     context: int | None  # tokens that the model can read
     padded: bool | None
+    new_tokens: int
     notes: list[str]
 
     @property
@@ -258,6 +266,29 @@ class _Plan:
         if "8bit" in optim and tensor.numbers >= 4096 and tensor.where != "embedding":
             return states * (1 + 4 / 256) + more  # a float32 scale for 256
         return states * 4 + more
+
+    def disk(self) -> dict[str, int]:
+        """Bytes of the checkpoints and the saved model. A checkpoint is written aside before an old one goes."""
+        train, trained, method = self.recipe.train, self.trained, self.recipe.method
+        small = SMALL_FILES + TOKEN_BYTES * self.shapes.vocabulary
+        if method.kind in WHOLE:
+            saved = trained.base * self.size
+        elif method.kind in PROMPTED:  # the vectors that come out at the end
+            width = 2 * self.shapes.layers * self.shapes.keys if method.kind == "prefix_tuning" else self.shapes.hidden
+            saved = 4 * method.num_virtual_tokens * width
+        else:
+            saved = self.of_trained(self.bytes_of) + 4 * trained.frozen
+            saved += 4 * trained.constants * (method.kind == "vera")  # its shared matrices; BOFT's are made anew
+            if self.new_tokens:  # PEFT then writes the whole embedding, and the head where it is another table
+                saved += self.shapes.outer * self.size
+        # trained.pt has what these do not save
+        own = self.of_trained(self.bytes_of) if method.kind in (*PROMPTED, "adalora") else 0
+        checkpoint = saved + own + self.of_trained(self.state) + small
+        checkpoints = (max(train.save_total_limit, 2 if train.keep_best else 1) + 1) * checkpoint
+        # one that starts at the weights is kept as it began, and saved with twice the rank
+        model = (saved + small) * (3 if getattr(method, "init_lora_weights", "default") in TAKEN_STARTS else 1)
+        sizes = {"checkpoint": checkpoint, "checkpoints": checkpoints, "model": model, "total": checkpoints + model}
+        return {name: int(size) for name, size in sizes.items()}
 
     def step(self) -> float:
         """Bytes that the optimizer's step works with beside its state."""

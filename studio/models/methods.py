@@ -10,7 +10,7 @@ from studio.errors import StudioError
 from studio.models.adapters import adapter_config, blocks, check_target_modules, embedding_names, linear_layers
 from studio.models.load import resolve_dtype
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS, PROMPTED, WHOLE
+from studio.recipe_methods import METHODS, PROMPTED, TAKEN_STARTS, WHOLE
 
 __all__ = ["apply_method", "check_target_modules", "count_parameters", "linear_layers", "training_dtype"]
 
@@ -67,7 +67,7 @@ def apply_method(
             "Choose lora, or a template of tokens that the model knows (data.chat_template plain).",
             field="method.kind",
         )
-    if new and getattr(method, "init_lora_weights", "") in ("pissa", "olora"):
+    if new and getattr(method, "init_lora_weights", "") in TAKEN_STARTS:
         raise StudioError(
             f"The chat template needs tokens that are new to this model; {method.init_lora_weights} would lose them.",
             "Set method.init_lora_weights to default.",

@@ -10,20 +10,25 @@ from studio.models.progress import Report, quiet
 from studio.recipe import ModelSpec, Recipe
 from studio.training.steps import planned_steps
 
+EVENT_BYTES = 600
+"""Of a step on the disk: its line in events.jsonl, at most 400 bytes, and its columns in curves.npz."""
+
 
 @dataclass(frozen=True)
 class Forecast:
-    """Steps and parameters are exact where the model is on this disk; memory is an estimate (bytes, by part)."""
+    """Steps and parameters are exact where the model is on this disk; memory is an estimate, and the disk is what the
+    run takes at most (bytes, by part)."""
 
     trainable_parameters: int
     total_parameters: int
     steps: int
     memory_bytes: dict[str, int]
+    disk_bytes: dict[str, int]
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As ``python app.py estimate --json`` prints it."""
-        names = ("trainable_parameters", "total_parameters", "steps", "memory_bytes")
+        names = ("trainable_parameters", "total_parameters", "steps", "memory_bytes", "disk_bytes")
         return {name: getattr(self, name) for name in names}
 
 
@@ -64,13 +69,21 @@ def forecast(recipe: Recipe, progress: Report = quiet) -> Forecast:
     notes = list(sizes.notes)
     if work.longest is None:
         notes.append(f"{recipe.model.id} is not on this disk: rows are taken to be whole and of the greatest length.")
+    steps = planned_steps(work.rows, recipe.train)
     return Forecast(
         sizes.trainable_parameters,
         sizes.total_parameters,
-        planned_steps(work.rows, recipe.train),
+        steps,
         sizes.memory_bytes,
+        with_events(sizes.disk_bytes, steps),
         tuple(notes),
     )
+
+
+def with_events(disk_bytes: dict[str, int], steps: int) -> dict[str, int]:
+    """What a run takes of the disk, its curves included."""
+    events = EVENT_BYTES * steps
+    return {**disk_bytes, "events": events, "total": disk_bytes["total"] + events}
 
 
 def workload(recipe: Recipe, folder: Path | None, progress: Report = quiet) -> Workload:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.models.memory import Estimate, estimate
 from studio.recipe import Recipe
 from studio.runs import EventLog
+from studio.training.forecast import with_events
 
 GB = 10**9  # as the page counts
 _LOOK_SECONDS = 0.5
@@ -33,6 +36,7 @@ class Memory:
         self._soft: int | None = None
         self._done = threading.Event()
         self.expected: dict[str, Any] = {}
+        self._estimate: Estimate | None = None
 
     def expect(self, recipe: Recipe, base: Path, device: str, dtype: str, longest: int) -> None:
         """Write down what the run is expected to take for its longest row, and keep it to ``train.memory_limit_gb``."""
@@ -40,16 +44,32 @@ class Memory:
 
         free = main_memory()["free_bytes"]
         room = self._limit(recipe.train.memory_limit_gb, device, free)
+        self._estimate = _estimate(recipe, base, device, dtype, longest)
         self.expected = {
             "device": device,
             "dtype": dtype,
             "longest_tokens": longest,
             "held_bytes": held_bytes(device),
-            "estimated_memory_bytes": _estimate(recipe, base, device, dtype, longest),
+            "estimated_memory_bytes": self._estimate.memory_bytes["total"] if self._estimate else None,
             "available_bytes": room,
         }
         self._log.write("memory", **self.expected, free_bytes=free)
         threading.Thread(target=self._watch, args=(resident_bytes(), free), name="memory", daemon=True).start()
+
+    def disk(self, folder: Path, steps: int) -> int | None:
+        """Bytes that the run will take of the disk at most; warns if they are not free where its folder is."""
+        if self._estimate is None:
+            return None
+        wanted = with_events(self._estimate.disk_bytes, steps)["total"]
+        free = shutil.disk_usage(folder).free
+        if free < wanted:
+            self._log.write(
+                "warning",
+                what=f"The run takes up to {wanted / GB:.1f} GB of the disk, and {free / GB:.1f} GB are free.",
+                fix="Free some, lower train.save_total_limit, or keep the workspace on a larger disk (STUDIO_HOME).",
+                step=0,
+            )
+        return wanted
 
     def _limit(self, limit_gb: float, device: str, free: int) -> int:
         """Set the limit, and say how many bytes the model and the training can have."""
@@ -106,16 +126,13 @@ class Memory:
         return {"reason": "out_of_memory", **self.taken(known.get("device", "cpu")), **known}
 
 
-def _estimate(recipe: Recipe, base: Path, device: str, dtype: str, longest: int) -> int | None:
-    """Bytes by the estimate; None for an architecture that is not known."""
-    from studio.models.memory import estimate
-
+def _estimate(recipe: Recipe, base: Path, device: str, dtype: str, longest: int) -> Estimate | None:
+    """The estimate; None for an architecture that is not known."""
     try:
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-        found = estimate(recipe, config, device=device, dtype=dtype, length=longest, folder=base)
+        return estimate(recipe, config, device=device, dtype=dtype, length=longest, folder=base)
     except StudioError:
         return None
-    return found.memory_bytes["total"]
 
 
 def peak_memory_bytes(device: str) -> int:

@@ -19,10 +19,10 @@ from transformers import GenerationConfig, TrainerCallback
 from studio.data import Encoded
 from studio.data.encode import IGNORE
 from studio.recipe import Recipe
+from studio.recipe_methods import TAKEN_STARTS
 from studio.runs import EventLog, Run
 
 _TEXT_SHARE, _TEXT_TOKENS = 3, 64  # of plain text the first third is given, and at most so many tokens
-_STARTS_ELSEWHERE = ("pissa", "olora")  # the base's weights are changed: without the adapter it is no base
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class SampleCallback(TrainerCallback):
                 self._tokenizer,
                 [prompt.ids for prompt in self._prompts],
                 self._recipe.train.sample_tokens,
-                base=base and getattr(self._recipe.method, "init_lora_weights", "") not in _STARTS_ELSEWHERE,
+                base=base and getattr(self._recipe.method, "init_lora_weights", "") not in TAKEN_STARTS,
             )
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
             # the run is worth more than its samples, also where no memory is left for them

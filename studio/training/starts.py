@@ -11,10 +11,10 @@ from typing import Any
 
 from studio.data import Encoded
 from studio.recipe import Recipe
+from studio.recipe_methods import TAKEN_STARTS
 from studio.runs import Run
 from studio.training import ranks
 
-_TAKEN = ("pissa", "olora")
 _EVA_ROWS = 64  # looked at for the directions of the data
 _EVA_BATCH = 4
 
@@ -27,7 +27,7 @@ def folder(run: Run) -> Path:
 def prepare(model: Any, recipe: Recipe, run: Run, examples: list[Encoded], *, resumed: bool) -> None:
     """Keep the start of an adapter that changes the base, or let it start at the data."""
     start = getattr(recipe.method, "init_lora_weights", "default")
-    if start in _TAKEN:
+    if start in TAKEN_STARTS:
         config = model.peft_config[model.active_adapter]
         config.init_lora_weights = True  # loaded to be subtracted, it must not take anything out again
         if ranks.is_first():

@@ -192,6 +192,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         classes=list(classes.names) if classes else None,
         fused_lora_layers=fused,
         estimated_memory_bytes=memory.expected["estimated_memory_bytes"],
+        estimated_disk_bytes=memory.disk(run.folder, trainer.planned_steps()),
         resumed_from=checkpoint.name if checkpoint else None,
     )
     datasets.disable_progress_bars()

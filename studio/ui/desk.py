@@ -336,6 +336,7 @@ class Desk:
             lines.append(
                 ("Memory", f"about {views.size(total)}", f"of {views.size(room)} on {machine['device']}: {fits}")
             )
+            lines.append(_disk_line(numbers.disk_bytes))
         if rows:
             data = recipe.data
             shared = not (data.holdout_rows or data.holdout_column or data.holdout_source)
@@ -389,6 +390,12 @@ class Desk:
                 pace = (view.last_time - view.first_step_time) / (view.step - view.first_step)
                 return f"about {views.duration(pace * steps)}, as in {run.id}"
         return "The time is known after the first steps."
+
+
+def _disk_line(disk_bytes: dict[str, int]) -> tuple[str, str, str]:
+    free = shutil.disk_usage(Workspace.current().runs).free
+    fits = "fits" if disk_bytes["total"] < free else "more than is free"
+    return "Disk", f"up to {views.size(disk_bytes['total'])}", f"of {views.size(free)} free: {fits}"
 
 
 def _short(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
@@ -21,19 +20,6 @@ from studio.ui.run_log import log_panel
 from studio.ui.wiring import QUIET
 
 TICK_SECONDS = 1.5
-
-
-class RunChoice(gr.Dropdown):
-    """A dropdown of runs whose value may be newer than its choices.
-
-    A look that began before a run was launched answers with choices that lack it. Gradio would then refuse every event
-    that sends the run, although the next look brings it; whether there is such a run is seen when it is opened.
-    """
-
-    is_template = True  # drawn as a dropdown
-
-    def preprocess(self, payload: Any) -> Any:
-        return payload
 
 
 @dataclass
@@ -60,9 +46,18 @@ def build(desk: Desk) -> RunsTab:
     with gr.Column(elem_classes="card"):
         with gr.Row(equal_height=False):
             with gr.Column():
-                run = RunChoice(choices(desk), label="Run", info="Newest first.", interactive=True, elem_id="run")
+                # A look that began before a run was launched answers with choices that lack it. Without custom values
+                # Gradio would then refuse every event that sends the run, although the next look brings it.
+                run = gr.Dropdown(
+                    choices(desk),
+                    label="Run",
+                    info="Newest first.",
+                    allow_custom_value=True,
+                    interactive=True,
+                    elem_id="run",
+                )
             with gr.Column():
-                others = RunChoice(
+                others = gr.Dropdown(
                     [],
                     label="Compare with other runs",
                     info=f"Up to {MOST_RUNS - 1}, drawn over this one; what differs in their recipes is told below.",
