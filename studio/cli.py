@@ -118,10 +118,25 @@ def resume(run: RunId) -> None:
 
 
 @app.command()
-def again(run: RunId, overrides: Overrides = None) -> None:
+def again(
+    run: RunId,
+    overrides: Overrides = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Of a run that ran out of memory: with as little change as makes it fit.")
+    ] = False,
+) -> None:
     """Train a run's recipe once more, with changes if any are given: a new run."""
     opened = Run.open(run)
     recipe = Recipe.load(opened.folder / "recipe.yaml", overrides)
+    if fit:
+        from studio.training.relief import ran_out, relieved_run
+
+        told = ran_out(opened, opened.status, opened.view())
+        if told is None:
+            raise StudioError(f"The run {opened.id} did not run out of memory.", "Leave out --fit.")
+        recipe, steps = relieved_run(recipe.check(), told)
+        for step in steps:
+            terminal.stderr().print(f"Changed: {step.title}", markup=False, soft_wrap=True)
     _launch_and_follow(Run.create(recipe, Label(parent=opened.id)))
 
 

@@ -41,6 +41,38 @@ def test_a_run_that_has_ended_is_left_alone(ended, command):
     assert ended.ending is None
 
 
+@pytest.fixture
+def launched(monkeypatch):
+    """The runs that a command would have started."""
+    found = []
+    monkeypatch.setattr(cli, "_launch_and_follow", found.append)
+    return found
+
+
+def test_a_run_that_ran_out_of_memory_is_repeated_with_less(launched, tiny_model):
+    recipe = Recipe.parse({"model": {"id": str(tiny_model)}, "train": {"per_device_train_batch_size": 4}})
+    run = Run.create(recipe.check())
+    log = EventLog(run.events_path)
+    told = {"device": "cpu", "dtype": "float32", "longest_tokens": 256}
+    log.write("failed", reason="out_of_memory", what="No memory.", fix="", traceback="", **told)
+    log.close()
+    result = call("again", run.id, "--fit")
+    assert result.exit_code == 0, result.stderr
+    (made,) = launched
+    train = made.recipe.train
+    assert train.per_device_train_batch_size < 4
+    assert train.per_device_train_batch_size * train.gradient_accumulation_steps == 4
+    assert "the effective batch stays 4" in result.stderr
+    assert made.label.parent == run.id
+
+
+def test_a_run_that_ended_for_another_reason_has_nothing_to_fit(launched, ended):
+    result = call("again", ended.id, "--fit")
+    assert result.exit_code == 1
+    assert "did not run out of memory" in result.stderr
+    assert launched == []
+
+
 def test_words_are_written_and_shown(ended):
     call("label", ended.id, "--name", "The one", "--tag", "x", "--tag", "y")
     assert json.loads(call("label", ended.id).stdout) == {

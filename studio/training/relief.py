@@ -1,5 +1,5 @@
 """What a run that ran out of memory can do without: steps from harmless to costly, each with what it saves by the
-memory estimate. Pure: a recipe and a model's config.json in, recipes out."""
+memory estimate: a recipe and a model's config.json in, recipes out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from studio.errors import StudioError
 from studio.models.memory import estimate, largest
 from studio.recipe import Recipe
+from studio.runs import Run, View
+from studio.runs.ended import killed_for_memory
 
 LEAST_LENGTH = 32  # tokens; shorter rows teach nothing
 WORTH = 0.02  # of the estimate; what saves less is not worth its price
@@ -200,6 +202,17 @@ def relieved_run(recipe: Recipe, told: dict[str, Any]) -> tuple[Recipe, list[Rel
             "Lower train.per_device_train_batch_size, or turn train.gradient_checkpointing on.",
         )
     return relieved(recipe, **found)
+
+
+def ran_out(run: Run, status: str, view: View) -> dict[str, Any] | None:
+    """What the events tell of a run that ran out of memory, or that the system has probably ended for it; None for
+    any other."""
+    ended = view.ended or {}
+    if status == "failed" and ended.get("reason") == "out_of_memory":
+        return ended
+    if status == "interrupted" and (killed := killed_for_memory(run)):
+        return killed.expected
+    return None
 
 
 def _model(recipe: Recipe, told: dict[str, Any]) -> dict[str, Any]:

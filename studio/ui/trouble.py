@@ -12,7 +12,7 @@ from studio.errors import StudioError
 from studio.runs import Run, View
 from studio.runs.ended import killed_for_memory
 from studio.runs.label import Label
-from studio.training.relief import Relief, ladder_of, relieved_run, slower
+from studio.training.relief import Relief, ladder_of, ran_out, relieved_run, slower
 from studio.ui import views
 from studio.ui.desk import Desk
 
@@ -96,11 +96,8 @@ def remedies(run: Run, status: str, view: View) -> tuple[list[Relief], list[str]
     ended = view.ended or {}
     if status == "failed" and ended.get("reason") == "diverged":
         return ([], []) if ended.get("blamed") else ([slower(run.recipe)], ["learning_rate"])
-    if status == "failed" and ended.get("reason") == "out_of_memory":
-        told = ended
-    elif status == "interrupted" and (killed := killed_for_memory(run)):
-        told = killed.expected
-    else:
+    told = ran_out(run, status, view)
+    if told is None:
         return [], []
     recipe = run.recipe
     steps = ladder_of(recipe, told)
