@@ -92,6 +92,7 @@ def test_the_finished_chart_holds_every_point_of_the_event_file(visit):
     assert page.evaluate("() => document.querySelector('[data-chart=loss]').data[0].y") == losses
 
 
+@pytest.mark.slow
 def test_zoom_stays_when_new_points_come(visit):
     page = visit()
     settings(page, max_steps=5000, eval_steps=0, save_steps=0)
@@ -105,6 +106,7 @@ def test_zoom_stays_when_new_points_come(visit):
     wait_for_status(page, "Stopped at step")
 
 
+@pytest.mark.slow
 def test_a_reload_and_a_second_browser_show_the_same_run_and_stop_keeps_a_model(visit):
     page = visit()
     settings(page, max_steps=5000, eval_steps=0, save_steps=0)
@@ -243,6 +245,7 @@ def test_an_opened_run_is_read_from_the_address(visit):
     assert Run.open(oldest.id).status in page.input_value("#run input")
 
 
+@pytest.mark.slow
 def test_a_run_is_paused_named_resumed_and_cancelled_and_a_queued_one_is_moved(visit):
     page = visit()
     settings(page, max_steps=5000, eval_steps=0, save_steps=0)

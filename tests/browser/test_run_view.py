@@ -159,6 +159,7 @@ def test_the_log_is_searched_copied_and_downloaded_whole(visit, short):
     assert page.evaluate("() => navigator.clipboard.readText()") == short.log_path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_all_pages_on_one_live_run_get_its_new_points(visit, workspace):
     run = finished("live", 20)
     run.events_path.write_text("".join(run.events_path.read_text().splitlines(keepends=True)[:-2]), encoding="utf-8")
