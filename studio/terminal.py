@@ -200,10 +200,17 @@ def answers_table(answers: list[dict[str, Any]], prompt: str) -> Table:
 
 
 def scores_table(scores: dict[str, Any]) -> Table:
-    table = Table("Metric", "Base", "Tuned", title=f"{scores['rows']} held-out rows", title_justify="left")
-    names = list(dict.fromkeys([*scores["base"], *scores["tuned"]]))
-    for name in names:
-        table.add_row(name.replace("_", " "), _score(scores["base"].get(name)), _score(scores["tuned"].get(name)))
+    title = f"{scores['rows']} held-out rows, with 95 % intervals"
+    table = Table("Metric", "Base", "", "Tuned", "", "Chance", title=title, title_justify="left")
+    for name in dict.fromkeys([*scores["base"], *scores["tuned"]]):
+        cells = []
+        for side in ("base", "tuned"):
+            around = scores["intervals"][side].get(name)
+            cells += [_score(scores[side].get(name)), f"{_score(around[0])} to {_score(around[1])}" if around else ""]
+        p = scores["p_values"].get(name)
+        table.add_row(name.replace("_", " "), *cells, "" if p is None else f"{p:.2g}")
+    seen = scores["seen"]
+    table.add_row(f"loss on {seen['rows']} trained rows", _score(seen["base"]), "", _score(seen["tuned"]), "", "")
     return table
 
 

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 from studio.errors import StudioError
 from studio.evaluation.classes import evaluate_classifier
+from studio.evaluation.figures import answer_figures, loss_figures
 from studio.evaluation.files import write_json
-from studio.evaluation.metrics import exact_match, mean, perplexity
+from studio.evaluation.metrics import METRICS, Metric, exact_match
 from studio.inference import Engine, Handle, Sampling, Target, generate_batch
 from studio.models.progress import Report, quiet
 from studio.runs import Run
 
 MAX_NEW_TOKENS = 512
+_MOST_SEEN = 200  # training rows that are measured for the gap
 
 
-def evaluate(run: Run, engine: Engine, progress: Report = quiet) -> dict[str, Any]:
+def evaluate(run: Run, engine: Engine, progress: Report = quiet, own: Sequence[Metric] = ()) -> dict[str, Any]:
     """Score the base and the tuned model of a run on the rows that were kept from training. A classifier is scored as
     :func:`studio.evaluation.classes.evaluate_classifier` says.
 
-    The loss is the mean negative log-likelihood over all labelled tokens, with the labels of training. ``exact_match``
-    is the share of rows whose last answer, written greedily from the conversation before it, is the reference to the
-    letter (blanks at both ends aside). A row that the encoder drops is skipped; one that does not end with an answer is
-    scored by its loss alone. The answers of every row go into ``evaluation.json`` in the run's folder.
+    The loss is the mean negative log-likelihood over all labelled tokens, with the labels of training; all other
+    metrics (``studio.evaluation.metrics``) are of each row's last answer, written greedily from the conversation before
+    it, beside the reference. A row that the encoder drops is skipped; one that does not end with an answer is scored by
+    its loss alone. The answers of every row go into ``evaluation.json`` in the run's folder.
 
     Args:
         progress: called with (what, rows done, rows in total).
+        own: metrics of a person's own, beside the built-in ones.
 
     Returns:
-        ``{"rows", "skipped", "answered", "tokens", "base": {"loss", "perplexity", "exact_match"}, "tuned": {the
-        same}}``: rows scored, rows skipped, rows with an answer to compare, labelled tokens. ``exact_match`` is None
-        where there is none, ``perplexity`` None where it is beyond a float.
+        ``{"rows", "skipped", "answered", "tokens", "base": {"loss", "perplexity", "exact_match", ...}, "tuned": {the
+        same}, "intervals": {"base": {"loss": [low, high], ...}, "tuned": ...}, "p_values": {"loss": p, ...}, "counts":
+        {"exact_match": rows, ...}, "seen": {"rows", "base", "tuned"}}``: rows scored, rows skipped, rows with an answer
+        to compare, labelled tokens; each metric's mean, its 95 % bootstrap interval and the paired test; the loss on as
+        many rows that were trained on. ``exact_match`` is None where there is no answer, ``perplexity`` None where it
+        is beyond a float.
 
     Raises:
         StudioError: there are no held-out rows or none can be scored, the run has no model, or memory ran out.
@@ -65,12 +71,14 @@ def evaluate(run: Run, engine: Engine, progress: Report = quiet) -> dict[str, An
         name: _score(name, handle, rows, encoded, asked, sampling, progress)
         for name, handle in (("base", base), ("tuned", tuned))
     }
+    progress("Measuring how sure the figures are", 0, 0)
     result = {
         "rows": len(rows),
         "skipped": len(held_out) - len(rows),
         "answered": len(asked),
         "tokens": sum(loss.tokens for loss in scored["tuned"]["losses"]),
-        **{name: _summary(scores) for name, scores in scored.items()},
+        **_figures(scored, [_reference(rows[i]) for i in asked], asked, [*METRICS.values(), *own]),
+        "seen": _seen(run, {"base": base, "tuned": tuned}, len(rows), progress),
     }
     write_json(run.folder / "evaluation.json", {**result, "details": _details(rows, scored)})
     return result
@@ -110,14 +118,38 @@ def _foretold(handle: Handle, rows, encoded, losses, asked: list[int], sampling:
     return outputs
 
 
-def _summary(scores: dict[str, Any]) -> dict[str, Any]:
-    loss = sum(row.total for row in scores["losses"]) / sum(row.tokens for row in scores["losses"])
-    exponential = perplexity(loss)
-    return {
-        "loss": loss,
-        "perplexity": exponential if math.isfinite(exponential) else None,
-        "exact_match": mean(scores["correct"].values()),
-    }
+def _figures(scored: dict[str, Any], references: list[str], asked: list[int], metrics: list[Metric]) -> dict[str, Any]:
+    """The figures of both models, those of the loss first."""
+    tokens = [loss.tokens for loss in scored["tuned"]["losses"]]
+    losses = loss_figures({name: [row.total for row in each["losses"]] for name, each in scored.items()}, tokens)
+    answers = {name: [each["outputs"][i] for i in asked] for name, each in scored.items()}
+    found = answer_figures(answers, references, metrics)
+    means = {name: losses["means"][name] | {"exact_match": None} | found["means"][name] for name in scored}
+    intervals = {name: losses["intervals"][name] | found["intervals"][name] for name in scored}
+    p_values = losses["p_values"] | found["p_values"]
+    return {**means, "intervals": intervals, "p_values": p_values, "counts": found["counts"]}
+
+
+def _seen(run: Run, handles: dict[str, Handle], rows: int, progress: Report) -> dict[str, Any]:
+    """The loss on rows that were trained on, drawn by the run's seed: far below the held-out one, they are learnt by
+    heart."""
+    from studio.data import load_conversations, split_conversations
+    from studio.data.encode import encode_batch
+    from studio.evaluation.loss import row_losses
+
+    recipe = run.recipe
+    training, _ = split_conversations(load_conversations(recipe.data), recipe.data, recipe.train.seed)
+    count = min(len(training), rows, _MOST_SEEN)
+    chosen = list(training.shuffle(seed=recipe.train.seed).select(range(count)))
+    encoded = encode_batch(handles["tuned"].tokenizer, chosen, recipe.data)
+    kept = [each for each in encoded if not isinstance(each, StudioError) and not each.dropped]
+    found: dict[str, Any] = {"rows": len(kept)}
+    for name, handle in handles.items():
+        what = f"Measuring the {name} model on rows that were trained on"
+        losses = row_losses(handle, kept, lambda done, what=what: progress(what, done, len(kept)))
+        tokens = sum(loss.tokens for loss in losses)
+        found[name] = sum(loss.total for loss in losses) / tokens if tokens else None
+    return found
 
 
 def _details(rows: list[dict], scored: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
