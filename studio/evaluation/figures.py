@@ -31,24 +31,31 @@ def answer_figures(
         rows}}``; a p-value only for two models. A metric's mean is over the rows about which it says something for
         every model.
     """
+    metrics = list(METRICS.values() if metrics is None else metrics)
+    return figures_of({n: {m.key: scores(given, references, m) for m in metrics} for n, given in outputs.items()})
+
+
+def figures_of(values: Mapping[str, Mapping[str, Sequence[float | None]]]) -> dict[str, Any]:
+    """The same from each model's values, by its name and the metric's key: a number a row, or None."""
+    keys = list(next(iter(values.values()), {}))
     found: dict[str, Any] = {
-        "means": {name: {} for name in outputs},
-        "intervals": {name: {} for name in outputs},
+        "means": {name: {} for name in values},
+        "intervals": {name: {} for name in values},
         "p_values": {},
         "counts": {},
     }
-    for metric in METRICS.values() if metrics is None else metrics:
-        values = {name: scores(given, references, metric) for name, given in outputs.items()}
-        rows = [at for at in range(len(references)) if all(each[at] is not None for each in values.values())]
+    for key in keys:
+        each = {name: of[key] for name, of in values.items()}
+        rows = [at for at, row in enumerate(zip(*each.values(), strict=True)) if None not in row]
         if not rows:
             continue
-        kept = {name: [float(each[at]) for at in rows] for name, each in values.items()}
-        found["counts"][metric.key] = len(rows)
-        for name, each in kept.items():
-            found["means"][name][metric.key] = mean(each)
-            found["intervals"][name][metric.key] = _ends(interval(each))
+        kept = {name: [float(of[at]) for at in rows] for name, of in each.items()}
+        found["counts"][key] = len(rows)
+        for name, numbers in kept.items():
+            found["means"][name][key] = mean(numbers)
+            found["intervals"][name][key] = _ends(interval(numbers))
         if len(kept) == len(SIDES):
-            found["p_values"][metric.key] = paired_p(*kept.values())
+            found["p_values"][key] = paired_p(*kept.values())
     return found
 
 

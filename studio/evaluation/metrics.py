@@ -56,10 +56,11 @@ def exact_match(output: str, reference: str) -> bool:
 def normalized_match(output: str, reference: str) -> bool:
     """Whether they are equal without case, punctuation, English articles and doubled blanks, as SQuAD compares
     (https://arxiv.org/abs/1606.05250); punctuation and case of every script."""
-    return _normalized(output) == _normalized(reference)
+    return normalized(output) == normalized(reference)
 
 
-def _normalized(text: str) -> str:
+def normalized(text: str) -> str:
+    """A text without case, punctuation of any script, English articles and doubled blanks."""
     text = unicodedata.normalize("NFKC", text).casefold()
     kept = "".join(c for c in text if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
@@ -166,8 +167,13 @@ def _is_code(text: str) -> bool:
 
 
 def _is_python(text: str) -> bool:
+    return code_of(text) is not None
+
+
+def code_of(text: str) -> ast.Module | None:
+    """The Python code of an answer, that in its fences or all of it; None where it does not parse or there is none."""
     fences = [code for language, code in _FENCE.findall(text) if language.lower() in ("python", "py", "")]
-    return all(_tree(code) is not None for code in fences or [text]) and bool(text.strip())
+    return _tree("\n".join(fences) or text) if text.strip() else None
 
 
 def _tree(text: str) -> ast.Module | None:
@@ -212,7 +218,12 @@ def loops(output: str, reference: str) -> float:
 
 def refuses(output: str, reference: str) -> float:
     """Whether an answer begins with a refusal, in the usual English words, where the reference does not."""
-    return float(bool(_REFUSALS.search(output[:300])) and not _REFUSALS.search(reference[:300]))
+    return float(refusal(output) and not refusal(reference))
+
+
+def refusal(text: str) -> bool:
+    """Whether a text begins by declining, in the usual English words."""
+    return bool(_REFUSALS.search(text[:300]))
 
 
 METRICS: dict[str, Metric] = {

@@ -115,6 +115,14 @@ class Engine:
                 self._handles[plan.handle_key] = (plan.key, handle)
             return handle
 
+    def identity(self, target: Target) -> str:
+        """A text that changes with all that changes what a target says: its files, its template, its number format.
+
+        Raises:
+            StudioError: as :meth:`open`.
+        """
+        return repr(self._plan(target).handle_key)
+
     def loaded(self) -> list[dict[str, Any]]:
         """What is in memory: ``{"name", "bytes", "device", "targets"}`` for each copy of weights, least used first."""
         with self._books:

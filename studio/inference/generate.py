@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,9 +70,22 @@ def generate_batch(
     Raises:
         StudioError: a conversation is refused by the template or does not fit the context, or memory ran out.
     """
+    answers = [""] * len(conversations)
+    done = 0
+    for batch in answer_batches(handle, conversations, sampling, max_tokens=max_tokens):
+        for number, answer, _ in batch:
+            answers[number] = answer
+        done += len(batch)
+        progress(done, len(answers))
+    return answers
+
+
+def answer_batches(
+    handle: Handle, conversations: list[list[dict]], sampling: Sampling, *, max_tokens: int = 8192
+) -> Iterator[list[tuple[int, str, int]]]:
+    """What :func:`generate_batch` does, batch by batch: (number of the conversation, answer, its tokens) each."""
     prompts = [prompt_ids(handle, messages) for messages in conversations]
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    answers = [""] * len(prompts)
     while waiting:
         width = len(prompts[waiting[0]])
         room = room_for_answer(handle, width, sampling.max_new_tokens)
@@ -84,11 +97,11 @@ def generate_batch(
             inputs[line, width - len(prompts[row]) :] = torch.tensor(prompts[row])
             mask[line, width - len(prompts[row]) :] = 1
         output = _generate(handle, inputs, mask, sampling, room, lambda: False)
+        batch = []
         for row, ids in zip(rows, output[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(ids) if token in handle.stop_ids), len(ids))
-            answers[row] = decode(handle, ids[:end])
-        progress(len(prompts) - len(waiting), len(prompts))
-    return answers
+            batch.append((row, decode(handle, ids[:end]), end))
+        yield batch
 
 
 def prompt_ids(handle: Handle, messages: list[dict]) -> list[int]:
