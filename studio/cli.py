@@ -16,6 +16,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from studio import terminal
+from studio.cli_evaluate import app as evaluation_commands
 from studio.cli_runs import RunId
 from studio.cli_runs import app as run_commands
 from studio.errors import StudioError
@@ -54,6 +55,7 @@ Overrides = Annotated[
     typer.Argument(metavar="path.to.field=value", help="Fields of the recipe to change, e.g. train.max_steps=10."),
 ]
 app.add_typer(run_commands)
+app.add_typer(evaluation_commands)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -298,24 +300,6 @@ def _read_prompts(path: Path) -> list[str]:
     if not all(isinstance(item, str) for item in prompts):
         raise StudioError(f"{path} is not a list of prompts.", 'Use strings, or objects such as {"prompt": "..."}.')
     return prompts
-
-
-@app.command()
-def evaluate(run: RunId, as_json: Json = False) -> None:
-    """Score a run's base and tuned model on the held-out rows; of a classifier, the tuned model and the commonest
-    class."""
-    opened = Run.open(run)
-    with terminal.working() as report:
-        from studio.evaluation import evaluate as evaluate_run
-        from studio.inference import Engine
-
-        scores = evaluate_run(opened, Engine(), report)
-    if as_json:
-        terminal.print_json(scores)
-    else:
-        console = terminal.stdout()
-        for table in terminal.class_tables(scores) if "classes" in scores else [terminal.scores_table(scores)]:
-            console.print(table)
 
 
 @app.command()

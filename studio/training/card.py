@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
@@ -40,6 +41,7 @@ def write_card(folder: Path, run: Run, *, merged: bool = False) -> None:
         f"- steps: {view.step} of {view.max_steps}, tokens seen: {view.tokens:,}",
         *losses,
         "",
+        *_evaluation(run),
         "The licence of the base model and the terms of the data hold for this model too.",
         "",
         "## Recipe",
@@ -50,3 +52,21 @@ def write_card(folder: Path, run: Run, *, merged: bool = False) -> None:
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _evaluation(run: Run) -> list[str]:
+    """The figures of the run's evaluation, base beside tuned, if it has been evaluated."""
+    try:
+        scores = json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))
+        base, tuned = scores["base"], scores["tuned"]
+    except (OSError, ValueError, KeyError):  # not evaluated yet
+        return []
+    lines = ["## Evaluation", "", f"{scores['rows']} held-out rows.", "", "| metric | base | tuned | 95 % |"]
+    lines.append("| --- | --- | --- | --- |")
+    for name, value in tuned.items():
+        if isinstance(value, float):
+            before = f"{base[name]:.4f}" if isinstance(base.get(name), float) else ""
+            around = scores.get("intervals", {}).get("tuned", {}).get(name)
+            ends = f"{around[0]:.4f} to {around[1]:.4f}" if around and None not in around else ""
+            lines.append(f"| {name.replace('_', ' ')} | {before} | {value:.4f} | {ends} |")
+    return [*lines, ""]

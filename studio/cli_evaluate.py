@@ -1,0 +1,161 @@
+"""Commands that tell how good a run is: evaluate, suite, report."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from studio import terminal
+from studio.cli_runs import RunId
+from studio.errors import StudioError
+from studio.runs import Run
+
+app = typer.Typer(rich_markup_mode=None)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Own = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="NAME=REGEX", help="A metric of your own: answers that match; {reference} in it."),
+]
+
+
+@app.command()
+def evaluate(run: RunId, metric: Own = None, as_json: Json = False) -> None:
+    """Score a run's base and tuned model on the held-out rows; of a classifier, the tuned model and the commonest
+    class."""
+    opened, own = Run.open(run), _own(metric)
+    with terminal.working() as report:
+        from studio.evaluation import evaluate as evaluate_run
+        from studio.inference import Engine
+
+        scores = evaluate_run(opened, Engine(), report, own)
+    if as_json:
+        terminal.print_json(scores)
+    else:
+        console = terminal.stdout()
+        for table in terminal.class_tables(scores) if "classes" in scores else [terminal.scores_table(scores)]:
+            console.print(table)
+
+
+@app.command()
+def suite(
+    name: Annotated[
+        str, typer.Argument(metavar="SUITE", help="general, another built-in suite, or a file of prompts.")
+    ],
+    models: Annotated[list[str], typer.Argument(metavar="RUN|base ...", help="Runs, base, or base:MODEL.")],
+    kind: Annotated[str, typer.Option("--to", help="csv, jsonl, md or llm-comparator, on stdout.")] = "",
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    metric: Own = None,
+    as_json: Json = False,
+) -> None:
+    """Ask models the prompts of a suite, in batches. Ctrl-C pauses; the same command goes on where it was."""
+    from studio.evaluation.suites import load_suite
+
+    asked, own = load_suite(name), _own(metric)
+    with terminal.working() as report:
+        from studio.evaluation.suite_export import FORMATS, export, rows
+        from studio.evaluation.suite_run import run_suite
+        from studio.inference import Engine, Sampling
+
+        if kind and kind not in FORMATS:
+            raise StudioError(f"There is no format {kind!r}.", f"Use one of: {', '.join(FORMATS)}.")
+        sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+        try:
+            done = run_suite(asked, models, Engine(), sampling=sampling, progress=report)
+        except KeyboardInterrupt as error:
+            raise StudioError("Paused.", "The answers so far are kept; the same command goes on from there.") from error
+    if kind:
+        sys.stdout.write(export(done, kind))
+    elif as_json:
+        tags = {tag: done.figures(tag, own) for tag in asked.tags}
+        terminal.print_json(
+            {"suite": asked.name, "figures": done.figures(own=own), "tags": tags, "answers": rows(done)}
+        )
+    else:
+        terminal.stdout().print(suite_table(done, own))
+
+
+@app.command()
+def report(
+    run: RunId,
+    suites: Annotated[
+        list[str] | None,
+        typer.Option("--suite", help="A suite or a file of prompts; default: those that suit the recipe."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run in full and write its report: held-out rows, prompt suites, what was forgotten or learnt by heart.
+
+    The path of the page is printed on stdout; the figures go into the model card too.
+    """
+    from studio.evaluation.report import Told
+
+    opened = Run.open(run)
+    told = Told(opened)
+    with terminal.working() as shown:
+
+        def tell(what: str, done: int, total: int) -> None:
+            shown(what, done, total)
+            told(what, done, total)
+
+        try:
+            made = make_report(opened, tell, suites)
+        except StudioError as error:
+            told.ended(error)
+            raise
+        except KeyboardInterrupt:
+            told.ended()
+            raise
+        except Exception as error:  # the page says so; the traceback goes on
+            told.ended(StudioError(f"The evaluation failed: {type(error).__name__}.", "Its log has the details."))
+            raise
+    told.ended()
+    if as_json:
+        terminal.print_json(made)
+    else:
+        print(opened.folder / "report.html")
+
+
+def make_report(run: Run, progress: Any, suites: list[str] | None = None) -> dict[str, Any]:
+    """A run's report, with its figures in the model card."""
+    from studio.evaluation.report import report as evaluate_in_full
+    from studio.inference import Engine
+    from studio.training.card import write_card
+
+    made = evaluate_in_full(run, Engine(), progress, suites)
+    write_card(run.model_dir, run)
+    return made
+
+
+def suite_table(done: Any, own: list[Any]) -> Any:
+    """A suite's figures, a line for each tag."""
+    names = list(done.answers)
+    table = terminal.Table("Prompts", *names, title=f"{done.suite.name}: checks passed, with 95 % intervals")
+    for tag in (None, *done.suite.tags):
+        figures = done.figures(tag, own)
+        cells = []
+        for name in names:
+            share, around = figures["means"][name].get("passed"), figures["intervals"][name].get("passed")
+            ends = f" ({around[0]:.0%} to {around[1]:.0%})" if around else ""
+            cells.append("" if share is None else f"{share:.1%}{ends}")
+        table.add_row(tag or "all", *cells)
+    return table
+
+
+def _own(given: list[str] | None) -> list[Any]:
+    """The metrics that a person has written.
+
+    Raises:
+        StudioError: one is not NAME=REGEX, or no regular expression.
+    """
+    from studio.evaluation.metrics import METRICS, custom
+
+    found = []
+    for text in given or []:
+        name, _, pattern = text.partition("=")
+        if not name.isidentifier() or not pattern or name in METRICS:
+            raise StudioError(f"{text!r} is no metric.", "Write NAME=REGEX, with a name that is not taken.")
+        found.append(custom(name, pattern))
+    return found
