@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -159,3 +160,62 @@ def _own(given: list[str] | None) -> list[Any]:
             raise StudioError(f"{text!r} is no metric.", "Write NAME=REGEX, with a name that is not taken.")
         found.append(custom(name, pattern))
     return found
+
+
+@app.command()
+def judge(
+    name: Annotated[str, typer.Argument(metavar="SUITE", help="general, another built-in one, or a file.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL", help="Two of: runs, base, base:MODEL.")],
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, up to /v1; its key in JUDGE_API_KEY.")] = "",
+    model: Annotated[
+        str, typer.Option("--judge", help="The judge's name there; without --url a run or base:MODEL.")
+    ] = "",
+    prompt: Annotated[
+        Path | None, typer.Option(help="A file with the judge's prompt; --show-prompt prints ours.")
+    ] = None,
+    show_prompt: Annotated[
+        bool, typer.Option("--show-prompt", help="Print the judge's prompt, and do nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a language model judge two models' answers to a suite, with the order flipped in half of the cases."""
+    from studio.evaluation.judge import PROMPT, endpoint, local
+    from studio.evaluation.judge import judge as ask_judge
+    from studio.evaluation.suites import load_suite
+
+    text = _prompt_of(prompt) if prompt else PROMPT
+    if show_prompt:
+        print(text)
+        return
+    if len(models) != 2 or not model:
+        raise StudioError("A judge compares two models.", "Name two, and the judge with --judge.")
+    asked = load_suite(name)
+    with terminal.working() as report:
+        from studio.evaluation.suite_run import run_suite
+        from studio.inference import Engine
+
+        engine = Engine()
+        done = run_suite(asked, models, engine, progress=report)
+        first, second = done.answers
+        ask = endpoint(url, model) if url else local(model, engine, report)
+        found = ask_judge(done, first, second, ask, prompt=text, progress=report)
+    if as_json:
+        terminal.print_json(found)
+        return
+    table = terminal.Table(
+        "Model", "Wins", "Score", title=f"{found['prompts']} prompts, {found['no_verdict']} no verdict"
+    )
+    for each, share in found["win_rates"].items():
+        low, score, high = found["scores"][each]
+        table.add_row(each, f"{share:.1%}", f"{score:.0f} ({low:.0f} to {high:.0f})")
+    terminal.stdout().print(table)
+    if found["p"] is not None:
+        terminal.stdout().print(f"Chance alone would set them so far apart with p = {found['p']:.3g}.")
+        terminal.stdout().print(f"The answer that was shown first won {found['first_side']:.0%}; fair is 50 %.")
+
+
+def _prompt_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudioError(f"{path} cannot be read: {error}.", "Name a text file.") from error

@@ -144,7 +144,7 @@ def report_state(run: Run) -> tuple[dict[str, Any] | None, dict[str, Any] | None
     path, going = run.folder / "report.json", _progress_path(run)
     try:
         state = json.loads(going.read_text(encoding="utf-8"))
-        if "error" not in state and not alive(state["pid"]):
+        if "error" not in state and not alive(state["pid"], state["time"]):
             state = {
                 "error": ["The evaluation ended before it was done.", "Start it again; what was answered is kept."]
             }
@@ -169,7 +169,7 @@ class Told:
     def __call__(self, what: str, done: int, total: int) -> None:
         if time.monotonic() - self._last > _EVERY_SECONDS or not done:
             self._last = time.monotonic()
-            write_json(self._path, {"pid": self._pid, "what": what, "done": done, "total": total})
+            write_json(self._path, {"pid": self._pid, "time": time.time(), "what": what, "done": done, "total": total})
 
     def ended(self, error: StudioError | None = None) -> None:
         """The report is there, or why it is not."""
@@ -182,9 +182,9 @@ class Told:
 def stop_report(run: Run) -> None:
     """End the making of a report; the answers so far are kept."""
     try:
-        pid = json.loads(_progress_path(run).read_text(encoding="utf-8"))["pid"]
-        if alive(pid):
-            os.kill(pid, signal.SIGTERM)
+        state = json.loads(_progress_path(run).read_text(encoding="utf-8"))
+        if alive(state["pid"], state["time"]):
+            os.kill(state["pid"], signal.SIGTERM)
     except (OSError, ValueError, KeyError):  # it has just ended
         return
     finally:

@@ -49,11 +49,15 @@ def rows(run: SuiteRun) -> list[dict[str, Any]]:
 
 
 def _csv(run: SuiteRun) -> str:
+    return csv_of(rows(run), list(run.answers))
+
+
+def csv_of(answers: list[dict[str, Any]], names: list[str]) -> str:
+    """:func:`rows` as CSV, a column for each of the models."""
     out = io.StringIO(newline="")
     writer = csv.writer(out)
-    names = list(run.answers)
     writer.writerow(["id", "tags", "prompt", "reference", *names, *(f"{name}: passed" for name in names)])
-    for row in rows(run):
+    for row in answers:
         given = [row["answers"].get(name, {}) for name in names]
         passed = ["" if each.get("passed") is None else int(each["passed"]) for each in given]
         cells = [row["id"], ";".join(row["tags"]), row["prompt"], row["reference"] or ""]

@@ -20,6 +20,7 @@ from studio.ui import (
     compare_tab,
     data_tab,
     downloads,
+    evaluate_tab,
     method_tab,
     model_tab,
     run_actions,
@@ -65,6 +66,8 @@ def build(desk: Desk) -> gr.Blocks:
                     runs = runs_tab.build(desk)
                 with gr.Tab("5 · Compare", id="compare", render_children=True) as compare_page:
                     compare = compare_tab.build(compare_tab.tuned(desk))
+                with gr.Tab("6 · Evaluate", id="evaluate", render_children=True) as evaluate_page:
+                    evaluation = evaluate_tab.build(desk)
             with gr.Column(scale=2, min_width=270, elem_classes="card side"):
                 glance = gr.HTML(elem_id="glance")
                 drop = gr.Button("Leave these rows out", visible=False, size="md", elem_id="drop-rows")
@@ -214,13 +217,20 @@ def build(desk: Desk) -> gr.Blocks:
 
         runs.compare.click(to_compare, runs.run, [tabs, compare.run], **QUIET)
         compare_tab.wire(desk, compare)
+        evaluate_page.select(**evaluate_tab.wire(desk, evaluation))
 
         def tuned_now(run_id: str | None) -> Any:
             found = compare_tab.tuned(desk)
             return gr.update(choices=found, value=run_id or (found[0][1] if found else None))
 
         compare_page.select(tuned_now, compare.run, compare.run, **QUIET)
-        for tab, primary in ((data_page, True), (method_page, True), (runs_page, False), (compare_page, False)):
+        for tab, primary in (
+            (data_page, True),
+            (method_page, True),
+            (runs_page, False),
+            (compare_page, False),
+            (evaluate_page, False),
+        ):
             tab.select(
                 lambda primary=primary: gr.update(variant="primary" if primary else "secondary"), None, launch, **QUIET
             )
@@ -296,7 +306,7 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
     allowed = ["*"] if anyone else [*hosts, host]
     return {
         "theme": theme(),
-        "css_paths": [CSS_PATH],
+        "css_paths": [CSS_PATH, ASSETS / "evaluation.css"],
         "favicon_path": ASSETS / "logo.svg",
         "ssr_mode": False,
         "run_history": False,

@@ -19,12 +19,13 @@ from studio.data.files import identity
 from studio.data.report import INVALID
 from studio.data.sources import locate, parts
 from studio.errors import StudioError
+from studio.evaluation.report import Told, report_state
 from studio.models import store
 from studio.models.machine import machine_memory
 from studio.models.memory import Estimate, estimate, largest
 from studio.recipe import DataSpec, Recipe
 from studio.recipe_methods import METHODS
-from studio.runs import Launcher
+from studio.runs import Launcher, Run
 from studio.runs.feed import Feed
 from studio.training.check import check_state, report_path, say_progress
 from studio.ui import views
@@ -96,6 +97,7 @@ class Desk:
         self._surveys: dict[tuple, Survey | StudioError] = {}
         self._downloads: dict[str, subprocess.Popen] = {}
         self._checks: dict[Path, subprocess.Popen] = {}
+        self._evaluation: subprocess.Popen | None = None
 
     @property
     def device(self) -> str:
@@ -219,6 +221,26 @@ class Desk:
                 f"The cleaned copy is in {target}, but there is no room to hand it out.", "Free some disk space."
             ) from error
         return target, download, f"{said['kept']:,} rows are kept and {said['left_out']:,} left out, in {target}."
+
+    def evaluate(self, run: Run, suites: list[str]) -> None:
+        """Start a run's evaluation in a process of its own, unless it is going on.
+
+        Raises:
+            StudioError: another run is being evaluated.
+        """
+        with self._lock:
+            if self._evaluation and self._evaluation.poll() is None:
+                state = report_state(run)[1]
+                if state and "error" not in state:
+                    return
+                raise StudioError("Another run is being evaluated.", "Wait until it is done, or cancel it.")
+            command = [sys.executable, "app.py", "report", run.id]
+            command += [part for suite in suites for part in ("--suite", suite)]
+            with (run.folder / "report.log").open("wb") as log:
+                self._evaluation = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ASSETS.parent
+                )
+            Told(run, self._evaluation.pid)
 
     # what the panel says
 
