@@ -13,7 +13,10 @@ from studio.workspace import ASSETS
 
 _TITLES = {"loss": "Loss", "perplexity": "Perplexity", "passed": "Passed"}
 _LOWER = {"loss", "perplexity"} | {key for key, metric in METRICS.items() if metric.better == "low"}
-_NEUTRAL = {key for key, metric in METRICS.items() if not metric.better}
+# of the verdict: what is neither good nor bad, and what says the same as another metric
+_LEFT_OUT = {key for key, metric in METRICS.items() if not metric.better}
+_LEFT_OUT |= {"perplexity", "normalized_match", "json_valid", "rouge_l", "bleu", "chrf"}
+_CHANCE = 0.05
 _HAIKU = "haiku"
 
 
@@ -67,10 +70,10 @@ def _verdict(report: dict[str, Any]) -> str:
     for name, figures in _all_figures(report):
         for key, p in figures["p_values"].items():
             base, tuned = figures["means"]["base"].get(key), figures["means"]["tuned"].get(key)
-            if key in _NEUTRAL or p is None or p >= 0.05 or base is None or tuned is None or key == "perplexity":
+            if key in _LEFT_OUT or p is None or p >= _CHANCE or base is None or tuned is None:
                 continue
             improved = (tuned < base) == (key in _LOWER)
-            said = f"{name}: {_title(key).lower()} {_number(key, base)} → {_number(key, tuned)}"
+            said = f"{name}: {_title(key)} {_number(key, base)} → {_number(key, tuned)}"
             (better if improved else worse).append(said)
     lines = []
     for kind, title, said in (("good", "Better", better), ("bad", "Worse", worse)):

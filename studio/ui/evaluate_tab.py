@@ -73,7 +73,7 @@ def build(desk: Desk) -> EvaluateTab:
                 "Download the report", visible=False, min_width=180, scale=0, elem_id="report-page"
             )
             exports = gr.DownloadButton(
-                "Download the answers (CSV)", visible=False, min_width=220, scale=0, elem_id="suite-csv"
+                "Download the answers", visible=False, min_width=220, scale=0, elem_id="suite-csv"
             )
     state = gr.HTML(nothing(found), elem_id="evaluation-state")
     with gr.Column():

@@ -48,7 +48,7 @@ def _line(suite: str, row: dict[str, Any]) -> str:
     values = " ".join(f'data-{side}="{-1 if passed[side] is None else passed[side]}"' for side in SIDES)
     return (
         f'<tr data-suite="{escape(suite)}" data-tags="{escape("|".join(row["tags"]))}" data-change="{change}" {values}>'
-        f'<td><small>{escape(row["id"])}</small><div class="said">{escape(row["prompt"])}</div></td>{cells}'
+        f'<td><small>{escape(row["id"])}</small><div class="whole">{escape(row["prompt"])}</div></td>{cells}'
         f"<td>{word}</td></tr>"
     )
 
@@ -61,7 +61,7 @@ def _answer(answer: dict[str, Any] | None) -> str:
     mark = {None: "", 1.0: '<span class="yes">✓</span> ', 0.0: '<span class="no">✕</span> '}[answer["passed"]]
     output = answer["output"]
     cut = f" … {len(output) - _LONGEST:,} more characters, in the file" if len(output) > _LONGEST else ""
-    return f'{mark}<div class="said">{escape(output[:_LONGEST])}{cut}</div>'
+    return f'{mark}<div class="whole">{escape(output[:_LONGEST])}{cut}</div>'
 
 
 def csv_file(folder: Path, run_id: str, made: dict[str, Any]) -> Path:
