@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
@@ -297,11 +298,19 @@ class _Streamer:
         self._emit(Piece(text, len(self.tokens), seconds, self._first, log_probability=sure))
 
     def _log_probability(self, new: list[int]) -> float | None:
-        """Of the one token that was taken last; one pass over the vocabulary."""
+        """Of the one token that was taken last; one pass over the vocabulary.
+
+        On a CPU through numpy: torch would wake a second team of workers for it, which gets in the way of the forward
+        passes' own.
+        """
         if self._scores is None or len(new) != 1:
             return None
         row = self._scores[0]
-        return min(0.0, float(row[new[0]] - row.logsumexp(dim=-1)))
+        if row.is_cuda:
+            return min(0.0, float(row[new[0]] - row.logsumexp(dim=-1)))
+        numbers = row.cpu().numpy()
+        highest = numbers.max()
+        return min(0.0, float(numbers[new[0]] - highest - np.log(np.exp(numbers - highest).sum())))
 
     def end(self) -> None:
         """Called by ``generate``; the last piece is emitted by :meth:`finish`, which knows why it ended."""
