@@ -83,11 +83,10 @@ def build(choices: Sequence[tuple[str, str]] = ()) -> CompareTab:
                     list(choices),
                     value=given[number],
                     label=f"Pane {number + 1}",
-                    info="A base, a run, RUN@STEP, or adapter:NAME." if number == 0 else "",
                     allow_custom_value=True,
                     interactive=True,
                     visible=number < LEAST,
-                    min_width=150,
+                    min_width=260,
                     elem_id="tuned" if number == 1 else f"model-{number + 1}",
                 )
                 for number in range(MOST)
@@ -97,8 +96,7 @@ def build(choices: Sequence[tuple[str, str]] = ()) -> CompareTab:
                 [str(n) for n in range(LEAST, MOST + 1)], value=str(LEAST), label="Panes", elem_id="pane-count"
             )
             view = gr.Radio(list(pane.VIEWS), value=pane.VIEWS[0], label="Show answers as", elem_id="pane-view")
-            with gr.Column(min_width=150, scale=0):
-                blind = gr.Checkbox(False, label="Blind", info="Names are hidden until you vote.", elem_id="blind")
+            blind = gr.Checkbox(False, label="Blind", info="Names are hidden until you vote.", elem_id="blind")
             tags = gr.Textbox(
                 label="Tags of the prompt",
                 placeholder="code, billing",
@@ -135,7 +133,7 @@ def build(choices: Sequence[tuple[str, str]] = ()) -> CompareTab:
         with gr.Row(elem_classes="compare-actions"):
             send = gr.Button("Send to all", variant="primary", min_width=110, scale=0, elem_id="send")
             again = gr.Button("Regenerate", min_width=110, scale=0, elem_id="again")
-            example = gr.Button("Prompt from the data", min_width=170, scale=0, elem_id="example")
+            example = gr.Button("Prompt from the data", min_width=190, scale=0, elem_id="example")
             clear = gr.Button("Clear", min_width=80, scale=0, elem_id="clear")
             stop = gr.Button("Stop all", variant="stop", visible=False, min_width=90, scale=0, elem_id="stop-answers")
         notice = gr.HTML(elem_id="compare-notice")

@@ -8,19 +8,20 @@ import re
 
 from studio.ui import markup
 
-_WORDS = 3_000  # of each text that are compared; the work grows with their product
-_WORD = re.compile(r"\s+|\w+|[^\w\s]")
+_WORDS = 3_000  # of each text that are compared
+_WORD = re.compile(r"\w+\s*|[^\w\s]\s*|\s+")
 
 
 def differences(text: str, other: str, mark: str = "ins") -> str:
-    """``text`` with the words that ``other`` does not have in their place marked.
+    """``text`` with the words that ``other`` does not have in their place marked; blanks do not count.
 
     Args:
         mark: the element around such words.
     """
     words, others = _WORD.findall(text), _WORD.findall(other)
     mine, theirs = words[:_WORDS], others[:_WORDS]
-    matcher = difflib.SequenceMatcher(None, mine, theirs, autojunk=False)
+    # words that are everywhere are no anchors (autojunk): a text that repeats itself would take minutes otherwise
+    matcher = difflib.SequenceMatcher(None, [word.strip() for word in mine], [word.strip() for word in theirs])
     parts, at = [], 0
     for block in matcher.get_matching_blocks():
         if block.a > at:

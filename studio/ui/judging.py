@@ -187,15 +187,20 @@ def table() -> str:
 def _section(title: str, found: list[votes.Vote], tag: str | None) -> str:
     standings = votes.standings(found, tag)
     count = sum(tag is None or tag in vote.tags for vote in found)
+    columns = ("Model", "Votes", "Won / tied / lost / both bad", "Win rate", "Score")
     rows = "".join(
         f"<tr><th>{markup.escape(s.name)}</th><td>{s.votes:,}</td><td>{s.wins} / {s.ties} / {s.losses} / {s.bad}</td>"
-        f"<td>{s.win_rate:.0%}</td><td><b>{s.score:.0f}</b> ({s.low:.0f} to {s.high:.0f})</td></tr>"
+        f"<td>{s.win_rate:.0%}</td><td><b>{s.score:.0f}</b> {_interval(s, count)}</td></tr>"
         for s in standings
     )
-    columns = ("Model", "Votes", "Won / tied / lost / both bad", "Win rate", "Score")
     head = "".join(f"<th>{column}</th>" for column in columns)
     votes_word = "vote" if count == 1 else "votes"
     return (
         f"<h4>{markup.escape(title)} · {count:,} {votes_word}</h4>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
+
+
+def _interval(standing: votes.Standing, count: int) -> str:
+    """The interval in words; one vote tells nothing about how sure the score is."""
+    return f"({standing.low:.0f} to {standing.high:.0f})" if count > 1 else "(one vote only)"

@@ -86,7 +86,14 @@ def draw(
 
 
 def _hint(head: Head) -> str:
-    return "Choose a model above, or launch a training first." if head.label == "Tuned" else "Its answers appear here."
+    if head.label == "Tuned":
+        return "Choose a model above, or launch a training first."
+    if head.kind == "blind":
+        return "Its answer appears here."
+    return (
+        "Its answers appear here. The model is chosen above: a base, a run, a checkpoint (RUN@STEP), or adapter:NAME "
+        "with the folder or Hub id of any PEFT adapter."
+    )
 
 
 def _round(turns: list[dict], at: int) -> int:

@@ -111,7 +111,16 @@ def sampling_of(settings: dict[str, Any]) -> Any:
     whole = ("top_k", "max_new_tokens", "seed")
     names = ("temperature", "top_p", "min_p", "repetition_penalty", *whole)
     given = {name: settings[name] for name in names if settings.get(name) is not None}
-    return Sampling(**{name: int(value) if name in whole else float(value) for name, value in given.items()})
+    return Sampling(**{name: _number(name, value, name in whole) for name, value in given.items()})
+
+
+def _number(name: str, value: Any, whole: bool) -> float:
+    try:
+        return int(float(value)) if whole else float(value)
+    except (ValueError, OverflowError) as error:
+        raise StudioError(
+            f"{name} is {str(value)[:40]!r}, which is no number.", "Write a number.", field=name
+        ) from error
 
 
 def answer(
@@ -186,7 +195,8 @@ def stats(piece: Any) -> str:
     after = piece.seconds - piece.first_token_seconds
     speed = f" · {(piece.new_tokens - 1) / after:.1f} tokens/s" if after > 0 and piece.new_tokens > 1 else ""
     ends = {"length": " · cut at the longest answer", "stopped": " · stopped"}.get(piece.finished or "", "")
-    return f"{piece.new_tokens} tokens{speed} · first after {piece.first_token_seconds:.2f} s{ends}"
+    counted = f"{piece.new_tokens} token{'s' * (piece.new_tokens != 1)}"
+    return f"{counted}{speed} · first after {piece.first_token_seconds:.2f} s{ends}"
 
 
 def read_history(text: str | None, count: int = LEAST) -> Panes:

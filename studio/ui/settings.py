@@ -50,7 +50,8 @@ class Settings:
             gr.HTML('<p class="note">An empty field is as for all.</p>')
             with gr.Row(equal_height=False):
                 for number in range(MOST):
-                    with gr.Column(min_width=140, visible=number < LEAST) as group:
+                    with gr.Column(min_width=240, visible=number < LEAST) as group:
+                        gr.HTML(f'<h4 class="note">Pane {number + 1}</h4>')
                         own.append(_own_fields(number))
                     groups.append(group)
         return cls(shared, own, groups)
@@ -75,19 +76,18 @@ class Settings:
 
 
 def _own_fields(number: int) -> dict[str, gr.components.Component]:
-    fields: dict[str, gr.components.Component] = {}
-    for name, (low, high, _, step, label, _) in FIELDS.items():
-        whole = 0 if isinstance(step, int) else None
-        fields[name] = gr.Number(
-            None,
-            label=f"Pane {number + 1}: {label}" if name == "temperature" else label,
-            minimum=low,
-            maximum=high,
-            precision=whole,
-            interactive=True,
-            placeholder="as for all",
-            elem_id=f"own-{number + 1}-{name}",
-        )
-    fields["seed"] = gr.Number(None, precision=0, label=SEED[0], placeholder="as for all", interactive=True)
-    fields["system"] = gr.Textbox("", label="System message", placeholder="as for all", max_lines=4, interactive=True)
-    return fields
+    """Fields of text, because Gradio's fields for numbers cannot be empty."""
+    names = {**{name: field[4] for name, field in FIELDS.items()}, "seed": SEED[0], "system": "System message"}
+    with gr.Row(elem_classes="own-fields"):
+        return {
+            name: gr.Textbox(
+                "",
+                label=label,
+                placeholder="as for all",
+                max_lines=4 if name == "system" else 1,
+                interactive=True,
+                min_width=90,
+                elem_id=f"own-{number + 1}-{name}",
+            )
+            for name, label in names.items()
+        }
