@@ -66,7 +66,8 @@ def plan(target: Target) -> Plan:
         )
     if (folder / "adapter_config.json").exists():
         return _adapter(target, pinned_model(recipe), template_of(run, recipe), folder)
-    template = "auto" if (folder / "chat_template.jinja").exists() else template_of(run, recipe)
+    alone = target.kind == "checkpoint" and not (folder / "chat_template.jinja").exists()
+    template = template_of(run, recipe) if alone else "auto"
     spec = ModelSpec(id=str(folder), dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
     stamp = (str(folder), _changed(folder))
     return Plan(target, spec, template, (*_key(spec, template), *stamp), (target.kind, *stamp), folder)
