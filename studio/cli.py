@@ -249,7 +249,12 @@ def clean(
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(metavar="RUN|base ...", help="Runs, base, or base:MODEL.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|base ...", help="Runs, RUN@STEP for a checkpoint, base, base:MODEL, or adapter:NAME."
+        ),
+    ],
     prompt: Annotated[list[str] | None, typer.Option(help="What to ask; may be given several times.")] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="A file of prompts: one a line, or a .json list, or .jsonl with `prompt`.")
@@ -257,19 +262,22 @@ def compare(
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep so many of the likeliest tokens; 0 keeps all.")] = 0,
+    min_p: Annotated[
+        float, typer.Option(help="Keep the tokens at least this share as likely as the likeliest; 0 keeps all.")
+    ] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repetition less likely.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Ask base and tuned models the same prompts. `base` is the model under the first run named."""
+    """Ask base and tuned models the same prompts. `base` is the model under the first run, checkpoint or adapter."""
     from studio.inference import Engine, Sampling
     from studio.inference import compare as compare_models
 
     asked = [*(prompt or []), *(_read_prompts(prompts) if prompts else [])]
     if not asked:
         raise StudioError("There is no prompt.", "Give --prompt TEXT or --prompts FILE.")
-    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, max_new_tokens, seed)
+    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, max_new_tokens, seed, min_p)
     with terminal.working() as report:
         answers = compare_models(Engine(), models, asked, sampling, report)
     if as_json:

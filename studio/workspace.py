@@ -69,6 +69,11 @@ class Workspace:
         """The recipe in the form, kept between visits."""
         return self.folder("recipes") / ".draft.yaml"
 
+    @property
+    def votes(self) -> Path:
+        """The judgements of blind comparisons, one a line."""
+        return self.folder("") / "votes.jsonl"
+
     def run(self, run_id: str) -> Path:
         """The folder of one run (it need not exist).
 

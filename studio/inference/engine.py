@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.inference.types import Target, pinned_model, template_of
+from studio.inference.plan import Plan, plan
+from studio.inference.types import Target
 from studio.inference.weights import Weights
 from studio.models.progress import Report, quiet
-from studio.recipe import ModelSpec, is_template_file
-from studio.runs import Run
 
-_SHARE = {"LORA"}  # adapters of these kinds live side by side on one copy of the base
 _MEMORY_SHARE = 0.6  # of the device's memory, where no limit is given
 
 
@@ -44,37 +41,33 @@ class Handle:
         return self.target.name
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What opening a target takes: the weights (by ``key``), and the adapter on them, if any."""
-
-    target: Target
-    spec: ModelSpec
-    chat_template: str
-    key: tuple
-    handle_key: tuple
-    folder: Path | None = None  # the run's model folder
-    adapter: bool = False
-
-
 class Engine:
     """Opens base models and runs for generation. One object for the whole process; safe to use from many threads.
 
-    A base and all LoRA runs on it (same model, revision, number format, quantisation and chat template) share one copy
-    of the weights. A fully tuned run has its own.
+    A base and all adapters on it (same model, revision, number format, quantisation and chat template) share one copy
+    of the weights: LoRA adapters live in one model and are switched, every other kind gets modules of its own around
+    the same tensors. What has a copy of its own: a fully tuned run, an adapter other than LoRA on a quantised base, and
+    one whose start changes the base.
 
     Args:
         device: ``auto`` takes a GPU if there is one.
         max_models: copies of weights kept; the one unused for longest goes first.
         max_bytes: memory for weights; None is 60 % of the device's. A single model may be larger.
         max_adapters: adapters kept on one base.
+        clock: seconds of a clock that never goes back.
     """
 
     def __init__(
-        self, *, device: str = "auto", max_models: int = 2, max_bytes: int | None = None, max_adapters: int = 16
+        self,
+        *,
+        device: str = "auto",
+        max_models: int = 4,
+        max_bytes: int | None = None,
+        max_adapters: int = 16,
+        clock: Callable[[], float] = time.monotonic,
     ):
         assert max_models >= 1 and max_adapters >= 1
-        self._wanted_device = device
+        self._wanted_device, self._clock = device, clock
         self._max_models, self._max_bytes, self._max_adapters = max_models, max_bytes, max_adapters
         self._loading = threading.RLock()  # one load at a time
         self._books = threading.Lock()  # for the two tables; never held while loading
@@ -103,16 +96,15 @@ class Engine:
             StudioError: there is no such run or model, the run has no tuned model yet, files are broken, or memory
                 does not suffice.
         """
-        plan = self._plan(Target.parse(target) if isinstance(target, str) else target)
-        if handle := self._opened(plan):
+        wanted = plan(Target.parse(target) if isinstance(target, str) else target)
+        if handle := self._opened(wanted):
             return handle
         with self._loading:
-            if handle := self._opened(plan):
+            if handle := self._opened(wanted):
                 return handle
-            weights = self._weights(plan, progress)
-            handle = self._handle(plan, weights, progress)
+            handle = self._handle(wanted, self._weights(wanted, progress), progress)
             with self._books:
-                self._handles[plan.handle_key] = (plan.key, handle)
+                self._handles[wanted.handle_key] = (wanted.key, handle)
             return handle
 
     def identity(self, target: Target) -> str:
@@ -121,15 +113,17 @@ class Engine:
         Raises:
             StudioError: as :meth:`open`.
         """
-        return repr(self._plan(target).handle_key)
+        return repr(plan(target).handle_key)
 
     def loaded(self) -> list[dict[str, Any]]:
-        """What is in memory: ``{"name", "bytes", "device", "targets"}`` for each copy of weights, least used first."""
+        """What is in memory: ``{"name", "bytes", "device", "idle", "targets"}`` for each copy of weights, least used
+        first; ``idle`` is for how many seconds nobody has spoken with it, 0 while somebody does."""
         with self._books:
             return [
                 {
                     "name": weights.name,
-                    "bytes": weights.bytes,
+                    "bytes": self._bytes(key),
+                    "idle": weights.idle(),
                     "device": str(weights.device),
                     "targets": [handle.name for owner, handle in self._handles.values() if owner == key],
                 }
@@ -143,49 +137,31 @@ class Engine:
             self._handles.clear()
         _collect()
 
-    def _plan(self, target: Target) -> _Plan:
-        _refuse_classifier(target)
-        if target.kind == "base":
-            assert target.model is not None
-            key = self._key(target.model, target.chat_template)
-            return _Plan(target, target.model, target.chat_template, key, ("base", target.name, *key))
-        if target.kind == "adapter":
-            return self._plan_adapter(target)
-        run = Run.open(target.run_id)
-        if not run.has_model:
-            raise StudioError(
-                f"The run {run.id} has no tuned model yet (it is {run.status}).",
-                "Wait until it has finished, or stop it to get the model as it is; a failed run has none.",
-            )
-        recipe, folder = run.recipe, run.model_dir
-        stamp = (run.id, _changed(folder))
-        if (folder / "adapter_config.json").exists():
-            spec, template = pinned_model(recipe), template_of(run, recipe)
-            kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("peft_type")
-            key = self._key(spec, template) + (() if kind in _SHARE else stamp)
-            return _Plan(target, spec, template, key, ("run", *stamp), folder, adapter=True)
-        spec = ModelSpec(id=str(folder), dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
-        return _Plan(target, spec, "auto", (*self._key(spec, "auto"), *stamp), ("run", *stamp), folder)
+    def release_idle(self, seconds: float = 0.0) -> list[dict[str, Any]]:
+        """Unload the models that nobody has spoken with for so long, and return them as :meth:`loaded` had them.
 
-    def _plan_adapter(self, target: Target) -> _Plan:
-        """An adapter of a folder or of the Hub, on the base that it names."""
-        from studio.models.continued import base_of, find_adapter
+        One that is answering, or being loaded, stays.
+        """
+        if not self._loading.acquire(blocking=False):
+            return []
+        try:
+            before = self.loaded()
+            with self._books:
+                idle = [key for key, weights in self._models.items() if weights.idle() >= seconds and not weights.busy]
+                names = [self._models[key].name for key in idle]
+            for key in idle:
+                self._forget(key)
+            return [entry for entry in before if entry["name"] in names]
+        finally:
+            self._loading.release()
 
-        folder = find_adapter(target.adapter)
-        spec = target.model or ModelSpec(id=base_of(folder))
-        kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("peft_type")
-        stamp = (str(folder), _changed(folder))
-        key = self._key(spec, "auto") + (() if kind in _SHARE else stamp)
-        return _Plan(target, spec, "auto", key, ("adapter", *stamp), folder, adapter=True)
+    def _bytes(self, key: tuple) -> int:
+        """Memory of one copy of weights with every adapter on it; call it with the books."""
+        seen = {id(h.weights): h.weights for owner, h in self._handles.values() if owner == key}
+        seen[id(self._models[key])] = self._models[key]
+        return sum(weights.bytes for weights in seen.values())
 
-    def _key(self, spec: ModelSpec, chat_template: str) -> tuple:
-        """Equal for targets that can share weights; a template file counts by what is in it."""
-        if is_template_file(chat_template):
-            with contextlib.suppress(OSError, UnicodeDecodeError):  # prepare_chat will say what is wrong with it
-                chat_template = Path(chat_template).expanduser().read_text(encoding="utf-8")
-        return (spec.id, spec.revision, spec.dtype, spec.quantization, spec.trust_remote_code, chat_template)
-
-    def _opened(self, plan: _Plan) -> Handle | None:
+    def _opened(self, plan: Plan) -> Handle | None:
         with self._books:
             if plan.handle_key not in self._handles:
                 return None
@@ -193,7 +169,7 @@ class Engine:
             self._handles.move_to_end(plan.handle_key)
             return self._handles[plan.handle_key][1]
 
-    def _weights(self, plan: _Plan, progress: Report) -> Weights:
+    def _weights(self, plan: Plan, progress: Report) -> Weights:
         with self._books:
             if plan.key in self._models:
                 self._models.move_to_end(plan.key)
@@ -208,24 +184,26 @@ class Engine:
         tokenizer = load_tokenizer(folder, trust_remote_code=plan.spec.trust_remote_code)
         model = load_model(plan.spec, device=self.device)
         prepare_chat(tokenizer, model, plan.chat_template)
-        weights = Weights(plan.spec.id, model, tokenizer)
+        weights = Weights(plan.spec.id, model, tokenizer, self._clock)
         with self._books:
             self._models[plan.key] = weights
         return weights
 
-    def _handle(self, plan: _Plan, weights: Weights, progress: Report) -> Handle:
+    def _handle(self, plan: Plan, weights: Weights, progress: Report) -> Handle:
         from studio.models.load import load_tokenizer
 
         adapter, tokenizer = None, weights.tokenizer
         if plan.adapter:
             progress(f"Loading {plan.target.name}", 0, 0)
-            self._make_adapter_room(plan.key, weights)
+            self._make_adapter_room(plan.key)
+            weights = weights if plan.switched else weights.twin()
             if (plan.folder / "tokenizer_config.json").exists():  # an adapter from elsewhere may have none of its own
                 tokenizer = load_tokenizer(plan.folder, trust_remote_code=plan.spec.trust_remote_code)
             try:
                 adapter = weights.attach(plan.folder)
             except StudioError:
-                self._forget(plan.key)  # PEFT may have changed the model half
+                if plan.switched:
+                    self._forget(plan.key)  # PEFT may have changed the model half
                 raise
         from studio.inference.generate import context_length, stop_ids
 
@@ -237,19 +215,21 @@ class Engine:
         limit = self._max_bytes if self._max_bytes is not None else int(_MEMORY_SHARE * _device_memory(self.device))
         while True:
             with self._books:
-                used = sum(weights.bytes for weights in self._models.values())
+                used = sum(self._bytes(key) for key in self._models)
                 if not self._models or (len(self._models) < self._max_models and used + coming <= limit):
                     return
                 oldest = next(iter(self._models))
             self._forget(oldest)
 
-    def _make_adapter_room(self, key: tuple, weights: Weights) -> None:
-        while len(weights.adapters) >= self._max_adapters:
+    def _make_adapter_room(self, key: tuple) -> None:
+        while True:
             with self._books:
                 mine = [(k, h) for k, (owner, h) in self._handles.items() if owner == key and h.adapter]
+                if len(mine) < self._max_adapters:
+                    return
                 oldest, handle = mine[0]
                 del self._handles[oldest]
-            weights.detach(handle.adapter)
+            handle.weights.detach(handle.adapter)
 
     def _forget(self, key: tuple) -> None:
         with self._books:
@@ -257,23 +237,6 @@ class Engine:
             for handle_key in [k for k, (owner, _) in self._handles.items() if owner == key]:
                 del self._handles[handle_key]
         _collect()
-
-
-def _refuse_classifier(target: Target) -> None:
-    """Refuse a model that puts texts into classes, since it cannot answer."""
-    model = Run.open(target.run_id).recipe.model if target.kind == "run" else target.model
-    if model is not None and model.task == "seq_cls":
-        raise StudioError(
-            f"{target.name or model.id} puts texts into classes and cannot answer a prompt.",
-            "See what it says about the held-out rows: python app.py evaluate RUN, or predictions.jsonl in the run's "
-            "folder.",
-            field="model.task",
-        )
-
-
-def _changed(folder: Path) -> int:
-    """When the weights in a run's model folder were written (nanoseconds): a resumed run is another model."""
-    return max((f.stat().st_mtime_ns for f in folder.glob("*.safetensors")), default=0)
 
 
 def _device_memory(device: str) -> int:

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
@@ -202,7 +205,7 @@ def _generate(
         temperature=1.0,
         top_p=1.0,
         top_k=50,
-        repetition_penalty=sampling.repetition_penalty,
+        repetition_penalty=1.0,  # applied by _processors, after the model's own numbers were looked at
         max_new_tokens=max_new_tokens,
         min_length=0,
         eos_token_id=sorted(handle.stop_ids) or None,
@@ -214,23 +217,40 @@ def _generate(
             input_ids.to(weights.device),
             attention_mask=attention_mask.to(weights.device),
             generation_config=settings,
-            logits_processor=_processors(sampling),
+            logits_processor=_processors(sampling, streamer.look if streamer else None),
             stopping_criteria=StoppingCriteriaList([_Stop(stopped)]),
             streamer=streamer,
         )
 
 
-def _processors(sampling: Sampling) -> LogitsProcessorList:
+def _processors(sampling: Sampling, look: Callable[[torch.Tensor], None] | None = None) -> LogitsProcessorList:
+    """What happens to the scores, in order; ``look`` is shown them as they come from the model."""
+    chain: list[LogitsProcessor] = [_Look(look)] if look else []
+    if sampling.repetition_penalty != 1:
+        chain.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     if sampling.greedy:
-        return LogitsProcessorList()
-    chain: list[LogitsProcessor] = []
+        return LogitsProcessorList(chain)
     if sampling.temperature != 1:
         chain.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
         chain.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         chain.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        chain.append(MinPLogitsWarper(sampling.min_p))
     return LogitsProcessorList([*chain, _Draw(sampling.seed)])
+
+
+class _Look(LogitsProcessor):
+    """Shows the scores of each token to come to somebody, and changes nothing."""
+
+    def __init__(self, look: Callable[[torch.Tensor], None]):
+        self._look = look
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``scores``: (batch, vocabulary)."""
+        self._look(scores)
+        return scores
 
 
 class _Draw(LogitsProcessor):
@@ -272,6 +292,11 @@ class _Streamer:
         self._text, self._start, self._emit = text, start, emit
         self._first: float | None = None
         self._prompt = True
+        self._scores: torch.Tensor | None = None
+
+    def look(self, scores: torch.Tensor) -> None:
+        """Remember the model's scores for the next token: (1, vocabulary)."""
+        self._scores = scores
 
     def put(self, ids: torch.Tensor) -> None:
         if self._prompt:
@@ -282,7 +307,23 @@ class _Streamer:
         if self._first is None:
             self._first = time.perf_counter() - self._start
         text = self._text.add(new)
-        self._emit(Piece(text, len(self.tokens), time.perf_counter() - self._start, self._first))
+        seconds, sure = time.perf_counter() - self._start, self._log_probability(new)
+        self._emit(Piece(text, len(self.tokens), seconds, self._first, log_probability=sure))
+
+    def _log_probability(self, new: list[int]) -> float | None:
+        """Of the one token that was taken last; one pass over the vocabulary.
+
+        On a CPU through numpy: torch would wake a second team of workers for it, which gets in the way of the forward
+        passes' own.
+        """
+        if self._scores is None or len(new) != 1:
+            return None
+        row = self._scores[0]
+        if row.is_cuda:
+            return min(0.0, float(row[new[0]] - row.logsumexp(dim=-1)))
+        numbers = row.cpu().numpy()
+        highest = numbers.max()
+        return min(0.0, float(numbers[new[0]] - highest - np.log(np.exp(numbers - highest).sum())))
 
     def end(self) -> None:
         """Called by ``generate``; the last piece is emitted by :meth:`finish`, which knows why it ended."""

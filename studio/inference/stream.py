@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from studio.errors import StudioError
 from studio.inference.engine import Handle
@@ -33,10 +34,10 @@ def stream(
 
 
 def stream_many(
-    handles: Sequence[Handle],
+    handles: Sequence[Handle | Callable[[], Handle]],
     messages_per_handle: Sequence[list[dict]],
-    sampling: Sampling,
-    stop: threading.Event | None = None,
+    sampling: Sampling | Sequence[Sampling],
+    stop: threading.Event | Sequence[threading.Event] | None = None,
 ) -> Iterator[tuple[int, Piece]]:
     """Several answers at once, as (number of the handle, piece) in the order in which they are written.
 
@@ -45,23 +46,35 @@ def stream_many(
     closing does not wait for that.
 
     Args:
+        handles: opened models, or what opens one: it is called in the answer's thread, so that a model that takes long
+            or cannot be opened holds nobody up. An empty piece says that it is open.
         messages_per_handle: a conversation for each handle.
-        stop: set it to end all answers after the token in work.
+        sampling: one for all answers, or one for each.
+        stop: set it to end all answers after the token in work; or one for each answer.
     """
     assert len(handles) == len(messages_per_handle), "one conversation for each handle"
-    from studio.inference.generate import generate_streaming
-
+    samplings = [sampling] * len(handles) if isinstance(sampling, Sampling) else list(sampling)
+    stops = [stop] * len(handles) if stop is None or isinstance(stop, threading.Event) else list(stop)
     pieces: queue.SimpleQueue[tuple[int, Piece]] = queue.SimpleQueue()
     closed = threading.Event()
 
-    def stopped() -> bool:
-        return closed.is_set() or (stop is not None and stop.is_set())
-
     def work(number: int) -> None:
+        own, handle = stops[number], handles[number]
+
+        def stopped() -> bool:
+            return closed.is_set() or (own is not None and own.is_set())
+
         try:
-            generate_streaming(
-                handles[number], messages_per_handle[number], sampling, stopped, lambda p: pieces.put((number, p))
-            )
+            if callable(handle):
+                if stopped():
+                    pieces.put((number, Piece("", 0, 0.0, finished="stopped")))
+                    return
+                handle = handle()
+                pieces.put((number, Piece("", 0, 0.0)))
+            from studio.inference.generate import generate_streaming
+
+            emit = functools.partial(_put, pieces, number)
+            generate_streaming(handle, messages_per_handle[number], samplings[number], stopped, emit)
         except StudioError as error:
             pieces.put((number, Piece("", 0, 0.0, finished="failed", error=error)))
         except Exception as error:  # the thread's edge: the pane shows it, the log has the traceback
@@ -82,3 +95,7 @@ def stream_many(
             yield number, piece
     finally:
         closed.set()
+
+
+def _put(pieces: queue.SimpleQueue, number: int, piece: Piece) -> None:
+    pieces.put((number, piece))

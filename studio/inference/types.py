@@ -12,23 +12,25 @@ from studio.runs import Run
 
 @dataclass(frozen=True)
 class Target:
-    """A model to speak with: a base model, the tuned model of a run, or any PEFT adapter.
+    """A model to speak with: a base model, the tuned model of a run, one of its checkpoints, or any PEFT adapter.
 
     Attributes:
-        name: how it is called in results: ``base``, ``base:ID``, the run's id, or ``adapter:NAME``.
+        name: how it is called in results: ``base``, ``base:ID``, the run's id, ``RUN@STEP``, or ``adapter:NAME``.
         model: the base model (``kind`` is ``base``).
         chat_template: the base's ``data.chat_template``, which decides its prompt and its vocabulary.
-        run_id: the run (``kind`` is ``run``).
+        run_id: the run (``kind`` is ``run`` or ``checkpoint``).
         adapter: a folder or a Hub id (``kind`` is ``adapter``); ``model`` is then its base, or None for the one that
             the adapter names itself.
+        step: the checkpoint's (``kind`` is ``checkpoint``).
     """
 
-    kind: Literal["base", "run", "adapter"]
+    kind: Literal["base", "run", "checkpoint", "adapter"]
     name: str
     model: ModelSpec | None = field(default=None, hash=False)
     chat_template: str = "auto"
     run_id: str = ""
     adapter: str = ""
+    step: int = 0
 
     @classmethod
     def base(cls, model: ModelSpec, chat_template: str = "auto", name: str = "") -> Target:
@@ -48,25 +50,36 @@ class Target:
 
     @classmethod
     def pair(cls, name: str) -> tuple[Target, Target]:
-        """The base and the tuned model of a run's id or of ``adapter:NAME``.
+        """The base and the tuned model of a run's id, of ``RUN@STEP`` or of ``adapter:NAME``.
 
         Raises:
             StudioError: there is no such run or adapter.
         """
         tuned = cls.parse(name)
-        if tuned.kind == "adapter":
+        return tuned.base_below(), tuned
+
+    def base_below(self, name: str = "") -> Target:
+        """The base model that this one was tuned from; a base is its own.
+
+        Raises:
+            StudioError: there is no such run or adapter.
+        """
+        if self.kind == "base":
+            return self
+        if self.kind == "adapter":
             from studio.models.continued import base_of, find_adapter
 
-            return cls.base(ModelSpec(id=base_of(find_adapter(tuned.adapter)))), tuned
-        return cls.base_of(Run.open(name)), tuned
+            spec = self.model or ModelSpec(id=base_of(find_adapter(self.adapter)))
+            return Target.base(spec, name=name)
+        return Target.base_of(Run.open(self.run_id), name=name)
 
     @classmethod
     def parse(cls, text: str) -> Target:
         """``base`` (the default recipe's model), ``base:MODEL`` (built-in name, Hub id or path), ``adapter:NAME`` (a
-        folder or Hub id with a PEFT adapter), or a run's id.
+        folder or Hub id with a PEFT adapter), a run's id, or ``RUN@STEP`` for one of its checkpoints.
 
         Raises:
-            StudioError: the text is empty.
+            StudioError: the text is empty, or the step is not a number.
         """
         text = text.strip()
         if not text or text == "base:":
@@ -77,20 +90,25 @@ class Target:
             return cls.base(ModelSpec(id=text.removeprefix("base:")), name=text)
         if text.startswith("adapter:"):
             return cls("adapter", text, adapter=text.removeprefix("adapter:"))
-        return cls.run(text)
+        run_id, at, step = text.partition("@")
+        if not at:
+            return cls.run(text)
+        if not (step.isascii() and step.isdigit()):
+            raise StudioError(f"{text} names no checkpoint.", "Write RUN@STEP with the step as a number.")
+        return cls("checkpoint", f"{run_id}@{int(step)}", run_id=run_id, step=int(step))
 
     @classmethod
     def parse_all(cls, texts: list[str]) -> list[Target]:
-        """:meth:`parse` for several; a bare ``base`` is the base model of the first run among them.
+        """:meth:`parse` for several; a bare ``base`` is the base below the first that is not a base itself.
 
         Raises:
-            StudioError: the first run does not exist.
+            StudioError: the first run or adapter does not exist.
         """
         targets = [cls.parse(text) for text in texts]
-        first = next((t for t in targets if t.kind == "run"), None)
+        first = next((t for t in targets if t.kind != "base"), None)
         if first is None or all(t.name != "base" for t in targets):
             return targets
-        base = cls.base_of(Run.open(first.run_id), name="base")
+        base = first.base_below("base")
         return [base if t.name == "base" else t for t in targets]
 
 
@@ -118,6 +136,8 @@ class Sampling:
         temperature: 0 takes the likeliest token (greedy); higher is more varied.
         top_p: keep the likeliest tokens that together have this probability; 1 keeps all.
         top_k: keep so many of the likeliest tokens; 0 keeps all.
+        min_p: keep the tokens that are at least this share as likely as the likeliest one
+            (https://arxiv.org/abs/2407.01082); 0 keeps all.
         repetition_penalty: above 1 makes tokens that were there before less likely (https://arxiv.org/abs/1909.05858).
         max_new_tokens: the answer is cut after so many tokens.
         seed: the same seed gives the same text, whatever else is generated at the same time.
@@ -132,12 +152,14 @@ class Sampling:
     repetition_penalty: float = 1.0
     max_new_tokens: int = 256
     seed: int = 0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         bounds = {
             "temperature": (0 <= self.temperature <= 10, "a value from 0 (greedy) to 10"),
             "top_p": (0 < self.top_p <= 1, "more than 0, at most 1"),
             "top_k": (self.top_k >= 0, "0 (all tokens) or more"),
+            "min_p": (0 <= self.min_p < 1, "a value from 0 (all tokens) to less than 1"),
             "repetition_penalty": (0 < self.repetition_penalty <= 10, "more than 0, at most 10; 1 is none"),
             "max_new_tokens": (1 <= self.max_new_tokens <= 1_048_576, "a value from 1 to 1,048,576"),
             "seed": (0 <= self.seed < 2**63, "0 or more"),
@@ -166,6 +188,8 @@ class Piece:
         finished: ``end`` (the model ended its turn), ``length`` (``max_new_tokens`` or the context is used up),
             ``stopped`` (asked to), ``failed`` (see ``error``), or None while it goes on.
         error: what went wrong, if it failed.
+        log_probability: natural logarithm of the probability that the model itself gave to the newest token, before
+            temperature, penalty and cuts; None in a piece without a token of its own.
     """
 
     text: str
@@ -174,3 +198,4 @@ class Piece:
     first_token_seconds: float | None = None
     finished: Finished | None = None
     error: StudioError | None = None
+    log_probability: float | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,24 +26,41 @@ class Weights:
     tokens take turns. One thread rather than a lock, because the queue is fair, and because each thread that computes
     has its own team of OpenMP workers, which would spin against each other.
 
+    An adapter that is not switched in this model gets a :meth:`twin`: modules of its own around the same tensors, on
+    the same thread. So whatever the adapter does to its modules, this model has the numbers that it had.
+
     Args:
         name: for people.
         model: in evaluation mode; its ``forward`` is replaced.
         tokenizer: as ``prepare_chat`` left it.
+        clock: seconds of a clock that never goes back.
+        first: the weights that these are a twin of.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: Any):
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        clock: Callable[[], float] = time.monotonic,
+        first: Weights | None = None,
+    ):
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.tokenizer_lock = threading.Lock()  # fast tokenizers may not be changed and used at the same time
+        # fast tokenizers may not be changed and used at the same time
+        self.tokenizer_lock = first.tokenizer_lock if first else threading.Lock()
         self.adapters: list[str] = []
         self._peft: Any = None
         self._attached = 0
         self._switches: dict[str | None, list[tuple[Any, bool, list[str]]]] = {None: []}
         self._active: str | None = None
-        self._caller = threading.local()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")  # ends when these weights are collected
+        self._plain: Any = None  # the modules as they were before the first adapter came
+        self._use = first._use if first else _Use(clock)
+        self._shared = {id(p) for p in first.model.parameters()} if first else set()
+        self._caller = first._caller if first else threading.local()
+        # ends when these weights and their twins are collected
+        self._thread = first._thread if first else ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._route_forward()
 
     @property
@@ -50,18 +69,39 @@ class Weights:
 
     @property
     def bytes(self) -> int:
-        """Memory of the weights and adapters."""
-        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+        """Memory of the weights and adapters; for a twin, of what it does not share."""
+        own = (p for p in self.model.parameters() if id(p) not in self._shared)
+        return sum(p.numel() * p.element_size() for p in own)
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody speaks with these weights or a twin just now."""
+        return self._use.speakers > 0
+
+    def idle(self) -> float:
+        """For how many seconds nobody has spoken with these weights or a twin."""
+        return 0.0 if self.busy else self._use.clock() - self._use.last
+
+    def twin(self) -> Weights:
+        """The base alone once more: modules of its own, the same tensors, the same thread.
+
+        For models that are not quantised.
+        """
+        with self.speaking_as(None):
+            model = self.compute(lambda: _modules_around_same_tensors(self._plain or self.model))
+        return Weights(self.name, model, self.tokenizer, first=self)
 
     @contextmanager
     def speaking_as(self, adapter: str | None) -> Iterator[None]:
         """Forward passes that the calling thread asks for in here use this adapter; None is the base alone."""
         before = getattr(self._caller, "adapter", None)
         self._caller.adapter = adapter
+        self._use.begin()
         try:
             yield
         finally:
             self._caller.adapter = before
+            self._use.end()
 
     def compute(self, job: Callable[[], T]) -> T:
         """Run ``job`` on the thread of these weights, with the caller's adapter and without gradients."""
@@ -116,6 +156,8 @@ class Weights:
         options = {"adapter_name": name, "is_trainable": False, "torch_device": str(self.device)}
         with reading(folder):
             if self._peft is None:
+                if not self._shared and not getattr(self.model, "is_quantized", False):
+                    self._plain = _modules_around_same_tensors(self.model)
                 self._peft = PeftModel.from_pretrained(self.model, str(folder), **options)
             else:
                 self._peft.load_adapter(str(folder), **options)
@@ -160,3 +202,28 @@ class Weights:
             object.__setattr__(layer, "_disable_adapters", disabled)
             object.__setattr__(layer, "_active_adapter", active)
         self._active = adapter
+
+
+class _Use:
+    """Who speaks with some weights, and when somebody last did."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock, self.last, self.speakers = clock, clock(), 0
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        with self._lock:
+            self.speakers += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self.speakers -= 1
+            self.last = self.clock()
+
+
+def _modules_around_same_tensors(model: Any) -> Any:
+    """A copy of a model whose parameters and buffers are the very ones of the original."""
+    same = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, same)
+    vars(twin).pop("forward", None)  # the route of the original
+    return twin

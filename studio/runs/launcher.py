@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
@@ -44,6 +45,7 @@ class Launcher:
         devices: tuple[str, ...] | None = None,
     ):
         self.index = RunIndex()
+        self.before_start: Callable[[Run], None] | None = None  # told of each run just before its worker starts
         self._server = server
         self._poll_seconds = poll_seconds
         self._devices = devices
@@ -133,6 +135,8 @@ class Launcher:
             if not run.claim():
                 return  # another launcher is faster, and has not said yet on which device
             (run.folder / PLACE).unlink(missing_ok=True)
+            if self.before_start:
+                self.before_start(run)
             try:
                 self._workers[run.id] = start_worker(run, self._server, devices if len(self.devices) > 1 else None)
             except StudioError:

@@ -65,7 +65,7 @@ def build(desk: Desk) -> gr.Blocks:
                 with gr.Tab("4 · Runs", id="runs", render_children=True) as runs_page:
                     runs = runs_tab.build(desk)
                 with gr.Tab("5 · Compare", id="compare", render_children=True) as compare_page:
-                    compare = compare_tab.build(compare_tab.tuned(desk))
+                    compare = compare_tab.build(compare_tab.models(desk))
                 with gr.Tab("6 · Evaluate", id="evaluate", render_children=True) as evaluate_page:
                     evaluation = evaluate_tab.build(desk)
             with gr.Column(scale=2, min_width=270, elem_classes="card side"):
@@ -212,18 +212,17 @@ def build(desk: Desk) -> gr.Blocks:
         runs.trouble.retry.click(told(retry), [runs.run, runs.trouble.steps], run_parts, trigger_mode="once", **QUIET)
 
         # comparing
-        def to_compare(run_id: str) -> tuple[Any, Any]:
-            return gr.update(selected="compare"), gr.update(choices=compare_tab.tuned(desk), value=run_id)
+        def to_compare(run_id: str) -> list[Any]:
+            return [gr.update(selected="compare"), *compare_tab.offered(desk, compare, run_id=run_id)]
 
-        runs.compare.click(to_compare, runs.run, [tabs, compare.run], **QUIET)
+        runs.compare.click(to_compare, runs.run, [tabs, *compare.models], **QUIET)
         compare_tab.wire(desk, compare)
         evaluate_page.select(**evaluate_tab.wire(desk, evaluation))
 
-        def tuned_now(run_id: str | None) -> Any:
-            found = compare_tab.tuned(desk)
-            return gr.update(choices=found, value=run_id or (found[0][1] if found else None))
+        def models_now(values: dict) -> list[Any]:
+            return compare_tab.offered(desk, compare, [values[model] for model in compare.models])
 
-        compare_page.select(tuned_now, compare.run, compare.run, **QUIET)
+        compare_page.select(models_now, set(compare.models), compare.models, **QUIET)
         for tab, primary in (
             (data_page, True),
             (method_page, True),
@@ -260,13 +259,12 @@ def build(desk: Desk) -> gr.Blocks:
                 wanted if wanted in found else next((id for id, status in found.items() if status == "running"), None)
             )
             run_id = run_id or next(iter(found), None)
-            tuned = compare_tab.tuned(desk)
             updates = {
                 **form.show(recipe),
                 **panel(recipe),
                 save: to_save(recipe),
                 **model_tab.updates(desk, model, recipe),
-                compare.run: gr.update(choices=tuned, value=tuned[0][1] if tuned else None),
+                **dict(zip(compare.models, compare_tab.offered(desk, compare), strict=True)),
                 **(runs_tab.show(desk, runs, run_id, None) if run_id else {}),
             }
             if wanted in found:
@@ -276,7 +274,7 @@ def build(desk: Desk) -> gr.Blocks:
         page.load(
             visit,
             None,
-            [*fields, *panel_parts, save, model.card, model.get, model.timer, compare.run, tabs, *run_parts],
+            [*fields, *panel_parts, save, model.card, model.get, model.timer, *compare.models, tabs, *run_parts],
             **QUIET,
         ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
         gr.Timer(5).tick(partial(header, desk), None, top, **QUIET)
@@ -329,6 +327,7 @@ def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> 
     """
     launcher = Launcher(server=WorkerServer()).start()
     desk = Desk(launcher)
+    desk.settle_on_zero_gpu()
     recipe = Recipe.load(ASSETS.parent / "recipes" / "quickstart.yaml")
     page = build(desk)
     page.queue(default_concurrency_limit=8)

@@ -1,11 +1,8 @@
-"""The Compare tab: the base and the tuned model answer the same prompt, side by side, at the same time."""
+"""The Compare tab: two to four models answer the same prompt, side by side, at the same time; openly or blind."""
 
 from __future__ import annotations
 
-import json
-import logging
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +11,29 @@ import gradio as gr
 from studio.data.classes import FILE as CLASSES
 from studio.errors import StudioError
 from studio.runs import Run
+from studio.ui import judging, pane, views
 from studio.ui import panes as conversation
-from studio.ui import views
+from studio.ui import talk as talking
 from studio.ui.desk import Desk
+from studio.ui.panes import LEAST, MOST
+from studio.ui.settings import Settings
+from studio.ui.talk import Question
 from studio.ui.wiring import QUEUED, QUIET, told
+from studio.workspace import ASSETS
 
-log = logging.getLogger(__name__)
+_LISTED_RUNS = 10  # whose checkpoints are in the list; others can be typed
 
 
 @dataclass
 class CompareTab:
-    run: gr.Dropdown
+    models: list[gr.Dropdown]
+    count: gr.Radio
+    view: gr.Radio
+    blind: gr.Checkbox
+    tags: gr.Textbox
     system: gr.Textbox
     notice: gr.HTML
+    memory: gr.HTML
     panes: gr.HTML
     history: gr.Textbox
     prompt: gr.Textbox
@@ -34,69 +41,133 @@ class CompareTab:
     stop: gr.Button
     again: gr.Button
     clear: gr.Button
-    sampling: dict[str, gr.components.Component]
+    settings: Settings
     example: gr.Button
+    table: gr.HTML
+    votes: gr.Accordion
+
+    @property
+    def run(self) -> gr.Dropdown:
+        """The second pane's model, which is the run that one comes from."""
+        return self.models[1]
+
+    def inputs(self) -> set[gr.components.Component]:
+        """What a press on Send reads."""
+        own = {self.count, self.view, self.blind, self.tags, self.system, self.history, self.prompt}
+        return {*own, *self.models, *self.settings.components()}
+
+    def names(self, values: dict) -> tuple[str, ...]:
+        """The models of the panes that are shown."""
+        return tuple((values[model] or "").strip() for model in self.models[: int(values[self.count] or LEAST)])
+
+    def question(self, values: dict) -> Question:
+        """What a person has set."""
+        return Question(
+            names=self.names(values),
+            system=values[self.system],
+            history=values[self.history],
+            prompt=values[self.prompt],
+            sampling=self.settings.shared_values(values),
+            own=self.settings.own_values(values),
+            view=values[self.view] or pane.VIEWS[0],
+        )
 
 
-def build(runs: Sequence[tuple[str, str]] = ()) -> CompareTab:
-    """The tab with its choice of tuned ``runs``."""
-    first = runs[0][1] if runs else None
-    with gr.Column(elem_classes="card"), gr.Row(equal_height=False):
-        run = gr.Dropdown(
-            list(runs),
-            value=first,
-            label="Tuned model",
-            info="A run with a saved model, or adapter:NAME with a folder or Hub id of any PEFT adapter.",
-            allow_custom_value=True,
-            interactive=True,
-            elem_id="tuned",
-        )
-        system = gr.Textbox(
-            label="System message",
-            info="Put before the conversation in both panes; empty means none.",
-            max_lines=3,
-            interactive=True,
-            elem_id="system",
-        )
-    notice = gr.HTML(elem_id="compare-notice")
-    panes = gr.HTML(conversation.draw([], [], first or "", ""), elem_id="panes")
+def build(choices: Sequence[tuple[str, str]] = ()) -> CompareTab:
+    """The tab with its ``choices`` of models, as :func:`models` gives them."""
+    given = defaults(choices)
+    with gr.Column(elem_classes="card compare-top"):
+        with gr.Row(equal_height=False):
+            chosen = [
+                gr.Dropdown(
+                    list(choices),
+                    value=given[number],
+                    label=f"Pane {number + 1}",
+                    allow_custom_value=True,
+                    interactive=True,
+                    visible=number < LEAST,
+                    min_width=260,
+                    elem_id="tuned" if number == 1 else f"model-{number + 1}",
+                )
+                for number in range(MOST)
+            ]
+        with gr.Row(elem_classes="compare-bar"):
+            count = gr.Radio(
+                [str(n) for n in range(LEAST, MOST + 1)], value=str(LEAST), label="Panes", elem_id="pane-count"
+            )
+            view = gr.Radio(list(pane.VIEWS), value=pane.VIEWS[0], label="Show answers as", elem_id="pane-view")
+            blind = gr.Checkbox(False, label="Blind", info="Names are hidden until you vote.", elem_id="blind")
+            tags = gr.Textbox(
+                label="Tags of the prompt",
+                placeholder="code, billing",
+                visible=False,
+                min_width=150,
+                interactive=True,
+                elem_id="vote-tags",
+            )
+    script = (ASSETS / "panes.js").read_text(encoding="utf-8")
+    panes = gr.HTML(talking.emptied(given[:LEAST])[0], elem_id="panes", js_on_load=script)
     history = gr.Textbox("[]", visible="hidden", elem_id="history")
     with gr.Column(elem_classes="card"):
-        prompt = gr.Textbox(
-            label="Prompt for both",
-            placeholder="Write a message. Enter sends it, Shift+Enter starts a new line.",
-            lines=2,
-            max_lines=8,
-            interactive=True,
-            elem_id="prompt",
-        )
-        with gr.Row():
-            send = gr.Button("Send to both", variant="primary", min_width=110, elem_id="send")
-            stop = gr.Button("Stop", variant="stop", visible=False, min_width=80, elem_id="stop-answers")
-            example = gr.Button("Prompt from the data", min_width=110, elem_id="example")
-            again = gr.Button("Regenerate", min_width=90, elem_id="again")
-            clear = gr.Button("Clear", min_width=80, elem_id="clear")
-        with gr.Accordion("Sampling, the same for both", open=False), gr.Row():
-            options = {"interactive": True}
-            sampling = {
-                "temperature": gr.Slider(
-                    0, 2, 0.0, step=0.05, label="Temperature", info="0 takes the likeliest token each time.", **options
-                ),
-                "top_p": gr.Slider(
-                    0.05, 1, 0.9, step=0.05, label="Top-p", info="Share of the probability that is kept.", **options
-                ),
-                "top_k": gr.Slider(
-                    0, 200, 0, step=1, label="Top-k", info="Tokens that are kept; 0 keeps all.", **options
-                ),
-                "repetition_penalty": gr.Slider(
-                    1, 2, 1.0, step=0.05, label="Repetition penalty", info="1 is none.", **options
-                ),
-                "max_new_tokens": gr.Slider(
-                    16, 2048, 256, step=16, label="Longest answer", info="In tokens.", **options
-                ),
-                "seed": gr.Number(0, precision=0, label="Seed", info="The same seed gives the same answer.", **options),
-            }
-    return CompareTab(run, system, notice, panes, history, prompt, send, stop, again, clear, sampling, example)
+        with gr.Row(equal_height=True):
+            prompt = gr.Textbox(
+                label="Prompt",
+                placeholder="Write a message. Enter sends it, Shift+Enter starts a new line.",
+                lines=2,
+                max_lines=8,
+                scale=3,
+                min_width=320,
+                interactive=True,
+                elem_id="prompt",
+            )
+            system = gr.Textbox(
+                label="System message",
+                placeholder="Put before every conversation; empty means none.",
+                lines=2,
+                max_lines=8,
+                scale=2,
+                min_width=220,
+                interactive=True,
+                elem_id="system",
+            )
+        with gr.Row(elem_classes="compare-actions"):
+            send = gr.Button("Send to all", variant="primary", min_width=110, scale=0, elem_id="send")
+            again = gr.Button("Regenerate", min_width=110, scale=0, elem_id="again")
+            example = gr.Button("Prompt from the data", min_width=190, scale=0, elem_id="example")
+            clear = gr.Button("Clear", min_width=80, scale=0, elem_id="clear")
+            stop = gr.Button("Stop all", variant="stop", visible=False, min_width=90, scale=0, elem_id="stop-answers")
+        notice = gr.HTML(elem_id="compare-notice")
+        settings = Settings.build()
+        memory = gr.HTML(elem_id="compare-memory")
+    with gr.Accordion("Votes", open=False, elem_classes="accordion-card", elem_id="votes") as votes:
+        table = gr.HTML(elem_id="standings")
+    return CompareTab(
+        chosen, count, view, blind, tags, system, notice, memory, panes, history, prompt, send, stop, again, clear,
+        settings, example, table, votes,
+    )  # fmt: skip
+
+
+def models(desk: Desk) -> list[tuple[str, str]]:
+    """What can be talked to, as (label, value): the base, tuned models (newest first), checkpoints, built-in bases."""
+    from studio.inference.plan import checkpoint_steps
+    from studio.models.builtin import NAME
+
+    found = desk.index.look()
+    steps = [(run, step) for run, _ in found[:_LISTED_RUNS] if writes_text(run) for step in checkpoint_steps(run)]
+    return [
+        ("Base of the tuned model", "base"),
+        *tuned(desk),
+        *((f"{run.id} · step {step:,}", f"{run.id}@{step}") for run, step in steps),
+        (f"Base · {NAME}", f"base:{NAME}"),
+    ]
+
+
+def defaults(choices: Sequence[tuple[str, str]]) -> list[str | None]:
+    """The models of four panes to begin with: the base, the newest run, and what comes after it."""
+    others = [value for _, value in choices if value != "base"]
+    runs = [value for value in others if not value.startswith("base:")]
+    rest = [value for value in others if value not in runs[:1]]
+    return ["base", runs[0] if runs else None, *[(rest + [None] * MOST)[at] for at in range(MOST - 2)]]
 
 
 def tuned(desk: Desk) -> list[tuple[str, str]]:
@@ -110,122 +181,39 @@ def writes_text(run: Run) -> bool:
     return not (run.model_dir / CLASSES).exists()
 
 
-class Answers(threading.Event):
-    """Two answers that are being written. When it is set, they end and what they have written is kept.
+def offered(desk: Desk, tab: CompareTab, values: Sequence[str | None] = (), run_id: str | None = None) -> list[Any]:
+    """Updates of all four choices, with what is there now; a pane without a model gets its default.
 
     Args:
-        run_id: the tuned model that is asked.
+        values: what is chosen now.
+        run_id: the run that one comes from; it goes into the second pane, and its base into the first.
     """
-
-    def __init__(self, run_id: str | None):
-        super().__init__()
-        self.run_id = run_id
-        self.discarded = False
-
-    def discard(self, run_id: str | None) -> None:
-        """End the answers and keep nothing of them; ``run_id`` is the run that the empty panes are for."""
-        self.run_id, self.discarded = run_id, True
-        self.set()
-
-
-def talk(
-    desk: Desk,
-    session: str,
-    run_id: str | None,
-    system: str | None,
-    history: str | None,
-    prompt: str | None,
-    sampling: dict[str, Any],
-    *,
-    regenerate: bool = False,
-) -> Iterator[list[Any]]:
-    """Let both models answer a prompt, or the last one again.
-
-    The history and the prompt box change only with an answer: after a failure, both are what they were before.
-
-    Args:
-        session: the browser that asks; it has one pair of answers at a time.
-        history: as the hidden field holds it.
-
-    Yields:
-        An update each for the panes, the history, the notice, the prompt, the Send and the Stop button.
-    """
-    answers = Answers(run_id)
-    if desk.stops.setdefault(session, answers) is not answers:  # a double click: the answers are being written
-        yield [gr.skip()] * 6
-        return
-    going = gr.update(interactive=False), gr.update(visible=True)
-    ready = gr.update(interactive=True), gr.update(visible=False)
-    before, begun, notice = conversation.read_history(history), False, None
-    try:
-        try:
-            turns = conversation.asked_again(before) if regenerate else conversation.asked(before, prompt)
-            for panes, after, said in conversation.answer(desk, answers, run_id, system, turns, sampling):
-                if answers.discarded:
-                    break
-                kept = gr.skip() if after is None else json.dumps(after)
-                box = gr.skip() if begun or regenerate else ""  # emptied once: the next prompt may be being written
-                begun = True
-                yield [panes, kept, said, box, *going]
-        except StudioError as error:
-            notice = views.problem(error)
-        except Exception as error:  # the page's edge: the person sees it, the terminal has the traceback
-            log.exception("The answers failed")
-            what = f"The answers failed: {type(error).__name__}: {str(error)[:300]}"
-            notice = views.message(
-                "bad", what, "Send the prompt again, or clear the conversation; the studio's terminal has the details."
-            )
-        if notice is not None and not answers.discarded:
-            panes = conversation.draw(*before, run_id or "", "") if begun else gr.skip()
-            box = prompt if begun and not regenerate else gr.skip()
-            yield [panes, gr.skip(), notice, box, *ready]
-        if answers.discarded:  # what was sent last is what stays on the page
-            yield [*emptied(answers.run_id), gr.skip(), *ready]
-        else:
-            yield [*[gr.skip()] * 4, *ready]
-    finally:
-        answers.set()
-        del desk.stops[session]
-
-
-def clear(desk: Desk, session: str, run_id: str | None) -> tuple[str, str, str]:
-    """Empty panes, history and notice; answers that are being written are discarded."""
-    answers = desk.stops.get(session)
-    if answers:
-        answers.discard(run_id)
-    return emptied(run_id)
-
-
-def choose(desk: Desk, session: str, run_id: str | None) -> Any:
-    """What :func:`clear` does, unless the answers that are being written are this run's already."""
-    answers = desk.stops.get(session)
-    if answers and answers.run_id == run_id:
-        return [gr.skip()] * 3
-    return clear(desk, session, run_id)
-
-
-def emptied(run_id: str | None) -> tuple[str, str, str]:
-    """Panes, history and notice before the first prompt."""
-    return conversation.draw([], [], run_id or "", ""), "[]", ""
-
-
-def chosen(tab: CompareTab, settings: Sequence[Any]) -> dict[str, Any]:
-    """The sampling settings; a field that was cleared has the value that it began with."""
-    fields = zip(tab.sampling.items(), settings, strict=True)
-    return {name: field.value if value is None else value for (name, field), value in fields}
+    choices = models(desk)
+    given = defaults(choices)
+    kept = [value or default for value, default in zip([*values, *[None] * MOST], given, strict=False)]
+    if run_id:
+        kept[:2] = "base", run_id
+    return [gr.update(choices=choices, value=value) for value in kept]
 
 
 def wire(desk: Desk, tab: CompareTab) -> None:
-    """Connect the tab's buttons."""
-    inputs = [tab.run, tab.system, tab.history, tab.prompt, *tab.sampling.values()]
+    """Connect the tab's controls."""
+    inputs = tab.inputs()
     outputs = [tab.panes, tab.history, tab.notice, tab.prompt, tab.send, tab.stop]
+    emptied = [tab.panes, tab.history, tab.notice]
 
-    def send(request: gr.Request, run_id: str, system: str, history: str, prompt: str, *settings: Any) -> Any:
-        yield from talk(desk, request.session_hash or "", run_id, system, history, prompt, chosen(tab, settings))
+    def ask(values: dict, session: str, again: bool) -> Any:
+        question = tab.question(values)
+        if values[tab.blind]:
+            yield from judging.ask(desk, session, question, values[tab.tags], again=again)
+        else:
+            yield from talking.talk(desk, session, question, again=again)
 
-    def again(request: gr.Request, run_id: str, system: str, history: str, prompt: str, *settings: Any) -> Any:
-        session = request.session_hash or ""
-        yield from talk(desk, session, run_id, system, history, prompt, chosen(tab, settings), regenerate=True)
+    def send(values: dict, request: gr.Request) -> Any:
+        yield from ask(values, request.session_hash or "", False)
+
+    def again(values: dict, request: gr.Request) -> Any:
+        yield from ask(values, request.session_hash or "", True)
 
     # "multiple", because with "once" the page drops a prompt that is sent in the moment after an answer has ended
     say = {
@@ -239,27 +227,68 @@ def wire(desk: Desk, tab: CompareTab) -> None:
     gr.on([tab.send.click, tab.prompt.submit], send, **say)
     tab.again.click(again, **say)
 
+    def edit(values: dict, event: gr.EventData, request: gr.Request) -> Any:
+        if event._data.get("act") != "edit" or values[tab.blind]:
+            yield [gr.skip()] * len(outputs)
+            return
+        yield from talking.edited(desk, request.session_hash or "", tab.question(values), event._data)
+
+    tab.panes.select(edit, **say)
+
     def halt(request: gr.Request) -> None:
         answers = desk.stops.get(request.session_hash or "")
         if answers:
-            answers.set()
+            answers.stop()
 
-    def cleared(request: gr.Request, run_id: str | None) -> Any:
-        return clear(desk, request.session_hash or "", run_id)
+    def press(values: dict, event: gr.EventData, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Stop one pane, or vote."""
+        session, told_page = request.session_hash or "", event._data
+        answers = desk.stops.get(session)
+        if told_page.get("act") == "stop" and answers:
+            answers.stop(int(told_page.get("pane", -1)))
+        if told_page.get("act") != "vote":
+            return gr.skip(), gr.skip(), gr.skip()
+        try:
+            kept = judging.vote(desk, session, str(told_page.get("round")), str(told_page.get("vote")))
+        except StudioError as error:
+            return gr.skip(), views.problem(error), gr.skip()
+        return kept.draw(kept.panes, values[tab.view]), "", judging.table()
 
-    def changed(request: gr.Request, run_id: str | None) -> Any:
-        return choose(desk, request.session_hash or "", run_id)
+    tab.panes.select(press, inputs, [tab.panes, tab.notice, tab.table], trigger_mode="multiple", **QUIET)
 
-    def example(run_id: str | None) -> tuple[str, str]:
-        if not run_id:
-            raise StudioError("No tuned model is chosen.", "Train one first, or choose one above.")
-        if run_id.startswith("adapter:"):
-            raise StudioError("An adapter has no data of its own to take a prompt from.", "Write one, or choose a run.")
-        system, user = conversation.first_user_turn(Run.open(run_id).recipe)
+    def cleared(values: dict, request: gr.Request) -> Any:
+        desk.rounds.pop(request.session_hash or "", None)
+        return talking.clear(desk, request.session_hash or "", tab.names(values))
+
+    def changed(values: dict, request: gr.Request) -> Any:
+        desk.rounds.pop(request.session_hash or "", None)
+        return talking.choose(desk, request.session_hash or "", tab.names(values))
+
+    def shown(count: str) -> list[Any]:
+        panes = int(count or LEAST)
+        return [gr.update(visible=number < panes) for number in range(MOST)]
+
+    def looked(values: dict, request: gr.Request) -> Any:
+        session = request.session_hash or ""
+        veil = desk.rounds.get(session) if values[tab.blind] else None
+        return talking.redrawn(desk, session, tab.question(values), veil)
+
+    def example(values: dict) -> tuple[str, str]:
+        runs = [name.split("@")[0] for name in tab.names(values) if name and not name.startswith(("base", "adapter:"))]
+        if not runs:
+            what = "None of the models is a run with data of its own to take a prompt from."
+            raise StudioError(what, "Write one, or choose a run.")
+        system, user = conversation.first_user_turn(Run.open(runs[0]).recipe)
         return user, system
 
     tab.stop.click(halt, None, None, **QUIET)
     # queued like the answers, so that the page gets them in the order in which they were sent
-    tab.clear.click(cleared, tab.run, [tab.panes, tab.history, tab.notice], **QUEUED)
-    tab.run.change(changed, tab.run, [tab.panes, tab.history, tab.notice], **QUEUED)
-    tab.example.click(told(example), tab.run, [tab.prompt, tab.system], api_visibility="private")
+    tab.clear.click(cleared, inputs, emptied, **QUEUED)
+    gr.on([field.change for field in (*tab.models, tab.count, tab.blind)], changed, inputs, emptied, **QUEUED)
+    tab.count.change(shown, tab.count, tab.models, **QUIET)
+    tab.count.change(tab.settings.show, tab.count, tab.settings.groups, **QUIET)
+    tab.blind.change(lambda on: gr.update(visible=on), tab.blind, tab.tags, **QUIET)
+    tab.view.change(looked, inputs, tab.panes, **QUIET)
+    tab.example.click(told(example), inputs, [tab.prompt, tab.system], api_visibility="private")
+    tab.votes.expand(judging.table, None, tab.table, **QUIET)
+    gr.Timer(5).tick(desk.caretaker.line, None, tab.memory, **QUIET)

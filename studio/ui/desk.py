@@ -29,6 +29,7 @@ from studio.runs import Launcher, Run
 from studio.runs.feed import Feed
 from studio.training.check import check_state, report_path, say_progress
 from studio.ui import views
+from studio.ui.caretaker import Caretaker
 from studio.ui.viewer import Viewer
 from studio.workspace import ASSETS, Workspace, safe_name
 
@@ -89,9 +90,13 @@ class Desk:
         self.index = launcher.index
         self.viewer = Viewer()
         self.machine = machine_memory()
-        self.stops: dict[str, threading.Event] = {}
+        self.stops: dict[str, Any] = {}  # by browser: the answers that are being written (``studio.ui.talk``)
+        self.rounds: dict[str, Any] = {}  # by browser: the round of blind judging (``studio.ui.judging``)
         self.downloads = Path(tempfile.mkdtemp(prefix="sft-studio-"))  # Gradio hands out no file of the workspace
         self._engine: Any = None
+        self.on_zero_gpu: Any = None  # what answers instead of the engine on a Space with ZeroGPU
+        self.caretaker = Caretaker(self)
+        launcher.before_start = self.caretaker.make_room
         self._lock = threading.Lock()
         self._counts: dict[str, Count] = {}
         self._surveys: dict[tuple, Survey | StudioError] = {}
@@ -133,7 +138,20 @@ class Desk:
                 from studio.inference import Engine
 
                 self._engine = Engine()
+                self.caretaker.watch()
             return self._engine
+
+    @property
+    def opened_engine(self) -> Any:
+        """The inference engine if it was ever used, else None."""
+        return self._engine
+
+    def settle_on_zero_gpu(self) -> None:
+        """Where this is a Space with ZeroGPU, let answers be computed where the GPU is. Call it once, at the start."""
+        from studio.inference import zerogpu
+
+        if zerogpu.on_zero_gpu():
+            self.on_zero_gpu = zerogpu.answering(self.engine)
 
     @staticmethod
     def without_model(recipe: Recipe) -> bool:

@@ -1,50 +1,24 @@
-"""The two panes of the Compare tab: how they look, and how their answers come in."""
+"""The conversations of the Compare tab: what was asked and answered in each pane, and how answers come in."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Iterator
-from html import escape
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from studio.errors import StudioError, StudioErrors
 from studio.recipe import Recipe
-from studio.ui import views
+from studio.ui import contrast
 from studio.ui.desk import Desk
-from studio.ui.preview import bubble
 
-PANES = ("base", "tuned")
+LEAST, MOST = 2, 4  # panes
 _REDRAW_SECONDS = 0.08
+_DRAWING_SHARE = 0.25  # of the time may go into drawing
 _SYSTEM = "system"
 
-
-def draw(base: list[dict], tuned: list[dict], run_id: str, base_id: str) -> str:
-    """Both panes. A turn is ``{"role", "content"}``, with ``stats`` and ``writing`` for an answer.
-
-    A user turn that could not be answered has the reason as its ``error``.
-    """
-    names = (f"● Base{f' · {base_id}' if base_id else ''}", f"◆ Tuned{f' · {run_id}' if run_id else ''}")
-    cells = []
-    for kind, name, turns in zip(PANES, names, (base, tuned), strict=True):
-        body = "".join(_turn(turn) for turn in turns if turn["role"] != _SYSTEM)
-        absent = kind == "tuned" and not run_id
-        empty = "Choose a tuned model above, or launch a training first." if absent else "Its answers appear here."
-        body = body or f'<div class="note">{empty}</div>'
-        cells.append(
-            f'<section class="pane {kind}" aria-label="{kind} model"><header>'
-            f'<span class="who" title="{escape(name)}">{escape(name)}</span></header>'
-            f'<div class="turns">{body}</div></section>'
-        )
-    return f'<div class="panes">{"".join(cells)}</div>'
-
-
-def _turn(turn: dict) -> str:
-    text = bubble(turn["role"], turn["content"], " caret" if turn.get("writing") else "")
-    if turn.get("error"):
-        return text + views.message("bad", *turn["error"])
-    return text + (f'<div class="stats">{escape(turn["stats"])}</div>' if turn.get("stats") else "")
+Panes = list[list[dict]]
 
 
 def first_user_turn(recipe: Recipe) -> tuple[str, str]:
@@ -65,111 +39,170 @@ def first_user_turn(recipe: Recipe) -> tuple[str, str]:
     return system, next((m["content"] for m in messages if m["role"] == "user"), "")
 
 
-def asked(history: list[list[dict]], prompt: str | None) -> list[list[dict]]:
-    """Both histories with a prompt for both at the end.
+def asked(history: Panes, prompt: str | None) -> Panes:
+    """All histories with a prompt at the end. What only the newest answer keeps goes from the others.
 
     Raises:
         StudioError: the prompt is empty.
     """
     if not prompt or not prompt.strip():
         raise StudioError("The prompt is empty.", "Write a message first.")
-    return [[*turns, {"role": "user", "content": prompt.strip()}] for turns in history]
+    question = {"role": "user", "content": prompt.strip()}
+    return [[*(_without(turn, "odds") for turn in turns), question] for turns in history]
 
 
-def asked_again(history: list[list[dict]]) -> list[list[dict]]:
-    """Both histories up to the last prompt, whether it was answered or not.
+def asked_again(history: Panes) -> Panes:
+    """All histories up to the last prompt, whether it was answered or not.
 
     Raises:
         StudioError: there is none yet.
     """
-    if not history[0]:
+    if not any(turn["role"] == "user" for turn in history[0]):
         raise StudioError("There is no answer to write again yet.", "Write a message first.")
-    again = []
-    for turns in history:
-        last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
-        again.append([*turns[:last], {"role": "user", "content": turns[last]["content"]}])
-    return again
+    last = sum(turn["role"] == "user" for turn in history[0]) - 1
+    question = [turn for turn in history[0] if turn["role"] == "user"][last]["content"]
+    return asked_from(history, last, question)
+
+
+def asked_from(history: Panes, number: int, text: str) -> Panes:
+    """All histories up to a prompt (by its number, from 0), which now says ``text``; what came after is gone.
+
+    Raises:
+        StudioError: there is no such prompt, or the text is empty.
+    """
+    return asked([turns[: _places(turns, number)[0]] for turns in history], text)
+
+
+def corrected(history: Panes, pane: int, number: int, text: str) -> Panes:
+    """The histories with the answer of a pane to a prompt (by its number) replaced; what came after is gone everywhere.
+
+    Raises:
+        StudioError: there is no such answer, or the text is empty.
+    """
+    if not text.strip():
+        raise StudioError("The answer is empty.", "Write what the model should have said, or edit the prompt instead.")
+    kept = [turns[: _places(turns, number)[1]] for turns in history]
+    if not 0 <= pane < len(kept) or kept[pane][-1]["role"] != "assistant":
+        raise StudioError("There is no such answer any more.", "Send the prompt again.")
+    kept[pane][-1] = {"role": "assistant", "content": text, "stats": "edited"}
+    return kept
+
+
+def _places(turns: list[dict], number: int) -> tuple[int, int]:
+    """Where a prompt begins in a history, and where the next one does."""
+    starts = [at for at, turn in enumerate(turns) if turn["role"] == "user"]
+    if not 0 <= number < len(starts):
+        raise StudioError("There is no such prompt any more.", "Write a message.")
+    return starts[number], (starts[number + 1] if number + 1 < len(starts) else len(turns))
+
+
+def _without(turn: dict, *names: str) -> dict:
+    return {name: value for name, value in turn.items() if name not in names}
+
+
+def sampling_of(settings: dict[str, Any]) -> Any:
+    """The settings of the form as ``studio.inference.Sampling``.
+
+    Raises:
+        StudioError: one is out of its bounds.
+    """
+    from studio.inference import Sampling
+
+    whole = ("top_k", "max_new_tokens", "seed")
+    names = ("temperature", "top_p", "min_p", "repetition_penalty", *whole)
+    given = {name: settings[name] for name in names if settings.get(name) is not None}
+    return Sampling(**{name: _number(name, value, name in whole) for name, value in given.items()})
+
+
+def _number(name: str, value: Any, whole: bool) -> float:
+    try:
+        return int(float(value)) if whole else float(value)
+    except (ValueError, OverflowError) as error:
+        raise StudioError(
+            f"{name} is {str(value)[:40]!r}, which is no number.", "Write a number.", field=name
+        ) from error
 
 
 def answer(
     desk: Desk,
-    stop: threading.Event,
-    run_id: str | None,
-    system: str | None,
-    history: list[list[dict]],
-    sampling: dict[str, Any],
-) -> Iterator[tuple[str, list[list[dict]] | None, str]]:
-    """Let both models answer the last user turn of their histories.
+    stops: Sequence[threading.Event],
+    targets: Sequence[Any],
+    systems: Sequence[str | None],
+    history: Panes,
+    samplings: Sequence[Any],
+) -> Iterator[tuple[Panes, bool]]:
+    """Let all models answer the last user turn of their histories, each at its own pace.
 
     Where one of them fails, its history has no answer, and the user turn carries the ``error``: it is shown, but it is
     not put before the model again.
 
     Args:
-        stop: set it to end both answers.
+        stops: one a pane; set it to end that answer.
+        targets: one a pane (``studio.inference.Target``).
+        systems: the system message of each pane; empty means none.
 
     Yields:
-        (the panes as HTML, the histories once both have answered and None before, a notice as HTML), a few times a
-        second and at the end.
+        (the histories as they are, whether all have ended), a few times a second and at the end.
 
     Raises:
-        StudioError: neither of them can answer.
+        StudioError: none of them can answer.
     """
-    from studio.inference import Sampling, Target, stream_many
-
-    if not run_id:
-        raise StudioError("No tuned model is chosen.", "Train one first.")
-    settings = Sampling(
-        temperature=float(sampling["temperature"]),
-        top_p=float(sampling["top_p"]),
-        top_k=int(sampling["top_k"]),
-        repetition_penalty=float(sampling["repetition_penalty"]),
-        max_new_tokens=int(sampling["max_new_tokens"]),
-        seed=int(sampling["seed"]),
-    )
-    base, tuned = Target.pair(run_id)
-    base_id = base.model.id
-    yield draw(*history, run_id, base_id), None, views.working("Loading the models (only the first time)")
-    handles = [desk.engine.open(base), desk.engine.open(tuned)]
-    start = [{"role": _SYSTEM, "content": system}] if system and system.strip() else []
-    messages = [
-        start + [{"role": t["role"], "content": t["content"]} for t in turns if not t.get("error")] for turns in history
-    ]
-    writing = [{"role": "assistant", "content": "", "writing": True} for _ in PANES]
+    messages = []
+    for system, turns in zip(systems, history, strict=True):
+        start = [{"role": _SYSTEM, "content": system}] if system and system.strip() else []
+        messages.append(start + [{"role": t["role"], "content": t["content"]} for t in turns if not t.get("error")])
+    writing = [{"role": "assistant", "content": "", "writing": True, "opening": True, "odds": []} for _ in targets]
     turns = [[*asked, answer] for asked, answer in zip(history, writing, strict=True)]
-    yield draw(*turns, run_id, base_id), None, ""
-    drawn = time.monotonic()
-    errors: dict[int, StudioError] = {}
-    for pane, piece in stream_many(handles, messages, settings, stop):
-        writing[pane]["content"] += piece.text
-        writing[pane]["stats"] = _stats(piece)
+    yield turns, False
+    held, errors = [0.0] * len(targets), {}
+    drawn, wait = time.monotonic(), _REDRAW_SECONDS
+    for pane, piece in _pieces(desk, targets, messages, samplings, stops):
+        own = writing[pane]
+        own["opening"] = False
+        own["content"] += piece.text
+        own["stats"] = stats(piece)
+        held[pane] = contrast.tally(own["odds"], held[pane], piece.text, piece.log_probability)
         if piece.finished:
-            writing[pane]["writing"] = False
+            own["writing"] = False
         if piece.error:
             errors[pane] = piece.error
             asked = {**history[pane][-1], "error": (piece.error.what, piece.error.fix)}
             turns[pane] = [*history[pane][:-1], asked]
-        if time.monotonic() - drawn > _REDRAW_SECONDS:
+        if time.monotonic() - drawn > wait:
             drawn = time.monotonic()
-            yield draw(*turns, run_id, base_id), None, ""
-    if len(errors) == len(PANES):
+            yield turns, False
+            wait = max(_REDRAW_SECONDS, (time.monotonic() - drawn) / _DRAWING_SHARE) if _REDRAW_SECONDS > 0 else -1.0
+            drawn = time.monotonic()
+    if len(errors) == len(targets):
         different = {(error.what, error.fix): error for error in errors.values()}
         raise StudioErrors(list(different.values()))
-    yield draw(*turns, run_id, base_id), turns, ""
+    yield turns, True
 
 
-def _stats(piece: Any) -> str:
+def _pieces(desk: Desk, targets: Sequence[Any], messages: list, samplings: Sequence, stops: Sequence) -> Iterator:
+    from studio.inference import stream_many
+
+    if desk.on_zero_gpu:
+        return desk.on_zero_gpu(targets, messages, samplings, stops)
+    handles = [lambda target=target: desk.engine.open(target) for target in targets]
+    return stream_many(handles, messages, samplings, stops)
+
+
+def stats(piece: Any) -> str:
+    """Tokens, tokens a second, and the time to the first one, in words."""
     if not piece.new_tokens or piece.first_token_seconds is None:
         return ""
     after = piece.seconds - piece.first_token_seconds
     speed = f" · {(piece.new_tokens - 1) / after:.1f} tokens/s" if after > 0 and piece.new_tokens > 1 else ""
     ends = {"length": " · cut at the longest answer", "stopped": " · stopped"}.get(piece.finished or "", "")
-    return f"{piece.new_tokens} tokens{speed} · first after {piece.first_token_seconds:.2f} s{ends}"
+    counted = f"{piece.new_tokens} token{'s' * (piece.new_tokens != 1)}"
+    return f"{counted}{speed} · first after {piece.first_token_seconds:.2f} s{ends}"
 
 
-def read_history(text: str | None) -> list[list[dict]]:
-    """The two histories from the hidden field; empty ones if it is not what we wrote."""
+def read_history(text: str | None, count: int = LEAST) -> Panes:
+    """The histories of so many panes from the hidden field; empty ones if it is not what we wrote."""
     try:
         history = json.loads(text or "[]")
     except ValueError:
         history = []
-    return history if isinstance(history, list) and len(history) == 2 else [[], []]
+    return history if isinstance(history, list) and len(history) == count else [[] for _ in range(count)]

@@ -155,7 +155,7 @@ def test_a_double_click_on_launch_starts_one_run(visit):
 
 def longest_answer(page, tokens: int) -> None:
     """Set the limit, once the folded settings are really there: the slider follows the number when it was taken."""
-    page.get_by_text("Sampling, the same for both").click()
+    page.get_by_text("Sampling, the same for all").click()
     number = page.get_by_label("number input for Longest answer")
     slider = page.get_by_label("range slider for Longest answer")
     for _ in range(20):

@@ -236,3 +236,70 @@ def test_compare_without_models_or_prompts_is_refused(engine):
         compare(engine, [], ["hi"])
     with pytest.raises(StudioError, match="no prompt"):
         compare(engine, ["base"], [])
+
+
+def test_a_model_that_cannot_be_opened_ends_its_own_pane_only(panes):
+    def refused():
+        raise StudioError("Its files are damaged.", "Restore them.")
+
+    found = list(stream_many([refused, lambda: panes[1]], [chat("hi")] * 2, GREEDY))
+    assert [piece.error.what for number, piece in found if number == 0] == ["Its files are damaged."]
+    assert [piece.finished for number, piece in found if number == 1][-1] in ("end", "length")
+
+
+def test_a_model_that_takes_long_to_open_holds_no_other_pane_up(panes):
+    other_has_ended = threading.Event()
+
+    def slow():
+        assert other_has_ended.wait(60)
+        return panes[0]
+
+    ends = []
+    for number, piece in stream_many([slow, panes[1]], [chat("hi")] * 2, GREEDY):
+        if piece.finished:
+            ends.append(number)
+            other_has_ended.set()
+    assert ends == [1, 0]
+
+
+def test_one_pane_is_stopped_and_the_others_go_on_to_their_end(endless):
+    stops, last = [threading.Event() for _ in range(2)], {}
+    for number, piece in stream_many(endless[:2], [chat("Go on")] * 2, GREEDY, stops):
+        stops[0].set()
+        last[number] = piece.finished
+    assert last == {0: "stopped", 1: "length"}
+
+
+def test_each_pane_has_settings_of_its_own(endless):
+    short, long = Sampling(temperature=0, max_new_tokens=2), Sampling(temperature=0, max_new_tokens=5)
+    last = {number: piece for number, piece in stream_many(endless[:2], [chat("Go on")] * 2, [short, long])}
+    assert (last[0].new_tokens, last[1].new_tokens) == (2, 5)
+
+
+def test_the_probability_of_each_token_is_the_model_s_own_whatever_the_settings(endless):
+    from studio.inference.generate import prompt_ids
+
+    pane, messages = endless[0], chat("Go on")
+    prompt, sampling = prompt_ids(pane, messages), Sampling(temperature=1.3, repetition_penalty=1.2, max_new_tokens=6)
+    pieces = list(stream(pane, messages, sampling))
+    assert pieces[-1].log_probability is None
+    found = [piece.log_probability for piece in pieces[:-1]]
+    assert len(found) == 6 and all(value <= 0 for value in found)
+    answer_ids = pane.tokenizer("".join(p.text for p in pieces), add_special_tokens=False)["input_ids"]
+    with pane.weights.speaking_as(None):
+        scores = pane.weights.model(torch.tensor([prompt + answer_ids])).logits[0]
+    banned = pane.weights.model.generation_config.suppress_tokens
+    scores[:, banned] = -torch.inf
+    wanted = scores.log_softmax(-1)[len(prompt) - 1, answer_ids[0]].item()
+    assert found[0] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_min_p_keeps_the_tokens_that_are_likely_enough(panes):
+    from studio.inference.generate import _processors
+
+    scores = torch.tensor([[2.0, 1.5, -3.0]])
+    drawn = {
+        _processors(Sampling(temperature=1, top_p=1, min_p=0.5, seed=seed))(torch.zeros(1, 1), scores).argmax().item()
+        for seed in range(200)
+    }
+    assert drawn == {0, 1}

@@ -97,6 +97,14 @@ def test_the_same_recipe_submitted_twice_at_once_is_one_run(workers):
     assert made.submit(recipe("a")).id == made.submit(recipe("a")).id
 
 
+def test_whoever_listens_is_told_of_a_run_before_its_worker_starts(workers):
+    made, told = Launcher(), []
+    made.before_start = lambda run: told.append((run.id, list(workers.ids)))
+    run = made.submit(Recipe())
+    made.tick()
+    assert told == [(run.id, [])] and workers.ids == [run.id]
+
+
 def test_two_recipes_submitted_at_once_are_two_runs(workers):
     made = Launcher()
     assert made.submit(recipe("a")).id != made.submit(recipe("b")).id

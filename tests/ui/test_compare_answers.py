@@ -12,6 +12,7 @@ from studio.errors import StudioError
 from studio.inference import Piece
 from studio.recipe import Recipe
 from studio.ui import compare_tab
+from studio.ui import talk as talking
 
 FIELDS = ("panes", "history", "notice", "prompt", "send", "stop")
 SAMPLING = {
@@ -39,13 +40,16 @@ class Page:
             elif update != {"__type__": "update"}:
                 setattr(self, name, {**getattr(self, name), **update})
 
+    @property
+    def question(self):
+        """What a press on Send reads."""
+        return talking.Question(names(self.run_id), "", self.history, self.prompt, self.sampling)
+
     def answers(self, prompt=None, regenerate=False):
         """The updates of one press on Send (or Regenerate), taken over one by one."""
         if prompt is not None:
             self.prompt = prompt
-        for updates in compare_tab.talk(
-            self.desk, "browser", self.run_id, "", self.history, self.prompt, self.sampling, regenerate=regenerate
-        ):
+        for updates in talking.talk(self.desk, "browser", self.question, again=regenerate):
             self.take(updates)
             yield self
 
@@ -63,6 +67,11 @@ class Page:
         return self.send["interactive"] and not self.stop["visible"]
 
 
+def names(run_id) -> tuple[str, str]:
+    """The models of both panes."""
+    return "base", run_id or ""
+
+
 def end(text: str) -> Piece:
     return Piece(text, 1, 0.1, 0.1, "end")
 
@@ -77,7 +86,7 @@ def desk(home):
     folder = home / "runs" / "tuned"
     folder.mkdir(parents=True)
     Recipe().save(folder / "recipe.yaml")
-    return SimpleNamespace(stops={}, engine=SimpleNamespace(open=lambda target: target))
+    return SimpleNamespace(stops={}, rounds={}, on_zero_gpu=None, engine=SimpleNamespace(open=lambda target: target))
 
 
 @pytest.fixture
@@ -85,13 +94,15 @@ def models(monkeypatch):
     """Stands for both models: ``pieces`` is what they write each time, ``heard`` what they were asked."""
     both = SimpleNamespace(pieces=[(0, end("base says")), (1, end("tuned says"))], heard=[], settings=[])
 
-    def stream_many(handles, messages, sampling, stop):
+    def stream_many(handles, messages, samplings, stops):
+        for handle in handles:
+            handle()
         both.heard.append([[turn["content"] for turn in turns] for turns in messages])
-        both.settings.append(sampling)
+        both.settings.append(samplings)
         for pane, piece in both.pieces:
             if isinstance(piece, Exception):
                 raise piece
-            yield pane, Piece("", 0, 0.0, finished="stopped") if stop.is_set() else piece
+            yield pane, Piece("", 0, 0.0, finished="stopped") if stops[pane].is_set() else piece
 
     monkeypatch.setattr("studio.inference.stream_many", stream_many)
     monkeypatch.setattr("studio.ui.panes._REDRAW_SECONDS", -1.0)  # every piece is shown
@@ -126,7 +137,7 @@ def test_the_next_prompt_can_be_written_while_answers_come_in(page):
 def test_clear_at_any_moment_leaves_the_panes_and_the_history_empty(page, moment):
     for step, _ in enumerate(page.answers("Hello")):
         if step == moment:
-            page.take(compare_tab.clear(page.desk, "browser", "tuned"))
+            page.take(talking.clear(page.desk, "browser", names("tuned")))
             page.prompt = "The next"
     assert (page.history, page.notice, page.prompt, page.can_send) == ("[]", "", "The next", True)
     assert "Hello" not in page.panes
@@ -135,7 +146,7 @@ def test_clear_at_any_moment_leaves_the_panes_and_the_history_empty(page, moment
 
 def test_clear_after_the_answers_empties_the_panes(page):
     page.say("Hello")
-    page.take(compare_tab.clear(page.desk, "browser", "tuned"))
+    page.take(talking.clear(page.desk, "browser", names("tuned")))
     assert page.history == "[]"
     assert "Hello" not in page.panes
 
@@ -143,14 +154,14 @@ def test_clear_after_the_answers_empties_the_panes(page):
 def test_clear_ends_the_answers_of_this_browser_only(page):
     for step, _ in enumerate(page.answers("Hello")):
         if step == 1:
-            compare_tab.clear(page.desk, "another browser", "tuned")
+            talking.clear(page.desk, "another browser", names("tuned"))
     assert page.turns == [["Hello", "base says"], ["Hello", "tuned says"]]
 
 
 def test_another_run_discards_the_answers_and_its_name_stands_over_the_empty_pane(page):
     for step, _ in enumerate(page.answers("Hello")):
         if step == 1:
-            page.take(compare_tab.choose(page.desk, "browser", "other"))
+            page.take(talking.choose(page.desk, "browser", names("other")))
     assert page.history == "[]"
     assert "Hello" not in page.panes
     assert "◆ Tuned · other" in page.panes
@@ -159,24 +170,22 @@ def test_another_run_discards_the_answers_and_its_name_stands_over_the_empty_pan
 def test_the_same_run_chosen_again_lets_its_answers_go_on(page):
     for step, _ in enumerate(page.answers("Hello")):
         if step == 1:
-            page.take(compare_tab.choose(page.desk, "browser", "tuned"))
+            page.take(talking.choose(page.desk, "browser", names("tuned")))
     assert page.turns == [["Hello", "base says"], ["Hello", "tuned says"]]
 
 
 def test_clear_wins_over_a_failure_at_the_same_time(page, models):
     models.pieces = [(0, ValueError("broken"))]
     for step, _ in enumerate(page.answers("Hello")):
-        if step == 1:
-            page.take(compare_tab.clear(page.desk, "browser", "tuned"))
+        if step == 0:
+            page.take(talking.clear(page.desk, "browser", names("tuned")))
     assert (page.history, page.notice, page.prompt, page.can_send) == ("[]", "", "", True)
 
 
 def test_a_second_press_while_answers_are_written_changes_nothing(page):
     for step, _ in enumerate(page.answers("Hello")):
         if step == 1:
-            assert list(compare_tab.talk(page.desk, "browser", "tuned", "", "[]", "Hello", SAMPLING)) == [
-                [{"__type__": "update"}] * 6
-            ]
+            assert list(talking.talk(page.desk, "browser", page.question)) == [[{"__type__": "update"}] * 6]
     assert page.turns == [["Hello", "base says"], ["Hello", "tuned says"]]
 
 
@@ -273,8 +282,9 @@ def test_a_cleared_sampling_field_has_the_value_that_it_began_with():
 
     with gr.Blocks():
         tab = compare_tab.build()
-    begun = compare_tab.chosen(tab, [None] * len(tab.sampling))
-    assert begun == {name: field.value for name, field in tab.sampling.items()}
+    values = dict.fromkeys(tab.settings.components())
+    begun = tab.settings.shared_values(values)
+    assert begun == {name: field.value for name, field in tab.settings.shared.items()}
     assert begun["seed"] == 0
     assert begun["max_new_tokens"] == 256
-    assert compare_tab.chosen(tab, [1.0, 0.5, 3, 1.1, 32, 7])["seed"] == 7
+    assert tab.settings.shared_values({**values, tab.settings.shared["seed"]: 7})["seed"] == 7
