@@ -186,7 +186,7 @@ def _generate(
         temperature=1.0,
         top_p=1.0,
         top_k=50,
-        repetition_penalty=1.0,  # applied by _processors, after the model's own numbers were looked at
+        repetition_penalty=1.0,  # applied by processors, after the model's own numbers were looked at
         max_new_tokens=max_new_tokens,
         min_length=0,
         eos_token_id=sorted(handle.stop_ids) or None,
