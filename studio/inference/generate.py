@@ -11,20 +11,14 @@ import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from studio.data import encode_conversation
 from studio.data.spans import REFUSALS, fitted
 from studio.errors import StudioError
+from studio.inference.drawing import processors
 from studio.inference.engine import Handle
 from studio.inference.text import TextSoFar
 from studio.inference.types import Piece, Sampling
@@ -205,7 +199,7 @@ def _generate(
         temperature=1.0,
         top_p=1.0,
         top_k=50,
-        repetition_penalty=1.0,  # applied by _processors, after the model's own numbers were looked at
+        repetition_penalty=1.0,  # applied by processors, after the model's own numbers were looked at
         max_new_tokens=max_new_tokens,
         min_length=0,
         eos_token_id=sorted(handle.stop_ids) or None,
@@ -217,63 +211,10 @@ def _generate(
             input_ids.to(weights.device),
             attention_mask=attention_mask.to(weights.device),
             generation_config=settings,
-            logits_processor=_processors(sampling, streamer.look if streamer else None),
+            logits_processor=processors(sampling, streamer.look if streamer else None),
             stopping_criteria=StoppingCriteriaList([_Stop(stopped)]),
             streamer=streamer,
         )
-
-
-def _processors(sampling: Sampling, look: Callable[[torch.Tensor], None] | None = None) -> LogitsProcessorList:
-    """What happens to the scores, in order; ``look`` is shown them as they come from the model."""
-    chain: list[LogitsProcessor] = [_Look(look)] if look else []
-    if sampling.repetition_penalty != 1:
-        chain.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.greedy:
-        return LogitsProcessorList(chain)
-    if sampling.temperature != 1:
-        chain.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_k:
-        chain.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        chain.append(TopPLogitsWarper(sampling.top_p))
-    if sampling.min_p:
-        chain.append(MinPLogitsWarper(sampling.min_p))
-    return LogitsProcessorList([*chain, _Draw(sampling.seed)])
-
-
-class _Look(LogitsProcessor):
-    """Shows the scores of each token to come to somebody, and changes nothing."""
-
-    def __init__(self, look: Callable[[torch.Tensor], None]):
-        self._look = look
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """``scores``: (batch, vocabulary)."""
-        self._look(scores)
-        return scores
-
-
-class _Draw(LogitsProcessor):
-    """Draws the next token with random numbers of its own and leaves it as the only possible one.
-
-    ``generate(do_sample=True)`` draws from torch's one global generator, so answers that are written at the same time
-    would disturb each other's random numbers. Every row has a generator with the same seed: in a batch it gets the
-    numbers that it would get alone.
-    """
-
-    def __init__(self, seed: int):
-        self._seed = seed
-        self._rows: list[torch.Generator] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """``scores``: (batch, vocabulary), log-probabilities up to a constant."""
-        while len(self._rows) < len(scores):
-            self._rows.append(torch.Generator(scores.device).manual_seed(self._seed))
-        probabilities = torch.softmax(scores, dim=-1)
-        drawn = torch.stack(
-            [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, self._rows, strict=True)]
-        )
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
 
 
 class _Stop(StoppingCriteria):

@@ -92,16 +92,16 @@ def test_sampling_leaves_the_global_random_state_alone(panes):
 
 
 def test_sampling_draws_from_the_distribution_that_it_names(panes):
-    from studio.inference.generate import _processors
+    from studio.inference.drawing import processors
 
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     draws = [
-        _processors(Sampling(temperature=1, top_p=1, seed=seed))(torch.zeros(1, 1), scores).argmax().item()
+        processors(Sampling(temperature=1, top_p=1, seed=seed))(torch.zeros(1, 1), scores).argmax().item()
         for seed in range(2000)
     ]
     found = torch.bincount(torch.tensor(draws), minlength=4) / len(draws)
     assert torch.allclose(found, torch.softmax(scores[0], -1), atol=0.03)
-    only = _processors(Sampling(temperature=1, top_k=1))(torch.zeros(1, 1), scores)
+    only = processors(Sampling(temperature=1, top_k=1))(torch.zeros(1, 1), scores)
     assert only.argmax() == 0
 
 
@@ -295,11 +295,11 @@ def test_the_probability_of_each_token_is_the_model_s_own_whatever_the_settings(
 
 
 def test_min_p_keeps_the_tokens_that_are_likely_enough(panes):
-    from studio.inference.generate import _processors
+    from studio.inference.drawing import processors
 
     scores = torch.tensor([[2.0, 1.5, -3.0]])
     drawn = {
-        _processors(Sampling(temperature=1, top_p=1, min_p=0.5, seed=seed))(torch.zeros(1, 1), scores).argmax().item()
+        processors(Sampling(temperature=1, top_p=1, min_p=0.5, seed=seed))(torch.zeros(1, 1), scores).argmax().item()
         for seed in range(200)
     }
     assert drawn == {0, 1}
