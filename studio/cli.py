@@ -16,6 +16,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from studio import terminal
+from studio.cli_export import app as export_commands
 from studio.cli_runs import RunId
 from studio.cli_runs import app as run_commands
 from studio.errors import StudioError
@@ -54,6 +55,7 @@ Overrides = Annotated[
     typer.Argument(metavar="path.to.field=value", help="Fields of the recipe to change, e.g. train.max_steps=10."),
 ]
 app.add_typer(run_commands)
+app.add_typer(export_commands)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
