@@ -37,6 +37,9 @@ def export(
     """
     options = (options or Options()).check()
     check(run, kind)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     if kind == "hub":
         from studio.export.hub import push
 

@@ -35,13 +35,17 @@ def write_checked(run: Run, folder: Path, dtype: str, progress: Report) -> tuple
     expected = verify.logits(model, rows)
     progress("Merging", 0, 0)
     model = folded(model)
+    # first the merge by itself, then the files by themselves: rounding could hide a small mistake in either
+    verify.demand(verify.compare(expected, verify.logits(model, rows)), "float32", "The merged model")
     progress("Saving the merged model", 0, 0)
     write_whole(folder, run, model, tokenizer, classes, dtype=dtype)
+    rounded = verify.logits(model.float(), rows)
     del model
     progress("Reading it back", 0, 0)
     found = verify.logits(verify.read_back(folder, classes, run.recipe.model.trust_remote_code), rows)
+    verify.demand(verify.compare(rounded, found), "float32", "What was written")
     format = trained_dtype(run) if dtype == "auto" else dtype
-    check = verify.demand(verify.compare(expected, found), format, "The merged model")
+    check = verify.demand(verify.compare(expected, found), format, f"The merged model in {format}")
     told = [check.told(f"the model in {format}")]
     if run.recipe.model.quantization != "none":
         told.append(
