@@ -67,8 +67,13 @@ def no_vllm(run: Run) -> str | None:
     return f"vLLM does not take an adapter with {' and '.join(found)}: export the whole model." if found else None
 
 
-def _place(run: Run, base: Path | None) -> tuple[str, str]:
-    """Where the base is loaded from, as Python, and a remark behind it.
+def _text(value: Any) -> str:
+    """Text as Python source, in double quotes."""
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _place(run: Run, base: Path | None) -> tuple[str, list[str]]:
+    """Where the base is loaded from, as Python, and remarks to stand above it.
 
     A model of the Hub is named with its commit; one that lies on this disk in another form (the built-in one may have
     been made from a 4-bit file) is named by its folder, since the Hub's numbers are others.
@@ -77,8 +82,8 @@ def _place(run: Run, base: Path | None) -> tuple[str, str]:
 
     spec = run.recipe.pinned_model
     if spec.id.startswith("builtin/"):
-        return repr(str(base)), f"  # {public_id(spec.id)}, as it was trained on here"
-    return repr(str(base) if Path(spec.id).expanduser().exists() else spec.id), ""
+        return _text(base), [f"# {public_id(spec.id)}, as it lies here and was trained on"]
+    return _text(base if Path(spec.id).expanduser().exists() else spec.id), []
 
 
 def _loading(run: Run, base: Path | None, tokenizer: Any, kind: str, more: str = "") -> list[str]:
@@ -87,11 +92,11 @@ def _loading(run: Run, base: Path | None, tokenizer: Any, kind: str, more: str =
     dtype = recipe.resolved.dtype if recipe.resolved and recipe.resolved.dtype else "float32"
     trust = ", trust_remote_code=True" if recipe.model.trust_remote_code else ""
     if recipe.method.kind in WHOLE:
-        return [f"model = {kind}.from_pretrained({tuned!r}, dtype=torch.{dtype}{trust})"]
+        return [f"model = {kind}.from_pretrained({_text(tuned)}, dtype=torch.{dtype}{trust})"]
     place, remark = _place(run, base)
     spec = recipe.pinned_model
-    revision = f", revision={spec.revision!r}" if spec.revision and not Path(spec.id).expanduser().exists() else ""
-    lines = [f"base = {place}{remark}"]
+    revision = f", revision={_text(spec.revision)}" if spec.revision and not Path(spec.id).expanduser().exists() else ""
+    lines = [*remark, f"base = {place}"]
     quantised = ""
     if spec.quantization != "none":
         settings = "load_in_8bit=True" if spec.quantization == "int8" else (
@@ -103,7 +108,7 @@ def _loading(run: Run, base: Path | None, tokenizer: Any, kind: str, more: str =
     lines.append(f"model = {kind}.from_pretrained(base, dtype=torch.{dtype}{revision}{trust}{quantised}{more})")
     if not more and len(tokenizer) > _vocabulary(base):
         lines.append("model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # the chat template's tokens")
-    lines.append(f"model = PeftModel.from_pretrained(model, {tuned!r})")
+    lines.append(f"model = PeftModel.from_pretrained(model, {_text(tuned)})")
     return lines
 
 
@@ -129,13 +134,13 @@ def _transformers(run: Run, base: Path | None, tokenizer: Any) -> str:
     lines = [
         *_imports(run, "AutoModelForCausalLM"),
         "",
-        f"tokenizer = AutoTokenizer.from_pretrained({str(run.model_dir)!r})",
+        f"tokenizer = AutoTokenizer.from_pretrained({_text(run.model_dir)})",
         *_loading(run, base, tokenizer, "AutoModelForCausalLM"),
         'model.to("cuda" if torch.cuda.is_available() else "cpu").eval()'
         if run.recipe.model.quantization == "none"
         else "model.eval()",
         "",
-        f'messages = [{{"role": "user", "content": {_QUESTION!r}}}]',
+        f'messages = [{{"role": "user", "content": {_text(_QUESTION)}}}]',
         "text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)",
         'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)',
         "output = model.generate(",
@@ -164,7 +169,7 @@ def _classifier(run: Run, base: Path | None, tokenizer: Any) -> str:
         *_imports(run, kind),
         "",
         f"classes = {list(classes.names)!r}",
-        f"tokenizer = AutoTokenizer.from_pretrained({str(run.model_dir)!r})",
+        f"tokenizer = AutoTokenizer.from_pretrained({_text(run.model_dir)})",
         *_loading(run, base, None, kind, ", num_labels=len(classes)"),
         "model.config.pad_token_id = tokenizer.pad_token_id",
         "model.eval()",
@@ -183,7 +188,7 @@ def _vllm(run: Run, base: Path | None, tokenizer: Any) -> str:
     stops = _stop_ids(run.model_dir if base is None else base, tokenizer)
     head = ["from vllm import LLM, SamplingParams"]
     if base is None:
-        loading, request = [f"llm = LLM({tuned!r})"], ""
+        loading, request = [f"llm = LLM({_text(tuned)})"], ""
     else:
         head.append("from vllm.lora.request import LoRARequest")
         place, remark = _place(run, base)
@@ -192,15 +197,15 @@ def _vllm(run: Run, base: Path | None, tokenizer: Any) -> str:
         sizes = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM takes these and no others
         allowed = next((size for size in sizes if size >= rank), rank)
         spec = recipe.pinned_model
-        revision = f", revision={spec.revision!r}" if spec.revision else ""
-        loading = [f"base = {place}{remark}", f"tuned = {tuned!r}"]
+        revision = f", revision={_text(spec.revision)}" if spec.revision else ""
+        loading = [*remark, f"base = {place}", f"tuned = {_text(tuned)}"]
         loading.append(f"llm = LLM(base, tokenizer=tuned, enable_lora=True, max_lora_rank={allowed}{revision})")
         request = ', lora_request=LoRARequest("tuned", 1, tuned)'
     lines = [
         *head,
         "",
         *loading,
-        f'messages = [{{"role": "user", "content": {_QUESTION!r}}}]',
+        f'messages = [{{"role": "user", "content": {_text(_QUESTION)}}}]',
         f"sampling = SamplingParams(temperature=0, max_tokens=256, stop_token_ids={stops})",
         f"print(llm.chat(messages, sampling{request})[0].outputs[0].text)",
     ]

@@ -117,7 +117,7 @@ def _options() -> dict[str, gr.components.Component]:
         "update": gr.Checkbox(False, label="Update", info="Go on in a repository that is there already.", **on),
         "to": gr.Textbox(
             label="Where",
-            info="A file or folder of this machine that does not exist yet; empty takes a new one in the workspace.",
+            info="A new file or folder; empty takes one in the workspace.",
             elem_id="ship-to",
             **on,
         ),
