@@ -62,15 +62,15 @@ class Known:
         family: a name of ``studio.models.templates.BUILTIN``.
         template: Go's text/template, over ``.Messages``.
         system: what the template says where a conversation has no system message of its own; empty for nothing.
-        trims: whether the Jinja template takes blanks off the ends of messages, which Ollama's cannot.
         end: the text that ends the assistant's turn.
+        notes: one sentence for each thing that the Jinja template does and Ollama's language cannot.
     """
 
     family: str
     template: str
     system: str
-    trims: bool
     end: str
+    notes: tuple[str, ...] = ()
 
 
 def translate(tokenizer: Any) -> Known:
@@ -105,9 +105,29 @@ def _as_family(tokenizer: Any, name: str) -> Known | None:
     before = [{"role": "system", "content": system}] if system else []
     if not all(_same(tokenizer, name, m, before) for m in _conversations(" a", with_system=False, trimmed=True)):
         return None
-    spaced = [*_conversations(" a ", with_system=True), *_conversations("\na\n", with_system=True)]
-    trims = not all(_same(tokenizer, name, messages) for messages in spaced)
-    return Known(name, GO[name].replace(_EOS, tokenizer.eos_token or ""), system, trims, end)
+    if '"""' in system:  # would end the Modelfile's own quotes
+        return None
+    notes = _differences(tokenizer, name)
+    if notes is None:
+        return None
+    return Known(name, GO[name].replace(_EOS, tokenizer.eos_token or ""), system, end, notes)
+
+
+def _differences(tokenizer: Any, name: str) -> tuple[str, ...] | None:
+    """What a template does with blanks at the ends of messages and with reasoning, beyond its family; None if it is
+    something else than taking these out."""
+    notes = []
+    for conversation in [*_conversations(" a ", with_system=True), *_conversations("\na\n", with_system=True)]:
+        bare = [{**message, "content": message["content"].strip()} for message in conversation]
+        if not _same(tokenizer, name, conversation):
+            if not _same(tokenizer, name, conversation, instead=bare):
+                return None
+            notes.append("The model's own template takes blanks off the ends of messages, which Ollama's cannot.")
+    thought = _conversations(" a", with_system=True, trimmed=True)[1]
+    thought[2] = {**thought[2], "content": "<think>\nhm\n</think>\n\nYes."}
+    if not _same(tokenizer, name, thought):
+        notes.append("The model's own template treats the reasoning of earlier answers apart, which Ollama's does not.")
+    return tuple(dict.fromkeys(notes))
 
 
 def _conversations(text: str, *, with_system: bool, trimmed: bool = False) -> list[list[dict[str, str]]]:
@@ -121,11 +141,22 @@ def _conversations(text: str, *, with_system: bool, trimmed: bool = False) -> li
     return made
 
 
-def _same(tokenizer: Any, name: str, messages: list[dict], before: list[dict] | None = None) -> bool:
-    """Whether both write the same, with and without the beginning of an answer; ``before`` is for the family only."""
+def _same(
+    tokenizer: Any,
+    name: str,
+    messages: list[dict],
+    before: list[dict] | None = None,
+    instead: list[dict] | None = None,
+) -> bool:
+    """Whether both write the same, with and without the beginning of an answer.
+
+    Args:
+        before: messages that the family gets in front.
+        instead: what the family gets in place of ``messages``.
+    """
     for opened in (True, False):
         own = _render(tokenizer, None, messages, opened)
-        if own is None or own != _render(tokenizer, name, [*(before or []), *messages], opened):
+        if own is None or own != _render(tokenizer, name, [*(before or []), *(instead or messages)], opened):
             return False
     return True
 

@@ -32,10 +32,9 @@ def write(run: Run, folder: Path, options: Options, progress: Report) -> Exporte
     stops = stop_texts(tokenizer, known, folder / "model")
     (folder / "Modelfile").write_text(modelfile(run, source, known, stops), encoding="utf-8")
     told = [*made.told, f"The chat template is {known.family}'s; answers stop at {' and '.join(stops)}."]
-    if known.system:
+    if known.system and not run.recipe.data.system_prompt:
         told.append("Without a system message the model's own one is used, as its chat template does.")
-    if known.trims:
-        told.append("The model's own template takes blanks off the ends of messages, which Ollama's cannot.")
+    told += known.notes
     name = run.recipe.name or "tuned"
     told.append(f"In the folder: ollama create {name} -f Modelfile, then ollama run {name}")
     return Exported("ollama", str(folder), told)
@@ -44,8 +43,9 @@ def write(run: Run, folder: Path, options: Options, progress: Report) -> Exporte
 def modelfile(run: Run, source: str, known: Known, stops: list[str]) -> str:
     """The text of the Modelfile. The template stands between triple quotes, to the letter."""
     lines = [f"# The run {run.id} of SFT Studio, for Ollama.", f"FROM {source}", f'TEMPLATE """{known.template}"""']
-    if known.system:
-        lines.append(f'SYSTEM """{known.system}"""')
+    system = run.recipe.data.system_prompt or known.system  # what a conversation without one was trained with
+    if system:
+        lines.append(f'SYSTEM """{system}"""')
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]
     return "\n".join(lines) + "\n"
 

@@ -140,7 +140,7 @@ def _transformers(run: Run, base: Path | None, tokenizer: Any) -> str:
         if run.recipe.model.quantization == "none"
         else "model.eval()",
         "",
-        f'messages = [{{"role": "user", "content": {_text(_QUESTION)}}}]',
+        _messages(run),
         "text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)",
         'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)',
         "output = model.generate(",
@@ -154,6 +154,14 @@ def _transformers(run: Run, base: Path | None, tokenizer: Any) -> str:
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _messages(run: Run) -> str:
+    """The conversation to ask, with the system message that the rows were trained with, if the recipe puts one in."""
+    system = run.recipe.data.system_prompt
+    lines = [f'    {{"role": "system", "content": {_text(system)}}},'] if system else []
+    lines.append(f'    {{"role": "user", "content": {_text(_QUESTION)}}},')
+    return "\n".join(["messages = [", *lines, "]"])
 
 
 def _classifier(run: Run, base: Path | None, tokenizer: Any) -> str:
@@ -205,7 +213,7 @@ def _vllm(run: Run, base: Path | None, tokenizer: Any) -> str:
         *head,
         "",
         *loading,
-        f'messages = [{{"role": "user", "content": {_text(_QUESTION)}}}]',
+        _messages(run),
         f"sampling = SamplingParams(temperature=0, max_tokens=256, stop_token_ids={stops})",
         f"print(llm.chat(messages, sampling{request})[0].outputs[0].text)",
     ]

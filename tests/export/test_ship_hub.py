@@ -51,12 +51,14 @@ def test_a_name_alone_is_ones_own_and_public_is_asked_for(run_of, hub):
     assert not hub.private
 
 
-def test_the_card_names_no_place_of_this_machine(run_of, hub, tmp_path, tiny_model):
+def test_no_file_names_a_place_of_this_machine(run_of, hub, tmp_path, tiny_model):
     push(run_of())
-    card = (tmp_path / "hub/me/tuned/README.md").read_text()
-    assert str(tmp_path) not in card
-    assert str(tiny_model.parent) not in card
-    assert "base_model" not in card.split("---")[1]
+    folder = tmp_path / "hub/me/tuned"
+    assert "base_model" not in (folder / "README.md").read_text().split("---")[1]
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        assert str(tmp_path).encode() not in content, file.name
+        assert str(tiny_model.parent).encode() not in content, file.name
 
 
 def test_an_adapter_whose_base_nobody_else_has_is_not_pushed(run_of, hub):

@@ -72,7 +72,8 @@ def test_a_system_message_of_the_templates_own_becomes_the_modelfiles(tmp_path):
 
 def test_what_begins_a_sequence_is_left_to_ollama_and_trimming_is_told():
     known = translate(tokenizer_of(own=LLAMA_LIKE))
-    assert (known.family, known.trims) == ("llama3", True)
+    assert known.family == "llama3"
+    assert "takes blanks off" in known.notes[0]
     assert "<s>" not in known.template
 
 
@@ -83,11 +84,22 @@ def test_what_begins_a_sequence_is_left_to_ollama_and_trimming_is_told():
         CHATML + "{% if messages | length > 3 %}!{% endif %}",
         "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}",
         "{{ raise_exception('no') }}",
+        CHATML.replace("message['content']", "message['content'].replace(' ', '_')"),
     ],
 )
 def test_a_template_of_no_known_family_is_refused(own):
     with pytest.raises(StudioError, match="a guess would change"):
         translate(tokenizer_of(own=own))
+
+
+def test_a_template_that_leaves_earlier_reasoning_out_is_told():
+    own = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
+    assert "reasoning" in translate(tokenizer_of(own=own)).notes[0]
+
+
+def test_the_recipes_system_message_is_the_modelfiles(run_of, tmp_path):
+    export(run_of(data={"system_prompt": "Say a colour."}), "ollama", tmp_path / "out")
+    assert 'SYSTEM """Say a colour."""' in (tmp_path / "out/Modelfile").read_text()
 
 
 def test_a_modelfile_names_the_model_the_template_and_the_stop_tokens(run_of, tmp_path):
