@@ -22,7 +22,7 @@ from studio.export.kinds import Exported, Options
 from studio.models.builtin import public_id
 from studio.models.progress import Report
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS
+from studio.recipe_methods import METHODS, WHOLE
 from studio.runs import Run
 
 _TEMPLATE = Path(__file__).with_name("script_template.txt")
@@ -49,6 +49,7 @@ def write(run: Run, folder: Path, options: Options, progress: Report) -> Exporte
     base = fetch(recipe.pinned_model, progress=progress)
     tokenizer = load_tokenizer(base, trust_remote_code=recipe.model.trust_remote_code)
     rows, held_out, new_tokens = _rows(run, tokenizer, progress)
+    _refuse_wrapped_head(recipe, new_tokens)
     progress("Writing the script", 0, 0)
     folder.mkdir()
     _write_rows(folder / "rows.jsonl", rows)
@@ -62,6 +63,21 @@ def write(run: Run, folder: Path, options: Options, progress: Report) -> Exporte
     told = [f"The rows are those of the run: {len(rows):,} to train on, {len(held_out or []):,} held out."]
     told += [f"Not carried over: {left}." for left in left_behind(recipe)]
     return Exported("script", str(folder), told)
+
+
+def _refuse_wrapped_head(recipe: Recipe, new_tokens: tuple[int, ...]) -> None:
+    """Refuse an adapter that trains in the output head: TRL's loss reads the head's weight, which PEFT then hides.
+
+    Raises:
+        StudioError: with the reason.
+    """
+    saved = getattr(recipe.method, "modules_to_save", [])
+    if recipe.method.kind not in WHOLE and (new_tokens or any(name.endswith("lm_head") for name in saved)):
+        why = "tokens that are new to the base" if new_tokens else "the output head"
+        raise StudioError(
+            f"The adapter also trains {why}, and TRL's loss does not work with an output head inside an adapter.",
+            "Share the recipe itself instead: it runs with `python app.py train`.",
+        )
 
 
 def left_behind(recipe: Recipe) -> list[str]:

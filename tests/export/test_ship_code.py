@@ -148,7 +148,14 @@ def test_the_script_has_the_losses_of_the_run_for_other_settings(home, tiny_mode
 @pytest.mark.slow
 def test_the_script_teaches_a_base_the_templates_new_tokens(home, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", 24)
-    compared(lesson(make_tiny_chat_model(tmp_path / "base", chat_template=None), rows), tmp_path)
+    base = make_tiny_chat_model(tmp_path / "base", chat_template=None)
+    compared(lesson(base, rows, method={"kind": "full"}), tmp_path)
+
+
+def test_an_adapter_that_trains_new_tokens_is_not_written_for_trl(run_of, tmp_path):
+    run = run_of(model=make_tiny_chat_model(tmp_path / "base", chat_template=None))
+    with pytest.raises(StudioError, match="new to the base"):
+        export(run, "script", tmp_path / "script")
 
 
 @pytest.mark.parametrize(
