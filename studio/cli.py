@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from studio import terminal
 from studio.cli_evaluate import app as evaluation_commands
+from studio.cli_export import app as export_commands
 from studio.cli_runs import RunId
 from studio.cli_runs import app as run_commands
 from studio.errors import StudioError
@@ -56,6 +57,7 @@ Overrides = Annotated[
 ]
 app.add_typer(run_commands)
 app.add_typer(evaluation_commands)
+app.add_typer(export_commands)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 

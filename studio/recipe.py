@@ -143,6 +143,14 @@ class Recipe(Section):
             del values["resolved"]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
+    @property
+    def pinned_model(self) -> ModelSpec:
+        """The model at the commit that was really trained on, where the run has recorded one."""
+        revision = self.resolved.model_revision if self.resolved else None
+        if self.model.revision is None and revision and not revision.startswith("sha256:"):
+            return self.model.model_copy(update={"revision": revision})
+        return self.model
+
     def problems(self) -> list[StudioError]:
         """Everything that stands in the way of a launch, all at once; empty if the recipe is sound.
 

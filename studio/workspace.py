@@ -15,7 +15,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder that holds everything a person makes: ``models``, ``datasets``, ``runs``, ``recipes``, ``downloads``.
+    """A folder that holds everything a person makes: ``models``, ``datasets``, ``runs``, ``exports``, ``recipes``,
+    ``downloads``.
 
     Copy the folder and you have copied all of it.
     """
@@ -63,6 +64,11 @@ class Workspace:
     def downloads(self) -> Path:
         """Unfinished downloads and their progress files; safe to delete."""
         return self.folder("downloads")
+
+    @property
+    def exports(self) -> Path:
+        """What was made of runs to be taken elsewhere, in a folder for each run."""
+        return self.folder("exports")
 
     @property
     def draft(self) -> Path:

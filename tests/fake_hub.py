@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -25,6 +26,8 @@ class FakeHub:
         break_after: close the connection after so many bytes of a file, on the first ``breaks`` downloads.
         rate: bytes a second that a file's download gets at most; 0 for no limit.
         hang: accept connections and never answer.
+        store: a folder for new repositories; without one nobody may make any. ``user`` is whose token it is, and the
+            only one who may write.
 
     Attributes:
         requests: ``(method, path, Range header)`` of each request.
@@ -43,6 +46,8 @@ class FakeHub:
         breaks: int = 1,
         rate: int = 0,
         hang: bool = False,
+        store: Path | None = None,
+        user: str = "me",
     ):
         self.repositories = {
             "models": {k: Path(v) for k, v in (models or {}).items()},
@@ -50,6 +55,8 @@ class FakeHub:
         }
         self.gated, self.private, self.token = set(gated), set(private), token
         self.break_after, self.breaks, self.rate, self.hang = break_after, breaks, rate, hang
+        self.store, self.user = store, user
+        self.uploads: dict[str, bytes] = {}  # what was put here before its commit, by its sha256
         self.failing = 0  # status that every request for a file gets, if not 0
         self.requests: list[tuple[str, str, str | None]] = []
         self.served = 0
@@ -118,8 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         url = urlsplit(self.path)
         with self.hub.lock:
             self.hub.requests.append((self.command, unquote(url.path), self.headers.get("Range")))
@@ -129,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         parts = [unquote(p) for p in url.path.strip("/").split("/")]
         try:
+            if self._writes(parts, body):
+                return
             if parts[0] == "api" and len(parts) > 2 and parts[1] in ("models", "datasets"):
                 self._api(parts[1], parts[2:], parse_qs(url.query), body)
             elif "resolve" in parts:
@@ -140,6 +152,81 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200 if url.path in ("", "/") else 404, b"{}")
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _writes(self, parts: list[str], body: bytes) -> bool:
+        """Answer what makes and fills repositories; False if the request is none of that."""
+        if parts == ["api", "validate-yaml"]:
+            self._json({"errors": [], "warnings": []})
+        elif parts == ["api", "repos", "create"]:
+            self._create(json.loads(body))
+        elif parts[:1] == ["uploads"] and self.command == "PUT":
+            self.hub.uploads[parts[1]] = body
+            self._json({})
+        elif parts[-4:] == ["info", "lfs", "objects", "batch"] and self._may_write(parts[0]):
+            url = f"{self.hub.url}/uploads/"
+            made = [o | {"actions": {"upload": {"href": url + o["oid"]}}} for o in json.loads(body)["objects"]]
+            self._json({"transfer": "basic", "objects": made})
+        elif len(parts) == 6 and parts[:2] == ["api", "models"] and parts[4] in ("preupload", "commit"):
+            if self._may_write(parts[2]):
+                (self._preupload if parts[4] == "preupload" else self._commit)("/".join(parts[2:4]), body)
+        else:
+            return False
+        return True
+
+    def _may_write(self, owner: str) -> bool:
+        if not self._authorised():
+            self._problem(401, "", "Invalid username or password.")
+        elif owner != self.hub.user:
+            self._problem(403, "", f"You don't have the rights to write for {owner}")
+        return self._authorised() and owner == self.hub.user
+
+    def _create(self, wanted: dict) -> None:
+        owner = wanted.get("organization") or self.hub.user
+        if not self._may_write(owner):
+            return
+        repo = f"{owner}/{wanted['name']}"
+        there = repo in self.hub.repositories["models"]
+        if not there:
+            folder = self.hub.store / repo
+            folder.mkdir(parents=True)
+            self.hub.repositories["models"][repo] = folder
+            if wanted.get("visibility") == "private":
+                self.hub.private.add(repo)
+        about = json.dumps({"url": f"{self.hub.url}/{repo}", "name": repo, "error": "You already created this model"})
+        self._send(409 if there else 200, about.encode())
+
+    def _preupload(self, repo: str, body: bytes) -> None:
+        modes = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
+                "shouldIgnore": False,
+            }
+            for file in json.loads(body)["files"]
+        ]
+        self._json({"files": modes})
+
+    def _commit(self, repo: str, body: bytes) -> None:
+        folder = self.hub.repositories["models"][repo]
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] in ("file", "lfsFile"):
+                value = line["value"]
+                path = folder / value["path"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                inline = line["key"] == "file"
+                path.write_bytes(base64.b64decode(value["content"]) if inline else self.hub.uploads[value["oid"]])
+        commit = self.hub.commit("models", repo)
+        self._json({"commitUrl": f"{self.hub.url}/{repo}/commit/{commit}", "commitOid": commit})
 
     def _api(self, kind: str, parts: list[str], query: dict, body: bytes) -> None:
         verbs = ("revision", "tree", "paths-info", "refs", "commits")
@@ -176,7 +263,14 @@ class _Handler(BaseHTTPRequestHandler):
                         sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": 134}
                 siblings.append(sibling)
             gated = "auto" if repo in self.hub.gated else False
-            about = {"id": repo, "sha": commit, "private": False, "gated": gated, "tags": [], "siblings": siblings}
+            about = {
+                "id": repo,
+                "sha": commit,
+                "private": repo in self.hub.private,
+                "gated": gated,
+                "tags": [],
+                "siblings": siblings,
+            }
             self._json(about | {"downloads": 0, "likes": 0, "lastModified": "2025-01-01T00:00:00.000Z"})
 
     def _tree(self, folder: Path, names: list[str], under: str, recursive: bool) -> None:

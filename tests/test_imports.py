@@ -16,6 +16,7 @@ TOP = {
     "cli",
     "cli_runs",
     "cli_evaluate",
+    "cli_export",
     "ui",
     "terminal",
     "follow",
@@ -36,6 +37,7 @@ ALLOWED = {
     "runs": {"errors", "workspace", "recipe", "recipe_methods"},
     "training": LOW | {"data", "models", "runs"},
     "inference": LOW | {"data", "models", "runs"},
+    "export": LOW | {"data", "models", "runs", "training", "inference"},
     "evaluation": LOW | {"data", "models", "runs", "inference"},
 }
 HEAVY = ("torch", "transformers", "datasets", "trl")

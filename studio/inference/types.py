@@ -114,10 +114,7 @@ class Target:
 
 def pinned_model(recipe: Recipe) -> ModelSpec:
     """A recipe's model at the commit that was really trained on, where the run has recorded one."""
-    revision = recipe.resolved.model_revision if recipe.resolved else None
-    if recipe.model.revision is None and revision and not revision.startswith("sha256:"):
-        return recipe.model.model_copy(update={"revision": revision})
-    return recipe.model
+    return recipe.pinned_model
 
 
 def template_of(run: Run, recipe: Recipe) -> str:

@@ -56,8 +56,6 @@ def _name_the_base(folder: Path, recipe: Recipe) -> None:
 def merge(run: Run, target: Path, *, dtype: str = "auto", progress: Report = quiet) -> Path:
     """Fold a run's adapter into its base and write a model that needs no PEFT.
 
-    The base is taken without quantisation: a merge into 4-bit weights would round what was learned.
-
     Args:
         target: a folder that does not exist yet.
         dtype: number format of the merged weights; ``auto`` takes that of the run's base.
@@ -65,48 +63,88 @@ def merge(run: Run, target: Path, *, dtype: str = "auto", progress: Report = qui
     Raises:
         StudioError: the run has no adapter, its method cannot be merged, or the folder is there already.
     """
-    import torch
-    from peft import PeftModel
+    if run.has_model and run.recipe.method.kind in WHOLE:
+        title = METHODS[run.recipe.method.kind].title
+        raise StudioError(f"{run.id} was tuned with {title}: its model is whole already.", f"It is in {run.model_dir}.")
+    check_merges(run)
+    if target.exists():
+        raise StudioError(f"{target} exists already.", "Name a folder that does not.")
+    model, tokenizer, classes = tuned_model(run, progress=progress)
+    progress("Merging", 0, 0)
+    aside = target.with_name(f"{target.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    progress("Saving the merged model", 0, 0)
+    write_whole(aside, run, folded(model), tokenizer, classes, dtype=dtype)
+    aside.rename(target)
+    return target
 
-    from studio.models.classifier import prepare
-    from studio.models.continued import reading
-    from studio.models.load import load_model, load_tokenizer
 
-    recipe = run.recipe
-    method = METHODS[recipe.method.kind]
+def check_merges(run: Run) -> None:
+    """Refuse a run that gives no whole model.
+
+    Raises:
+        StudioError: it has no model yet, or its method cannot be folded into the weights.
+    """
+    method = METHODS[run.recipe.method.kind]
     if not run.has_model:
         raise StudioError(f"The run {run.id} has no tuned model yet.", "Wait until it has finished, or stop it.")
-    if recipe.method.kind in WHOLE:
-        raise StudioError(
-            f"{run.id} was tuned with {method.title}: its model is whole already.", f"It is in {run.model_dir}."
-        )
-    if not method.merges:
+    if run.recipe.method.kind not in WHOLE and not method.merges:
         raise StudioError(
             f"{method.title} adds something beside the weights, which cannot be folded into them.",
             "Use the adapter with its base, through PEFT.",
         )
-    if target.exists():
-        raise StudioError(f"{target} exists already.", "Name a folder that does not.")
-    spec = recipe.model.model_copy(update={"quantization": "none"})
-    if dtype == "auto":
-        dtype = recipe.resolved.dtype if recipe.resolved and recipe.resolved.dtype else "float32"
+
+
+def tuned_model(run: Run, folder: Path | None = None, progress: Report = quiet) -> tuple[Any, Any, Classes | None]:
+    """A run's model as it was trained, on the CPU in float32, where products are computed and rounded once.
+
+    The base is taken without quantisation: a merge into 4-bit weights would round what was learned.
+
+    Args:
+        folder: a copy of the run's ``model/`` to read instead.
+
+    Returns:
+        The model (PEFT's around its base, where the run trained an adapter), its tokenizer, a classifier's classes.
+    """
+    from studio.models.classifier import prepare
+    from studio.models.load import load_model, load_tokenizer
+
+    recipe, folder = run.recipe, folder or run.model_dir
+    spec = recipe.pinned_model.model_copy(update={"quantization": "none"})
     progress("Loading the model", 0, 0)
-    tokenizer = load_tokenizer(run.model_dir, trust_remote_code=spec.trust_remote_code)
-    # the product is computed in float32 and rounded once
-    classes = Classes.load(run.model_dir / CLASSES) if spec.task == "seq_cls" else None
+    tokenizer = load_tokenizer(folder, trust_remote_code=spec.trust_remote_code)
+    classes = Classes.load(folder / CLASSES) if spec.task == "seq_cls" else None
+    if recipe.method.kind in WHOLE:
+        spec = spec.model_copy(update={"id": str(folder), "revision": None})
+        return load_model(spec, dtype="float32", classes=classes), tokenizer, classes
+    from peft import PeftModel
+
+    from studio.models.continued import reading
+
     model = load_model(spec, dtype="float32", classes=classes)
     prepare(load_tokenizer(spec), model, recipe)
-    progress("Merging", 0, 0)
-    with reading(run.model_dir):
-        model = PeftModel.from_pretrained(model, run.model_dir).merge_and_unload(safe_merge=True)
-    model.to(getattr(torch, dtype))
-    progress("Saving the merged model", 0, 0)
-    aside = target.with_name(f"{target.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
+    with reading(folder):
+        return PeftModel.from_pretrained(model, folder), tokenizer, classes
+
+
+def folded(model: Any) -> Any:
+    """A model of :func:`tuned_model` with its adapter in its weights, if it has one; changed in place."""
+    return model.merge_and_unload(safe_merge=True) if hasattr(model, "peft_config") else model
+
+
+def write_whole(folder: Path, run: Run, model: Any, tokenizer: Any, classes: Classes | None, *, dtype: str) -> None:
+    """Write a model that needs no PEFT, with tokenizer, classes and card; ``auto`` takes the format of the run."""
+    import torch
+
+    model.to(getattr(torch, trained_dtype(run) if dtype == "auto" else dtype))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     if classes:
-        classes.save(aside / CLASSES)
-    write_card(aside, run, merged=True)
-    aside.rename(target)
-    return target
+        classes.save(folder / CLASSES)
+    write_card(folder, run, merged=run.recipe.method.kind not in WHOLE)
+
+
+def trained_dtype(run: Run) -> str:
+    """The number format of the weights that a run trained with."""
+    resolved = run.recipe.resolved
+    return resolved.dtype if resolved and resolved.dtype else "float32"

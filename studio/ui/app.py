@@ -171,6 +171,7 @@ def build(desk: Desk) -> gr.Blocks:
         run_parts = [
             runs.run, runs.state, runs.numbers, runs.chart, runs.chart.card, runs.others, runs.warnings, runs.log,
             runs.stop, runs.resume, runs.compare, runs.seen, runs.samples, *runs.trouble.parts, *runs.actions.parts(),
+            *runs.ship.parts(),
         ]  # fmt: skip
 
         def start(values: dict) -> dict:

@@ -1,4 +1,5 @@
-"""Addresses beside the page from which a run's log and its numbers are downloaded, whole, while the run goes on too."""
+"""Addresses beside the page from which a run's log, its numbers and what was exported are downloaded, whole, while
+the run goes on too."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from studio.errors import StudioError
+from studio.export import job
 from studio.runs import Run
 from studio.runs.export import metrics_csv
 from studio.runs.feed import Reader, file_size
@@ -18,10 +20,11 @@ _PORTION_BYTES = 1 << 18
 
 
 def routes() -> list[Route]:
-    """``runs/ID/log.txt`` and ``runs/ID/metrics.csv``."""
+    """``runs/ID/log.txt``, ``runs/ID/metrics.csv`` and ``runs/ID/export``."""
     return [
         Route("/runs/{run_id}/log.txt", _log, methods=["GET"]),
         Route("/runs/{run_id}/metrics.csv", _metrics, methods=["GET"]),
+        Route("/runs/{run_id}/export", _export, methods=["GET"]),
     ]
 
 
@@ -39,6 +42,19 @@ def _metrics(request: Request) -> Response:
     except StudioError as error:
         return PlainTextResponse(str(error), 404)
     return _attachment(metrics_csv(Reader(run).wait()), f"{run.id}-metrics.csv", "text/csv; charset=utf-8")
+
+
+def _export(request: Request) -> Response:
+    """What the run's last export has made, where that is one file."""
+    try:
+        state = job.read(Run.open(request.path_params["run_id"]))
+    except StudioError as error:
+        return PlainTextResponse(str(error), 404)
+    made = Path(state["path"]) if state and state["state"] == "done" else None
+    if made is None or not made.is_file():
+        return PlainTextResponse("There is no exported file.", 404)
+    headers = {"x-content-type-options": "nosniff"}
+    return FileResponse(made, media_type="application/octet-stream", filename=made.name, headers=headers)
 
 
 def _bytes(path: Path) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from studio.errors import StudioError
 from studio.runs import Run, View, queue
 from studio.runs.feed import Look, file_size
 from studio.runs.label import Label
-from studio.ui import overlay, run_actions, samples, trouble, views
+from studio.ui import overlay, run_actions, samples, ship_panel, trouble, views
 from studio.ui.charts import MOST_RUNS, live_chart
 from studio.ui.compare_tab import writes_text
 from studio.ui.desk import Desk
@@ -40,6 +40,7 @@ class RunsTab:
     actions: run_actions.RunActions
     trouble: trouble.Trouble
     samples: gr.HTML
+    ship: ship_panel.Ship
 
 
 def build(desk: Desk) -> RunsTab:
@@ -80,6 +81,7 @@ def build(desk: Desk) -> RunsTab:
         chart = live_chart(desk.feed, elem_id="chart")
         apart = gr.HTML(elem_id="apart")
     samples_part = samples.build()
+    ship = ship_panel.build()
     warnings = gr.HTML(elem_id="run-warnings")
     with gr.Accordion("Log", open=False, elem_id="log-card"):
         log = log_panel(elem_id="run-log")
@@ -104,12 +106,14 @@ def build(desk: Desk) -> RunsTab:
         actions=actions,
         trouble=trouble_part,
         samples=samples_part,
+        ship=ship,
     )
 
     def overlaid(run_id: str | None, chosen: list[str] | None) -> tuple:
         ids = overlay.together(run_id, chosen)
         return gr.update(others=ids[1:]), overlay.apart(ids)
 
+    ship_panel.wire(ship, run)
     gr.on([run.change, others.change], overlaid, [run, others], [chart, apart], **QUIET)
     return tab
 
@@ -134,6 +138,7 @@ def signature(desk: Desk, run: Run | None, status: str) -> dict[str, str]:
         "events": f"{about} {file_size(run.events_path)}",
         "words": f"{run.id} {run.label}",
         "log": run.id,
+        "ship": f"{about} {ship_panel.signature(run)}",
     }
 
 
@@ -301,6 +306,8 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
         }
     if known.get("words") != sign["words"]:
         updates |= run_actions.words(tab.actions, run.label)
+    if known.get("ship") != sign["ship"]:
+        updates |= ship_panel.updates(tab.ship, run, status)
     if known.get("log") != sign["log"]:
         updates[tab.log] = run.id
     return updates
@@ -318,6 +325,7 @@ def empty(desk: Desk, tab: RunsTab) -> dict:
         tab.chart.card: gr.update(visible=False),
         tab.samples: "",
         tab.trouble.card: gr.update(visible=False),
+        **ship_panel.hidden(tab.ship),
         **run_actions.words(tab.actions, Label()),
     }
     return {

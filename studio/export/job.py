@@ -1,0 +1,83 @@
+"""An export that the page has asked for: a process of its own, and a file in the run's folder that says how far it is.
+
+The page only looks at the file, so a reload, a second browser and a restart of the studio show the same, and what is
+heavy ends with the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from studio.errors import StudioError
+from studio.export.kinds import Options, check, place
+from studio.runs import Run, process
+
+NAME = "export.json"
+LOG = "export.log"
+_STARTING_SECONDS = 30.0
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(run: Run, kind: str, to: str | None, options: Options) -> None:
+    """Begin an export.
+
+    Raises:
+        StudioError: it cannot be made, or another one of this run goes on.
+    """
+    options.check()
+    check(run, kind)
+    if kind != "hub":
+        place(run, kind, to, options)
+    if (state := read(run)) and state["state"] == "working":
+        raise StudioError(f"{run.id} is being exported already.", "Wait until that is done.")
+    write(run, {"state": "working", "kind": kind, "what": "Starting", "done": 0, "total": 0})
+    asked = json.dumps({"kind": kind, "to": to or None, "options": asdict(options)})
+    with (run.folder / LOG).open("w", encoding="utf-8") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "studio.export", str(run.folder), asked],
+            cwd=_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    process.write(run.folder / "export-process.json", process.describe(child.pid, child.args[1:4]))
+
+
+def read(run: Run) -> dict[str, Any] | None:
+    """How the run's last export stands: ``state`` is ``working``, ``done`` or ``failed``; None if there was none.
+
+    A process that is gone without having said how it ended has failed.
+    """
+    try:
+        state = json.loads((run.folder / NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if state["state"] != "working" or time.time() - state["time"] < _STARTING_SECONDS:
+        return state
+    if process.find(process.read(run.folder / "export-process.json")):
+        return state
+    problem = {"what": "The export ended without a word.", "fix": f"See {LOG} in the run's folder; is memory short?"}
+    return {**state, "state": "failed", **problem}
+
+
+def write(run: Run, state: dict[str, Any]) -> None:
+    """Say how far it is: written aside and renamed."""
+    aside = run.folder / f"{NAME}.{os.getpid()}.part"
+    aside.write_text(json.dumps({**state, "time": time.time()}), encoding="utf-8")
+    aside.replace(run.folder / NAME)
+
+
+def stamp(run: Run) -> str:
+    """What changes when there is something new to show."""
+    try:
+        return str((run.folder / NAME).stat().st_mtime_ns)
+    except FileNotFoundError:
+        return ""
