@@ -2,9 +2,9 @@
 
     python benchmarks/streaming.py RUN                    # 3 turns, 96 tokens each
 
-Each turn lets both models answer the same prompt by transformers' ``generate`` with a streamer, one after the other, and
-then in two panes at once, as the Compare tab does. Prints one JSON document with the medians: tokens a second in all, and
-the time to the first token of the first pane and of plain ``generate``.
+Each turn lets both models answer the same prompt by transformers' ``generate`` with a streamer, one after the other,
+and then in two panes at once, as the Compare tab does. Prints one JSON document with the medians: tokens a second in
+all, and the time to the first token of the first pane and of plain ``generate``.
 """
 
 from __future__ import annotations
