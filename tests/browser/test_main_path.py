@@ -226,7 +226,8 @@ def test_clear_while_answers_are_written_leaves_the_panes_empty_and_the_next_pro
     page.click("#send")
     page.wait_for_function("() => document.querySelector('.pane.tuned .stats')?.innerText.includes('tokens')")
     page.click("#clear")
-    page.wait_for_selector("#stop-answers", state="hidden", timeout=10_000)
+    page.wait_for_function("() => document.querySelectorAll('.pane .turn').length === 0")
+    page.wait_for_selector("#stop-answers", state="hidden")
     page.wait_for_timeout(500)  # an answer that went on would be back by now
     assert page.locator(".pane .turn").count() == 0
     page.fill("#prompt textarea", "What is 1 plus 1?")
