@@ -56,7 +56,7 @@ def build() -> Ship:
         about = gr.HTML(elem_id="ship-about")
         with gr.Row(equal_height=False):
             options = _options()
-        go = gr.Button("Export", variant="primary", scale=0, min_width=160, elem_id="ship-go")
+        go = gr.Button("Export", scale=0, min_width=160, elem_id="ship-go")
         state = gr.HTML(elem_id="ship-state")
         code = {
             name: gr.Code(
