@@ -116,11 +116,8 @@ def test_the_script_has_the_losses_of_the_run(home, tiny_model, tmp_path):
     "method",
     [
         {"kind": "full"},
-        {"kind": "freeze", "num_trainable_layers": 1},
         {"kind": "lora", "r": 4, "use_dora": True, "lora_dropout": 0.2},
         {"kind": "lora", "r": 4, "init_lora_weights": "orthogonal", "rank_pattern": {"q_proj": 2}},
-        {"kind": "ia3"},
-        {"kind": "vera"},
         {"kind": "oft"},
         {"kind": "prefix_tuning"},
     ],
