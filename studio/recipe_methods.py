@@ -200,7 +200,7 @@ class LohaMethod(_Targeted):
     number of parameters."""
 
     title: ClassVar[str] = "LoHa"
-    suggested: ClassVar[float] = 2e-3
+    suggested: ClassVar[float] = 4e-3
     kind: Literal["loha"] = knob("loha", "How the model is tuned.", link="https://arxiv.org/abs/2108.06098")
     r: int = knob(8, "Rank of each of the two matrices.", ge=1, le=1024)
     alpha: float = knob(16, "Scale of the change; it is multiplied by alpha / r.", gt=0, le=4096)
@@ -211,7 +211,7 @@ class LokrMethod(_Targeted):
     """The change of each weight is a Kronecker product of a small and a low-rank matrix: very few parameters."""
 
     title: ClassVar[str] = "LoKr"
-    suggested: ClassVar[float] = 5e-3
+    suggested: ClassVar[float] = 1e-2
     kind: Literal["lokr"] = knob("lokr", "How the model is tuned.", link="https://arxiv.org/abs/2309.14859")
     r: int = knob(16, "Rank of the second matrix.", ge=1, le=1024)
     alpha: float = knob(16, "Scale of the change; it is multiplied by alpha / r.", gt=0, le=4096)
