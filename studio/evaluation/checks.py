@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from studio.errors import StudioError
-from studio.evaluation.metrics import Metric, code_of, custom, json_fields, json_valid, normalized, refusal
+from studio.evaluation.metrics import code_of, custom, json_fields, json_valid, normalized, refusal
 
 _NUMBER = re.compile(r"[-−]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-−]?\d+(?:\.\d+)?")
 _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)]*(?:\s|$)")
@@ -116,5 +116,3 @@ _WANTED: dict[str, Callable[[Any], bool]] = {
     "words": _counts,
     "refuses": lambda wanted: isinstance(wanted, bool),
 }
-PASSED = Metric("passed", "Passed", "Answers that do what their prompt asks for.", lambda output, reference: None)
-"""How a suite's checks are called among the metrics; scored by :func:`passes`, since it needs the prompt's check."""

@@ -187,11 +187,6 @@ def _tree(text: str) -> ast.Module | None:
         return None
 
 
-def words(output: str, reference: str) -> float:
-    """How many words an answer has."""
-    return float(len(_WORDS.findall(output)))
-
-
 def length_ratio(output: str, reference: str) -> float | None:
     """How long an answer is beside its reference, in words."""
     wanted = len(_WORDS.findall(reference))

@@ -60,12 +60,12 @@ def report(run: Run, engine: Engine, progress: Report = quiet, suites: list[str]
         result["plain_text"] = plain_text_loss(handles, progress)
         result["memorised"] = _learnt(run, saved, asked, progress)
         result["examples"] = [entry for entry in saved if entry["reference"] is not None][:_SHOWN]
-    write_json(run.folder / "report.json", result)
     from studio.evaluation.report_page import page
 
     aside = run.folder / f"report.html.{os.getpid()}.part"
     aside.write_text(page(run, result), encoding="utf-8")
     aside.replace(run.folder / "report.html")
+    write_json(run.folder / "report.json", result)  # the last: where it is, the page is too
     return result
 
 

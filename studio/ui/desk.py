@@ -247,10 +247,10 @@ class Desk:
             StudioError: another run is being evaluated.
         """
         with self._lock:
+            state = report_state(run)[1]  # on the disk, so that a restarted studio knows it too
+            if state and "error" not in state:
+                return
             if self._evaluation and self._evaluation.poll() is None:
-                state = report_state(run)[1]
-                if state and "error" not in state:
-                    return
                 raise StudioError("Another run is being evaluated.", "Wait until it is done, or cancel it.")
             command = [sys.executable, "app.py", "report", run.id]
             command += [part for suite in suites for part in ("--suite", suite)]
