@@ -53,7 +53,9 @@ def open_classifier(run: Run, device: str = "cpu", progress: Report = quiet) -> 
         from peft import PeftModel
 
         from studio.models.continued import reading
+        from studio.models.turned_inputs import turn_inputs
 
         with reading(folder):
             model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        turn_inputs(model)
     return Classifier(model.eval(), tokenizer, classes)

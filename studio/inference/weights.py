@@ -152,6 +152,7 @@ class Weights:
         from peft import PeftModel
 
         from studio.models.continued import reading
+        from studio.models.turned_inputs import turn_inputs
 
         options = {"adapter_name": name, "is_trainable": False, "torch_device": str(self.device)}
         with reading(folder):
@@ -161,6 +162,7 @@ class Weights:
                 self._peft = PeftModel.from_pretrained(self.model, str(folder), **options)
             else:
                 self._peft.load_adapter(str(folder), **options)
+        turn_inputs(self._peft)
         self._peft.eval().requires_grad_(False)
         if self._peft.peft_config[name].is_prompt_learning:
             self.model = self._peft  # it puts the vectors before the text; no other run shares these weights

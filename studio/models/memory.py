@@ -439,14 +439,20 @@ class _Plan:
         copy = 0 if same else i * own  # in another format the input is copied for each matrix
         rate = getattr(method, _DROPOUT.get(kind, ""), 0)
         mask = (1 if self.cuda else own) if rate else 0  # what is dropped, for each number
-        if kind == "lora" and not (self.quantised or rate or method.use_dora or self.shapes.transposed):
-            # the studio's fused pass: copies of both matrices in the base's format, of one of them in its own
-            return True, r * size, r * (o * 4 if size == 4 else (i + o) * size)
+        if kind == "lora" and self._fused():
+            # the studio's pass: copies of both matrices in the base's format, of one of them in its own
+            copies = r * (o * 4 if size == 4 else (i + o) * size)
+            if method.use_dora:  # and the result before it is scaled, the factors and the lengths of the rows
+                return True, (r + o) * size, copies + o * (size + 4)
+            return True, r * size, copies
         if kind in ("lora", "adalora"):
             shared, of_token = same and not rate, (i * (own + mask) if rate else copy) + r * own
             if kind == "adalora":
                 return shared, of_token + (0 if same else o * own), r * i * own
-            return shared, of_token + (o * (size + own) if method.use_dora else 0), 0
+            if not method.use_dora:
+                return shared, of_token, 0
+            # with dropout the base's product is made once more, by a copy of the weight in the adapter's format
+            return shared, of_token + o * (own if rate else size) + o * own, 0 if same or not rate else i * o * own
         if kind == "ia3":
             if scales_inputs(method, self.shapes, linear.name):
                 return same, copy, 0
@@ -457,29 +463,30 @@ class _Plan:
             return same, copy, 4 * i * oft_block(i, method.oft_block_size) * own
         if kind == "boft":
             turns = rotations(method, self.cuda)
-            squares = (1 if same else 2) * turns + 1
-            return True, o * size, squares * i * i * size + 3 * turns * i * method.boft_block_size * 4
+            moved = i * size if turns > 1 else 0  # the inputs in another order, for each factor
+            turning, copies = turns * i * method.boft_block_size, 0 if same else o * size
+            return True, o * size + turns * moved, turning * (12 + (0 if same else size)) + copies
         if kind == "vera":
             return False, (r + o) * own + i * mask, 0
         if kind == "hra":
-            return same, copy, (r + 1) * i * i * own + i * o * own * (1 if same else 2)
+            return True, r * size, 2 * r * i * (own + (0 if same else size))
         width = bottleneck_size(o, method.reduction_factor)
         inside = width * (2 if method.non_linearity in ("gelu", "silu") else 1)
         return False, (o + inside) * own + o * mask, 0
+
+    def _fused(self) -> bool:
+        """Whether LoRA goes through the studio's own pass (``studio.training.fused_lora``)."""
+        return not (self.quantised or self.recipe.method.lora_dropout or self.shapes.transposed)
 
     def _matrices(self) -> float:
         """The largest work space of methods that make a matrix of the size of a weight, in bytes."""
         kind = self.recipe.method.kind
         adapted = [a.linear for block in self.trained.blocks for a in block.adapted]
         area = max((m.inputs * m.outputs for m in adapted), default=0)
-        square = max((m.inputs**2 for m in adapted), default=0)
+        square = max((m.inputs**2 for m in adapted), default=0)  # of an identity
         if kind in ("loha", "lokr"):
             return 16 * area
-        if kind == "hra":
-            return 12 * square + 8 * area
-        if kind == "boft":
-            return 12 * square
-        if kind == "lora" and self.recipe.method.use_dora:
+        if kind == "lora" and self.recipe.method.use_dora and not self._fused():
             return 16 * area + 4 * square
         if self.quantised:  # a matrix unpacked, in the format that it computes in and in float32
             return 6 * max((m.inputs * m.outputs for m in self.shapes.linears), default=0)

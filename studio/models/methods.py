@@ -9,6 +9,7 @@ from typing import Any
 from studio.errors import StudioError
 from studio.models.adapters import adapter_config, blocks, check_target_modules, embedding_names, linear_layers
 from studio.models.load import resolve_dtype
+from studio.models.turned_inputs import turn_inputs
 from studio.recipe import Recipe
 from studio.recipe_methods import METHODS, PROMPTED, TAKEN_STARTS, WHOLE
 
@@ -81,7 +82,9 @@ def apply_method(
 
         earlier = adapter_folder(recipe)
         with reading(earlier):
-            return PeftModel.from_pretrained(model, earlier, is_trainable=True)
+            made = PeftModel.from_pretrained(model, earlier, is_trainable=True)
+        turn_inputs(made)
+        return made
     try:
         made = get_peft_model(model, adapter_config(model, recipe, new, steps))
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
@@ -94,6 +97,7 @@ def apply_method(
         _start_loftq(made, folder)
     if getattr(method, "prompt_tuning_init", "") == "text":
         _start_from_text(made, tokenizer, method.prompt_tuning_init_text)
+    turn_inputs(made)
     return made
 
 

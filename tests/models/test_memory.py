@@ -62,6 +62,7 @@ KEPT = [
     ({"kind": "lora", "r": 3}, "llama"),
     ({"kind": "lora", "r": 3, "lora_dropout": 0.1}, "llama"),
     ({"kind": "lora", "r": 3, "use_dora": True}, "llama"),
+    ({"kind": "lora", "r": 3, "use_dora": True, "lora_dropout": 0.1}, "llama"),
     ({"kind": "lora", "r": 3, "target_modules": ["q_proj", "down_proj"]}, "llama"),
     ({"kind": "lora", "r": 3, "modules_to_save": ["lm_head", "up_proj"]}, "llama"),
     ({"kind": "adalora"}, "llama"),

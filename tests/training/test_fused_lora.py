@@ -9,17 +9,19 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from studio.training.fused_lora import fuse_lora
+from studio.training.fused_lora import fuse_lora, row_lengths
 
 
-def lora(folder, **options):
+def lora(folder, dtype=torch.float32, **options):
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **options))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero at the start, which would hide errors
                 parameter.normal_(std=0.1)
+            if "magnitude" in name:
+                parameter.mul_(torch.rand_like(parameter) + 0.5)
     return model.train()
 
 
@@ -31,8 +33,9 @@ def step(model):
     return logits.detach(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
-def test_values_and_gradients_equal_those_of_peft(tiny_model):
-    plain = lora(tiny_model)
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}])
+def test_values_and_gradients_equal_those_of_peft(tiny_model, options):
+    plain = lora(tiny_model, **options)
     fused = copy.deepcopy(plain)
     assert fuse_lora(fused) == 14  # seven linear layers in each of two blocks
     wanted, wanted_gradients = step(plain)
@@ -41,6 +44,49 @@ def test_values_and_gradients_equal_those_of_peft(tiny_model):
     assert given_gradients.keys() == wanted_gradients.keys()
     for name in wanted_gradients:
         torch.testing.assert_close(given_gradients[name], wanted_gradients[name], rtol=1e-4, atol=1e-7)
+
+
+def test_dora_trains_in_bfloat16_as_with_peft(tiny_model):
+    plain = lora(tiny_model, torch.bfloat16, use_dora=True)
+    fused = copy.deepcopy(plain)
+    assert fuse_lora(fused) == 14
+    exact = lora(tiny_model, use_dora=True)
+    wanted, wanted_gradients = step(exact)
+    (given, gradients), (theirs, their_gradients) = step(fused), step(plain)
+
+    def off(one, other):
+        return (one.float() - other.float()).norm() / other.float().norm()
+
+    assert off(given, wanted) <= 1.2 * off(theirs, wanted)
+    for name, gradient in wanted_gradients.items():
+        assert off(gradients[name], gradient) <= 1.5 * off(their_gradients[name], gradient) + 0.01, name
+
+
+def test_dora_makes_no_matrix_of_the_size_of_a_weight(tiny_model):
+    model = lora(tiny_model, use_dora=True)
+    fuse_lora(model)
+    layers = [module for name, module in model.named_modules() if name.endswith("base_layer")]
+    weights, there = {tuple(m.weight.shape) for m in layers}, {m.weight.data_ptr() for m in layers}
+    made = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            found = function(*arguments, **(options or {}))
+            if isinstance(found, torch.Tensor) and found.data_ptr() not in there:
+                made.append(tuple(found.shape))
+            return found
+
+    with Watch():
+        step(model)
+    assert made and not [shape for shape in made if shape in weights or shape[::-1] in weights]
+
+
+def test_dora_measures_rows_that_the_adapter_turned_around(tiny_model):
+    torch.manual_seed(0)
+    weight, a, b = torch.randn(9, 6), torch.randn(2, 6), torch.randn(9, 2)
+    squares = weight.square().sum(1)
+    wanted = (weight + 3 * b @ a).norm(dim=1)
+    torch.testing.assert_close(row_lengths(weight, squares, a, b, 3.0), wanted)
 
 
 def test_evaluation_is_left_to_peft(tiny_model):
@@ -61,6 +107,8 @@ def test_adapters_off_give_the_base_while_training(tiny_model):
         assert torch.equal(model(input_ids=ids).logits, base(input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
+@pytest.mark.parametrize(
+    "options", [{"lora_dropout": 0.1}, {"use_dora": True, "lora_dropout": 0.1}, {"lora_bias": True}]
+)
 def test_variants_are_left_to_peft(tiny_model, options):
     assert fuse_lora(lora(tiny_model, **options)) == 0
