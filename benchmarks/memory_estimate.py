@@ -83,9 +83,11 @@ def measure(recipe: Recipe) -> tuple[int, int]:
 
     from studio.models.load import load_model
     from studio.models.store import fetch
+    from studio.training.memory import give_back_at_once
 
     dtype = recipe.model.dtype
     torch.set_num_threads(2)
+    give_back_at_once()
     with tempfile.TemporaryDirectory() as folder:  # what is imported and set up once does not count
         LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(folder)
         shutil.copy(fetch(recipe.model) / "tokenizer.json", folder)

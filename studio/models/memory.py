@@ -31,7 +31,7 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CUDA_CONTEXT = 500_000_000
 """Bytes that a process with PyTorch takes of a GPU before the first tensor: 426 MiB with PyTorch 2.10 on CUDA 13.0
 (https://github.com/unslothai/unsloth-zoo/pull/1053), and cuBLAS's work space."""
-HEAP = 0.35
+HEAP = 0.2
 """Of gradients and activations, what glibc's heap holds in holes beside them: measured on a CPU, docs/memory.md."""
 RECIPE_BATCH, RECIPE_LENGTH, LEAST_LENGTH = 4096, 1_048_576, 8  # the recipe's own bounds
 _DROPOUT = {"lora": "lora_dropout", "adalora": "lora_dropout", "vera": "vera_dropout", "bottleneck": "dropout"}

@@ -3,6 +3,7 @@ its events, so that the reason is known also where the worker is killed."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import shutil
@@ -18,7 +19,22 @@ from studio.training.forecast import with_events
 
 GB = 10**9  # as the page counts
 _LOOK_SECONDS = 0.5
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 _MARKS = (0.5, 0.7, 0.85, 0.95)  # shares of the free main memory at which the worker writes down what it holds
+
+
+def give_back_at_once() -> bool:
+    """Let tensors of a megabyte and more come from the system and go back to it, one by one.
+
+    glibc otherwise puts blocks of up to 32 MB into its heap, once one of such a size was freed, and activations of many
+    sizes leave holes there: two thirds of the memory of a step with checkpointing was holes (docs/memory.md). It costs
+    no time that could be measured. Returns whether this C library could be told so.
+    """
+    try:
+        tell = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False  # another C library
+    return tell(_M_MMAP_THRESHOLD, 1 << 20) == 1
 
 
 class Memory:

@@ -15,7 +15,7 @@ from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
 from studio.training import failures, ranks, starts
-from studio.training.memory import Memory
+from studio.training.memory import Memory, give_back_at_once
 from studio.training.progress import Progress
 from studio.training.rules import empty_rows
 from studio.training.saving import save_model
@@ -29,6 +29,7 @@ def train(folder: Path) -> str:
     """
     run = Run(Path(folder))
     log = ranks.event_log(run)
+    give_back_at_once()
     memory = Memory(log)
     if ranks.count() == 1:  # of several ranks the leader is asked
         signal.signal(signal.SIGTERM, lambda *_: run.stop())  # a polite end: the run stops with a checkpoint

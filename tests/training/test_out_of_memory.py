@@ -117,3 +117,24 @@ def test_a_limit_from_outside_is_told_as_well(large):
     assert (event["kind"], event["reason"]) == ("failed", "out_of_memory")
     assert event["available_bytes"] < 200 * MB
     assert relieved_run(run.recipe, event)[1][0].key == "batch"
+
+
+def test_freed_tensors_go_back_to_the_system():
+    """In a process of its own, since the setting is the process's: what a step has freed is not held."""
+    program = """
+import sys, torch
+from studio.training.memory import give_back_at_once, resident_bytes
+if sys.argv[1] == "at once":
+    assert give_back_at_once()
+big = torch.ones(7_500_000)
+del big  # glibc takes blocks of up to this size into its heap from now on
+blocks = [torch.ones(2_000_000 + 50_000 * n) for n in range(40)]
+kept = blocks[::2]
+del blocks
+print(resident_bytes() - sum(tensor.nbytes for tensor in kept))
+"""
+    taken = {}
+    for way in ("as glibc does", "at once"):
+        run = subprocess.run([sys.executable, "-c", program, way], capture_output=True, text=True, check=True)
+        taken[way] = int(run.stdout)
+    assert taken["at once"] < taken["as glibc does"] - 50_000_000
