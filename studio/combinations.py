@@ -155,6 +155,25 @@ def _training(recipe: Recipe) -> Iterator[StudioError]:
             f"pip install {train.report_to}, or set train.report_to to none.",
             field="train.report_to",
         )
+    if train.packing and recipe.method.kind in PROMPTED:
+        yield StudioError(
+            f"train.packing puts several rows into one, and {METHODS[recipe.method.kind].title} would put its vectors "
+            "before the first of them only.",
+            "Turn train.packing off, or choose another method.",
+            field="train.packing",
+        )
+    if train.packing and recipe.model.task == "seq_cls":
+        yield StudioError(
+            "train.packing puts several texts into one row, and a classifier gives one answer for each row.",
+            "Turn train.packing off.",
+            field="train.packing",
+        )
+    if train.packing and train.neftune_noise_alpha:
+        yield StudioError(
+            "NEFTune's noise is scaled by the length of a row, which is not that of its examples with train.packing.",
+            "Turn one of the two off.",
+            field="train.packing",
+        )
     if train.sample_prompts and recipe.model.task == "seq_cls":
         yield StudioError(
             "train.sample_prompts are answered with text, and a classifier writes none.",

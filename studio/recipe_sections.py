@@ -262,6 +262,13 @@ class TrainSpec(Section):
     group_by_length: bool = knob(
         True, "Put rows of similar length into one batch, so that little is spent on padding.", advanced=True
     )
+    packing: bool = knob(
+        False,
+        "Put short rows one behind another into rows of data.max_length tokens, each seeing only itself: nothing is "
+        "spent on padding, and a batch has more rows in it, so that there are fewer steps.",
+        advanced=True,
+        link="https://arxiv.org/abs/2404.10830",
+    )
     seed: int = knob(0, "The same seed on the same machine gives the same run.", ge=0, le=2**32 - 1)
     logging_steps: int = knob(
         1, "Write a point of the training curve every so many steps.", unit="steps", ge=1, advanced=True

@@ -6,7 +6,6 @@ Everything is counted on the very examples that the encoder makes for the traini
 from __future__ import annotations
 
 import json
-from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from studio.data.conversations import Conversation
 from studio.data.duplicates import Clusters
 from studio.data.encode import Encoded
 from studio.data.inspect_row import EXCERPT, Inspection, inspect_row
+from studio.data.pack import pack
 from studio.data.split import by_hash
 from studio.errors import StudioError
 from studio.recipe import DataSpec
@@ -319,24 +319,9 @@ def _padding(lengths: Counter[int], batch_size: int) -> float:
 
 
 def _packing(lengths: Counter[int], size: int) -> float:
-    """Share of the room that is used when examples are packed into rows of ``size`` tokens, best fit first.
-
-    The order of TRL's ``bfd`` strategy (https://arxiv.org/abs/2404.10830): the longest first, each into the fullest row
-    that still has room.
-    """
-    free: list[int] = []  # tokens free in each row that is not full, ascending
-    rows = 0
-    for length in sorted(lengths, reverse=True):
-        for _ in range(lengths[length]):
-            fits = bisect_left(free, length)
-            if fits == len(free):
-                rows, room = rows + 1, size
-            else:
-                room = free.pop(fits)
-            if room > length:
-                insort(free, room - length)
-    used = sum(length * count for length, count in lengths.items())
-    return used / (rows * size) if rows else 0.0
+    """Share of the room that is used when examples are packed into rows of ``size`` tokens."""
+    rows = len(pack(list(lengths.elements()), size))
+    return sum(length * count for length, count in lengths.items()) / (rows * size) if rows else 0.0
 
 
 def severity(finding: Finding) -> tuple[str, str, str]:

@@ -125,6 +125,7 @@ def _no_script(recipe: Recipe) -> StudioError | None:
         "A prompt that starts from a text is put in by this studio": getattr(method, "prompt_tuning_init", "")
         == "text",
         "Several processes share the rows in this studio's own way": train.num_processes > 1,
+        "TRL packs rows only for kernels of a GPU": train.packing,
         "transformers smooths labels in another way, with other losses": bool(train.label_smoothing_factor),
     }
     found = [reason for reason, applies in reasons.items() if applies]

@@ -46,13 +46,19 @@ class LabelledLogits:
         self.shares_prefix: bool | None = None if share_prefix and can_share(model) else False
 
     def __call__(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, model: Any = None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        model: Any = None,
+        position_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One forward pass.
 
         Args:
             input_ids, attention_mask, labels: each (batch, length), padded on the right; -100 carries no loss.
             model: what to call instead of the model, for example the same one wrapped for several processes.
+            position_ids: (batch, length), of rows with several examples: each begins at 0 and sees itself alone.
 
         Returns:
             logits (positions, vocabulary); the tokens that should come next (positions,); and the mask (batch, length)
@@ -62,6 +68,10 @@ class LabelledLogits:
         mask = targets != IGNORE
         model = self._model if model is None else model
         shared = 0
+        if position_ids is not None:
+            with labelled_positions(self._head, mask):
+                logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+            return logits if logits.dim() == 2 else logits[mask], targets[mask], mask
         if self.shares_prefix is not False and not _recomputes(self._model):
             shared = shared_prefix(input_ids, attention_mask, mask)
         if shared and self.shares_prefix is None:

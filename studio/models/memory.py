@@ -92,7 +92,7 @@ def estimate(
             method that is none.
     """
     plan = _plan(recipe, config, device, dtype, new_tokens, folder, labels, padded)
-    batch, length = recipe.train.per_device_train_batch_size, length or plan.length
+    batch, length = recipe.train.per_device_train_batch_size, plan.of_rows(length)
     memory, notes = plan.memory(batch, length), plan.notes
     if plan.validation(length) > plan.training(batch, length):
         notes = [*notes, "Validation takes more memory than training; a smaller per_device_eval_batch_size helps."]
@@ -110,7 +110,7 @@ def largest(
         StudioError: as :func:`estimate`.
     """
     plan = _plan(recipe, config, **options)
-    batch, tokens = recipe.train.per_device_train_batch_size, length or plan.length
+    batch, tokens = recipe.train.per_device_train_batch_size, plan.of_rows(length)
 
     def fits(rows: int, long: int) -> bool:
         return plan.memory(rows, long)["total"] <= available_bytes
@@ -163,7 +163,7 @@ def _plan(
         cuda=cuda,
         size=size,
         context=context,
-        padded=padded,
+        padded=True if recipe.train.packing else padded,
         new_tokens=new_tokens,
         notes=[*notes, *shapes.notes],
     )
@@ -193,6 +193,10 @@ class _Plan:
     def length(self) -> int:
         wanted = self.recipe.data.max_length
         return min(wanted, self.context or wanted)
+
+    def of_rows(self, longest: int | None) -> int:
+        """Tokens of the longest row that goes through the model; packed rows are full."""
+        return self.length if self.recipe.train.packing else longest or self.length
 
     @property
     def quantised(self) -> bool:

@@ -34,7 +34,8 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Workload:
-    """What there is to train on: ``rows``, tokens of the ``longest`` one (None: not known), tokens that are new."""
+    """What there is to train on: ``rows`` (packed ones, if they are packed), tokens of the ``longest`` one (None: not
+    known), tokens that are new."""
 
     rows: int
     longest: int | None = None
@@ -93,6 +94,7 @@ def workload(recipe: Recipe, folder: Path | None, progress: Report = quiet) -> W
         StudioError: the data cannot be read, or no row is left.
     """
     from studio.data import encode_rows, find_classes, load_conversations, split_conversations
+    from studio.data.pack import pack
 
     progress("Reading the data", 0, 0)
     task = recipe.model.task
@@ -108,7 +110,9 @@ def workload(recipe: Recipe, folder: Path | None, progress: Report = quiet) -> W
     kept, _ = encode_rows(
         tokenizer, rows, recipe.data, lambda done: progress("Encoding the data", done, len(rows)), classes
     )
-    return Workload(len(kept), max(len(example.input_ids) for example in kept), len(notes.new_token_ids))
+    lengths = [len(example.input_ids) for example in kept]
+    count = len(pack(lengths, recipe.data.max_length)) if recipe.train.packing else len(lengths)
+    return Workload(count, max(lengths), len(notes.new_token_ids))
 
 
 def _folder(model: ModelSpec, progress: Report) -> Path | None:

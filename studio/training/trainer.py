@@ -23,6 +23,7 @@ from studio.training import adalora, checkpoints, ranks, trained_state
 from studio.training.best import BestCallback
 from studio.training.gpu import gpu_state
 from studio.training.memory import peak_memory_bytes
+from studio.training.packing import packed
 from studio.training.share import SharingTrainer
 from studio.training.steps import planned_steps
 from studio.training.watch import WatchCallback, Watched
@@ -149,10 +150,15 @@ class RunTrainer(Watched, SharingTrainer):
 
 
 class StudioTrainer(RunTrainer, SFTTrainer):
-    """``SFTTrainer`` with the loss taken at labelled positions only, and a validation loss that is exact per token."""
+    """``SFTTrainer`` with the loss taken at labelled positions only, and a validation loss that is exact per token.
 
-    def __init__(self, *arguments: Any, **options: Any):
+    Args:
+        packing: whether the training rows have several examples each.
+    """
+
+    def __init__(self, *arguments: Any, packing: bool = False, **options: Any):
         super().__init__(*arguments, **options)
+        self.data_collator.collate.return_position_ids = packing
         # noise on the embeddings is drawn for each row, so a shared beginning would not be the same for all
         self.logits = LabelledLogits(
             self.model, share_prefix=not self.args.neftune_noise_alpha and not self.is_fsdp_enabled
@@ -162,19 +168,27 @@ class StudioTrainer(RunTrainer, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         assert not return_outputs, "the logits are not kept"
-        total, count = self._loss(model, inputs, self.args.label_smoothing_factor)
+        positions = inputs.get("position_ids")
+        total, count = self._loss(model, inputs, self.args.label_smoothing_factor, positions)
         if num_items_in_batch is None:
             num_items_in_batch = count
         loss = total / torch.as_tensor(num_items_in_batch).clamp(min=1)  # of none the loss is 0
         return self.over_ranks(loss, num_items_in_batch) + self.penalty()
 
+    def row(self, number: int) -> dict[str, Any]:
+        return _table([self.watch.examples[number]])[0]  # training rows may have several examples
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns = [*{*self._signature_columns, "example"}]
 
-    def _loss(self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0) -> tuple[torch.Tensor, int]:
+    def _loss(
+        self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0, positions: Any = None
+    ) -> tuple[torch.Tensor, int]:
         """Summed cross-entropy of the next token over all labelled positions, and how many there are."""
-        logits, targets, _ = self.logits(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], model)
+        logits, targets, _ = self.logits(
+            inputs["input_ids"], inputs["attention_mask"], inputs["labels"], model, positions
+        )
         total = functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
         return total, targets.numel()
 
@@ -324,14 +338,18 @@ def build_trainer(
     device: str,
 ) -> StudioTrainer:
     """The trainer of a recipe over encoded examples. ``held_out`` None turns the validation loss off."""
+    table = _table(examples)
+    if recipe.train.packing:
+        table = datasets.Dataset.from_list(packed(examples, recipe.data.max_length))
     trainer = StudioTrainer(
         model=model,
         args=SFTConfig(
-            **arguments_for(run, recipe, model, len(examples), held_out is not None, device),
+            **arguments_for(run, recipe, model, len(table), held_out is not None, device),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
-        train_dataset=_table(examples),
+        train_dataset=table,
+        packing=recipe.train.packing,
         eval_dataset=None if held_out is None else _table(held_out),
         processing_class=tokenizer,
         event_log=log,

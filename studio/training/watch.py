@@ -53,14 +53,15 @@ class Numbered:
     (``labelled``; None in a batch of classes)."""
 
     def __init__(self, collate: Any):
-        self._collate = collate
+        self.collate = collate
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = self._collate(rows)
+        batch = self.collate(rows)
         if "example" not in rows[0]:
             return batch
         labelled = sum(label != IGNORE for row in rows for label in row["labels"][1:]) if "labels" in rows[0] else None
-        return {**batch, "examples": [row["example"] for row in rows], "labelled": labelled}
+        numbers = [row["example"] if isinstance(row["example"], list) else [row["example"]] for row in rows]
+        return {**batch, "examples": [number for inside in numbers for number in inside], "labelled": labelled}
 
 
 class WatchCallback(TrainerCallback):
@@ -214,9 +215,13 @@ class Watched:
             self.watch.check_finite(norm)
         return norm
 
+    def row(self, number: int) -> dict[str, Any]:
+        """One training example by itself, as the collator takes it."""
+        return self.train_dataset[number]
+
     def row_loss(self, number: int) -> float:
         """The loss of one training example by itself, as the weights are now."""
-        inputs = self.data_collator([self.train_dataset[number]])
+        inputs = self.data_collator([self.row(number)])
         del inputs["examples"], inputs["labelled"]
         self.model.eval()
         with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from studio.data import encode_rows, find_classes, load_conversations, split_conversations
 from studio.data.load import fingerprint, left_out
+from studio.data.pack import pack
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
@@ -63,6 +64,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     from studio.training.checkpoints import last_whole
     from studio.training.classifier import build_classifier, same_classes
     from studio.training.fused_lora import fuse_lora
+    from studio.training.packing import check_apart
     from studio.training.samples import add_samples
     from studio.training.trainer import Stopped, build_trainer
 
@@ -130,6 +132,10 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
             fix="Raise data.max_length to train on them whole.",
         )
 
+    rows = len(examples)
+    if recipe.train.packing:
+        rows = len(pack([len(example.input_ids) for example in examples], recipe.data.max_length))
+
     # weights and method
     progress("Loading the model", 0, 0)
     dtype = earlier.dtype if earlier and earlier.dtype else methods.training_dtype(recipe, device)
@@ -144,10 +150,12 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         model,
         recipe,
         notes.new_token_ids,
-        steps=planned_steps(len(examples), recipe.train, ranks.count()),
+        steps=planned_steps(rows, recipe.train, ranks.count()),
         folder=base,
         tokenizer=tokenizer,
     )
+    if recipe.train.packing:
+        check_apart(model, examples)
     starts.prepare(model, recipe, run, examples, resumed=checkpoint is not None)
     trainable, parameters = methods.count_parameters(model)
     fused = fuse_lora(model) if recipe.method.kind == "lora" and recipe.train.distributed == "ddp" else 0
@@ -180,6 +188,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         "started",
         max_steps=trainer.planned_steps(),
         rows=len(examples),
+        packed_rows=rows if recipe.train.packing else None,
         held_out_rows=len(held_out or []),
         trained_tokens=sum(sum(1 for label in e.labels if label != -100) for e in examples),
         tokens=sum(len(e.input_ids) for e in examples),

@@ -377,7 +377,9 @@ class Desk:
                 ("Memory", f"about {views.size(total)}", f"of {views.size(room)} on {machine['device']}: {fits}")
             )
             lines.append(_disk_line(numbers.disk_bytes))
-        if rows:
+        if rows and recipe.train.packing:
+            lines.append(("Steps", "known at the launch", "Rows are packed when they are encoded."))
+        elif rows:
             data = recipe.data
             shared = not (data.holdout_rows or data.holdout_column or data.holdout_source)
             training = max(1, rows - (int(rows * data.holdout) if shared else min(data.holdout_rows, rows - 1)))
