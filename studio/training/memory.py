@@ -19,7 +19,7 @@ from studio.training.forecast import with_events
 
 GB = 10**9  # as the page counts
 _LOOK_SECONDS = 0.5
-_M_MMAP_THRESHOLD = -3  # of malloc.h
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # of malloc.h
 _MARKS = (0.5, 0.7, 0.85, 0.95)  # shares of the free main memory at which the worker writes down what it holds
 
 
@@ -34,7 +34,7 @@ def give_back_at_once() -> bool:
         tell = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False  # another C library
-    return tell(_M_MMAP_THRESHOLD, 1 << 20) == 1
+    return tell(_M_MMAP_THRESHOLD, 1 << 20) == 1 and tell(_M_TRIM_THRESHOLD, 64 << 20) == 1
 
 
 class Memory:
