@@ -21,9 +21,9 @@ const SYMBOLS = ['diamond', 'square', 'circle', 'triangle-up', 'cross', 'star'];
 const LETTERS = 'ABCDEF';
 const MARKED_POINTS = 60;  // a curve with more points than this is a line without marks
 
-let shown = [], runs = {}, visible = null, busy = false, again = false;
+let shown = [], runs = {}, visible = null, busy = false, again = false, awaiting = false;
 let rest = 0;  // no news are asked for before this time: drawing takes at most a fortieth of the page's time
-let zooming = null, resmoothing = null;
+let zooming = null, resmoothing = null, drawing = 0;
 
 const weight = () => Number(ema.value);
 const wanted = () => props.value ? [props.value, ...(props.others ?? []).filter(id => id !== props.value)].slice(0, 6) : [];
@@ -96,20 +96,37 @@ function legend() {  // of several runs: letter, colour, dashes and mark of each
     <b>${LETTERS[place]}</b> <i>${safe(short(id))}</i></span>`).join('');
 }
 
-function draw() {
-  const run = runs[shown[0]] ?? empty();
-  for (const name of Object.keys(CHARTS)) {
-    const place = box(name);
-    place.hidden = name !== 'loss' && !run.curves[name];
-    if (place.hidden) { if (place.data) P.purge(place); continue; }
-    const fresh = !place.data;
-    P.react(place, traces(name), layout(name), {responsive: true, displaylogo: false, showSendToCloud: false,
-      modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']});
-    if (fresh) {
-      place.removeAllListeners?.('plotly_relayout');
-      place.on('plotly_relayout', change => zoomed(name, change));
-    }
+function drawOne(name) {
+  const run = runs[shown[0]] ?? empty(), place = box(name);
+  place.hidden = name !== 'loss' && !run.curves[name];
+  if (place.hidden) { if (place.data) P.purge(place); return; }
+  const fresh = !place.data;
+  P.react(place, traces(name), layout(name), {responsive: true, displaylogo: false, showSendToCloud: false,
+    modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']});
+  if (fresh) {
+    place.removeAllListeners?.('plotly_relayout');
+    place.on('plotly_relayout', change => zoomed(name, change));
   }
+}
+
+function await_points(yes) {  // what is drawn is of another run
+  awaiting = yes;
+  for (const name of Object.keys(CHARTS)) box(name).classList.toggle('awaiting', yes);
+}
+
+function draw() {  // the loss at once, the small charts one by one behind it, so that the page answers in between
+  const turn = ++drawing, left = Object.keys(CHARTS);
+  let spent = 0;
+  const next = () => {
+    if (turn !== drawing || !element.isConnected) return;
+    const begun = performance.now();
+    drawOne(left.shift());
+    spent += performance.now() - begun;
+    rest = performance.now() + Math.min(5000, 40 * spent);
+    if (left.length) setTimeout(next);
+  };
+  await_points(false);
+  next();
 }
 
 function zoomed(name, change) {  // the other charts show the same part, and the server is asked for all of its points
@@ -173,7 +190,8 @@ async function pull() {
       runs = Object.fromEntries(now.map(id => [id, runs[id] ?? empty()]));
       shown = now;
       part('.csv').href = now.length ? `runs/${now[0]}/metrics.csv` : '';
-      legend(); draw();
+      legend();
+      if (shown.length) await_points(true); else draw();
     }
     if (!shown.length) return;
     const before = shown.join(' ') + axisChoice.value;
@@ -183,10 +201,9 @@ async function pull() {
     for (const [id, news] of Object.entries(said)) take(id, news);
     const reading = shown.map(id => runs[id].reading).find(Boolean);
     status.textContent = reading ? `Reading the run: ${Math.round(100 * reading[0] / reading[1])} %` : '';
-    if (!Object.values(said).some(news => news.whole || news.warnings || Object.keys(news.curves).length)) return;
-    const begun = performance.now();
+    const fresh = Object.values(said).some(news => news.whole || news.warnings || Object.keys(news.curves).length);
+    if (!fresh && !awaiting) return;
     draw();
-    rest = performance.now() + Math.min(5000, 40 * (performance.now() - begun));
     if (visible && Object.values(said).some(news => news.whole)) refine();
   } finally {
     busy = false;

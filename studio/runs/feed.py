@@ -149,6 +149,14 @@ class Feed:
         return self.look(run).view
 
 
+def fold(run: Run) -> None:
+    """Leave a long run's sidecar beside its events, so that nobody waits when it is opened for the first time."""
+    if file_size(run.events_path) >= _SAVED_BYTES:
+        reader = Reader(run)
+        reader.wait()
+        reader.save()
+
+
 def file_size(path: Path) -> int:
     """Bytes; 0 if there is no file."""
     with contextlib.suppress(FileNotFoundError):

@@ -15,6 +15,7 @@ from studio.data.pack import pack
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
+from studio.runs.feed import fold
 from studio.training import failures, ranks, starts
 from studio.training.memory import Memory, give_back_at_once
 from studio.training.progress import Progress
@@ -48,6 +49,8 @@ def train(folder: Path) -> str:
     finally:
         memory.close()
         log.close()
+        if ranks.is_first():
+            fold(run)
 
 
 def _train(run: Run, log: EventLog, memory: Memory) -> str:

@@ -44,6 +44,7 @@ _TEMPLATE = """
 _STYLE = """
 .small-charts { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; }
 .small-charts > [hidden] { display: none; }
+[data-chart].awaiting { opacity: .35; }
 .ema-value { display: inline-block; min-width: 2.6em; font-variant-numeric: tabular-nums; }
 @media (max-width: 860px) { .small-charts { grid-template-columns: minmax(0, 1fr); } }
 """

@@ -114,6 +114,8 @@ def build(desk: Desk) -> RunsTab:
         return gr.update(others=ids[1:]), overlay.apart(ids)
 
     ship_panel.wire(ship, run)
+    # the chart asks for its points at once, beside the look at the rest of the tab
+    run.change(None, [run], [chart], js="run => run ?? ''", **QUIET)
     gr.on([run.change, others.change], overlaid, [run, others], [chart, apart], **QUIET)
     return tab
 

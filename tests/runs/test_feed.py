@@ -154,3 +154,17 @@ def test_runs_not_looked_at_for_longest_leave_the_memory_first(monkeypatch):
         following.look(run)
     assert following.reader(runs[2]).view.points.rows == 99
     assert following.reader(runs[0]).view.points.rows == 0
+
+
+def test_a_long_run_that_was_folded_is_there_at_the_first_look(run, short_portions):
+    write(run, range(1, 101))
+    feed.fold(run)
+    look = Feed().look(run)
+    assert look.reading is None
+    assert look.points["step"].tolist() == list(range(1, 101))
+
+
+def test_a_short_run_is_not_written_twice(run):
+    write(run, range(1, 101))
+    feed.fold(run)
+    assert not (run.folder / sidecar.NAME).exists()
