@@ -11,7 +11,7 @@ function filter() {
     const fits = (!words || row.innerText.toLowerCase().includes(words) || row.textContent.toLowerCase().includes(words))
       && (!suite || row.dataset.suite === suite)
       && (!tag || row.dataset.tags.split("|").includes(tag))
-      && (!differ || Number(row.dataset.change) !== 0);
+      && (!differ || row.dataset.differ === "1");
     row.hidden = !fits;
     shown += fits;
   }
@@ -25,8 +25,11 @@ function sort(key, button) {
   button.dataset.order = down ? "down" : "up";
   const all = rows();
   all.forEach((row, place) => { row.dataset.place ??= place; });
-  const sign = key === "place" ? (down ? 1 : -1) : (down ? -1 : 1);
-  all.sort((a, b) => sign * (Number(a.dataset[key]) - Number(b.dataset[key])) || a.dataset.place - b.dataset.place);
+  const sign = key === "place" ? (down ? 1 : -1) : (down ? -1 : 1), by = asked("by")?.value;
+  const value = (row) => key === "place" || key === "change" ? Number(row.dataset[key])
+    : JSON.parse(row.dataset.values)[by]?.[Number(key)] ?? -1;
+  const values = new Map(all.map((row) => [row, value(row)]));
+  all.sort((a, b) => sign * (values.get(a) - values.get(b)) || a.dataset.place - b.dataset.place);
   body.append(...all);
 }
 

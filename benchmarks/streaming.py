@@ -4,7 +4,8 @@
 
 Each turn lets both models answer the same prompt by transformers' ``generate`` with a streamer, one after the other,
 and then in two panes at once, as the Compare tab does. Prints one JSON document with the medians: tokens a second in
-all, and the time to the first token of the first pane and of plain ``generate``.
+all, and the time to the first token of the pane that is first, of the other one, and of plain ``generate`` (the mean of
+both models, each by itself).
 """
 
 from __future__ import annotations
@@ -56,13 +57,14 @@ def plain(handle, tokens: int) -> tuple[float, float]:
         return time.perf_counter() - clock.start, clock.first
 
 
-def panes(handles: list, tokens: int) -> tuple[float, int, float]:
-    """Seconds in all, tokens, and the time to the first token of the pane that was first, of two panes at once."""
-    start, first, count = time.perf_counter(), None, 0
-    for _, piece in stream_many(handles, [PROMPT] * len(handles), Sampling(temperature=0, max_new_tokens=tokens)):
-        first = first or time.perf_counter() - start
+def panes(handles: list, tokens: int) -> tuple[float, int, list[float]]:
+    """Seconds in all, tokens, and the time to the first token of each pane in the order of their coming."""
+    start, count = time.perf_counter(), 0
+    first: dict[int, float] = {}
+    for pane, piece in stream_many(handles, [PROMPT] * len(handles), Sampling(temperature=0, max_new_tokens=tokens)):
+        first.setdefault(pane, time.perf_counter() - start)
         count += piece.new_tokens if piece.finished else 0
-    return time.perf_counter() - start, count, first
+    return time.perf_counter() - start, count, list(first.values())
 
 
 def main() -> None:
@@ -75,21 +77,24 @@ def main() -> None:
     handles = [engine.open(Target.base_of(run)), engine.open(Target.run(run.id))]
     for handle in handles:
         plain(handle, 8)
-    alone, first_alone, together, first_together = [], [], [], []
+    alone, first_alone, together, first_together, second_together = [], [], [], [], []
     for _ in range(options.turns):
         measured = [plain(handle, options.tokens) for handle in handles]
         alone.append(len(handles) * options.tokens / sum(seconds for seconds, _ in measured))
-        first_alone.append(measured[0][1])
+        first_alone.append(statistics.mean(first for _, first in measured))
         seconds, count, first = panes(handles, options.tokens)
         together.append(count / seconds)
-        first_together.append(first)
+        first_together.append(first[0])
+        second_together.append(first[1])
     result = {
         "plain_tokens_per_second": round(statistics.median(alone), 2),
         "panes_tokens_per_second": round(statistics.median(together), 2),
         "ratio": round(statistics.median(together) / statistics.median(alone), 3),
         "plain_first_token_s": round(statistics.median(first_alone), 4),
         "panes_first_token_s": round(statistics.median(first_together), 4),
+        "panes_second_pane_s": round(statistics.median(second_together), 4),
         "first_token_ratio": round(statistics.median(first_together) / statistics.median(first_alone), 3),
+        "second_pane_ratio": round(statistics.median(second_together) / statistics.median(first_alone), 3),
     }
     print(json.dumps(result, indent=1))
 

@@ -1,8 +1,12 @@
 """What all tests share: a workspace of their own, no network, one core, and a tiny model made once."""
 
+import os
 import sys
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each process of tests, and for what it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,8 @@ def export(run: SuiteRun, kind: str) -> str:
 
 
 def rows(run: SuiteRun) -> list[dict[str, Any]]:
-    """One row a prompt: ``id``, ``tags``, ``prompt``, ``reference``, and of each model ``output`` and ``passed``."""
+    """One row a prompt: ``id``, ``tags``, ``prompt``, ``reference``, and of each model ``output``,
+    ``new_tokens``, ``passed`` and ``scores`` (every metric that says something about it)."""
     return [
         {
             "id": prompt.id,
@@ -39,6 +40,7 @@ def rows(run: SuiteRun) -> list[dict[str, Any]]:
                     "error": answers[prompt.id].error,
                     "new_tokens": answers[prompt.id].new_tokens,
                     "passed": None if answers[prompt.id].error else run.passed(name, prompt),
+                    "scores": {} if answers[prompt.id].error else run.scores(name, prompt),
                 }
                 for name, answers in run.answers.items()
                 if prompt.id in answers

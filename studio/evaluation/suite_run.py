@@ -66,6 +66,12 @@ class SuiteRun:
         """Whether a model's answer does what the prompt asks for; None for a prompt without a check."""
         return float(passes(prompt.check, self.answers[name][prompt.id].output)) if prompt.check else None
 
+    def scores(self, name: str, prompt: Prompt) -> dict[str, float]:
+        """Every metric that says something about a model's answer, by its key."""
+        output = self.answers[name][prompt.id].output
+        found = {metric.key: self._score(metric, prompt, output) for metric in METRICS.values()}
+        return {key: round(value, 4) for key, value in found.items() if value is not None}
+
     @staticmethod
     def _score(metric: Metric, prompt: Prompt, output: str) -> float | None:
         if prompt.reference is None and metric.key not in ("distinct_2", "loops"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,12 +40,38 @@ def generate_streaming(
     start = time.perf_counter()
     prompt = prompt_ids(handle, messages)
     room = room_for_answer(handle, len(prompt), sampling.max_new_tokens)
-    out = _Streamer(TextSoFar(lambda ids: decode(handle, ids)), start, emit)
-    if not stopped():
-        inputs = torch.tensor([prompt])
-        _generate(handle, inputs, torch.ones_like(inputs), sampling, room, stopped, streamer=out)
+    with _turn(stopped) as over:
+        out = _Streamer(TextSoFar(lambda ids: decode(handle, ids)), start, emit, over)
+        if not stopped():
+            inputs = torch.tensor([prompt])
+            _generate(handle, inputs, torch.ones_like(inputs), sampling, room, stopped, streamer=out)
     ended = bool(out.tokens) and out.tokens[-1] in handle.stop_ids
     out.finish("end" if ended else "length" if len(out.tokens) >= room else "stopped")
+
+
+_READING = threading.Lock()
+_PATIENCE_SECONDS = 1.0
+
+
+@contextmanager
+def _turn(stopped: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+    """One prompt is read at a time, until its first token is out: two at once would take each other's cores, and both
+    first tokens would come when the second one is ready. Yields what gives the turn to the next. Nobody waits longer
+    than a moment for a slow one."""
+    mine, patience = False, time.perf_counter() + _PATIENCE_SECONDS
+    while not (mine or stopped()) and time.perf_counter() < patience:
+        mine = _READING.acquire(timeout=0.05)
+
+    def over() -> None:
+        nonlocal mine
+        if mine:
+            mine = False
+            _READING.release()
+
+    try:
+        yield over
+    finally:
+        over()
 
 
 def generate_batch(
@@ -228,9 +255,11 @@ class _Stop(StoppingCriteria):
 class _Streamer:
     """Takes tokens from ``generate`` (the prompt comes first) and emits pieces with text and times."""
 
-    def __init__(self, text: TextSoFar, start: float, emit: Callable[[Piece], None]):
+    def __init__(
+        self, text: TextSoFar, start: float, emit: Callable[[Piece], None], begun: Callable[[], None] = lambda: None
+    ):
         self.tokens: list[int] = []
-        self._text, self._start, self._emit = text, start, emit
+        self._text, self._start, self._emit, self._begun = text, start, emit, begun
         self._first: float | None = None
         self._prompt = True
         self._scores: torch.Tensor | None = None
@@ -250,6 +279,7 @@ class _Streamer:
         text = self._text.add(new)
         seconds, sure = time.perf_counter() - self._start, self._log_probability(new)
         self._emit(Piece(text, len(self.tokens), seconds, self._first, log_probability=sure))
+        self._begun()
 
     def _log_probability(self, new: list[int]) -> float | None:
         """Of the one token that was taken last; one pass over the vocabulary.

@@ -11,7 +11,7 @@ import gradio as gr
 from studio.data.classes import FILE as CLASSES
 from studio.errors import StudioError
 from studio.runs import Run
-from studio.ui import judging, pane, views
+from studio.ui import judging, pane, suite_panel, views
 from studio.ui import panes as conversation
 from studio.ui import talk as talking
 from studio.ui.desk import Desk
@@ -43,6 +43,7 @@ class CompareTab:
     clear: gr.Button
     settings: Settings
     example: gr.Button
+    suites: suite_panel.SuitePanel
     table: gr.HTML
     votes: gr.Accordion
 
@@ -139,11 +140,12 @@ def build(choices: Sequence[tuple[str, str]] = ()) -> CompareTab:
         notice = gr.HTML(elem_id="compare-notice")
         settings = Settings.build()
         memory = gr.HTML(elem_id="compare-memory")
+    suites = suite_panel.build()
     with gr.Accordion("Votes", open=False, elem_classes="accordion-card", elem_id="votes") as votes:
         table = gr.HTML(elem_id="standings")
     return CompareTab(
         chosen, count, view, blind, tags, system, notice, memory, panes, history, prompt, send, stop, again, clear,
-        settings, example, table, votes,
+        settings, example, suites, table, votes,
     )  # fmt: skip
 
 
@@ -281,6 +283,7 @@ def wire(desk: Desk, tab: CompareTab) -> None:
         system, user = conversation.first_user_turn(Run.open(runs[0]).recipe)
         return user, system
 
+    suite_panel.wire(desk, tab.suites, {tab.count, *tab.models}, tab.names)
     tab.stop.click(halt, None, None, **QUIET)
     # queued like the answers, so that the page gets them in the order in which they were sent
     tab.clear.click(cleared, inputs, emptied, **QUEUED)

@@ -93,6 +93,7 @@ class Desk:
         self.stops: dict[str, Any] = {}  # by browser: the answers that are being written (``studio.ui.talk``)
         self.rounds: dict[str, Any] = {}  # by browser: the round of blind judging (``studio.ui.judging``)
         self.downloads = Path(tempfile.mkdtemp(prefix="sft-studio-"))  # Gradio hands out no file of the workspace
+        self.suites: dict[str, Any] = {}  # by browser: the suite that is asked of its panes (``studio.ui.suite_panel``)
         self._engine: Any = None
         self.on_zero_gpu: Any = None  # what answers instead of the engine on a Space with ZeroGPU
         self.caretaker = Caretaker(self)

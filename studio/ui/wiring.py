@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ QUIET = {"queue": False, **QUEUED}
 def told(fn: Any) -> Any:
     """``fn`` with its StudioErrors shown to the person as a notice that stays until it is closed."""
 
+    @functools.wraps(fn)  # Gradio looks at the signature, whether it takes the request
     def handler(*arguments: Any) -> Any:
         try:
             return fn(*arguments)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 
 import pytest
 
-from studio.evaluation import votes
+from studio.evaluation import suite_run, votes
 from studio.runs import Run
 from studio.workspace import Workspace
 
@@ -110,3 +112,46 @@ def test_a_blind_round_hides_the_names_until_a_key_votes(compare, run):
     page.click("#votes > button, #votes .label-wrap")
     page.wait_for_selector(".standings table >> nth=1")
     assert "sums · 1 vote" in page.inner_text("#standings")
+
+
+def test_a_suite_is_asked_of_both_panes_paused_and_gone_on_with(compare, run, tmp_path, monkeypatch):
+    from studio.inference import generate
+
+    real = generate.answer_batches
+
+    def slow(*arguments, **options):
+        for batch in real(*arguments, **options):
+            time.sleep(1.5)
+            yield batch
+
+    monkeypatch.setattr(generate, "answer_batches", slow)
+    monkeypatch.setattr(suite_run, "_AT_ONCE", 2)
+    page = compare
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("\n".join(["Say one.", "Say two.", HOSTILE, "Say four.", "Say five."]), encoding="utf-8")
+    page.get_by_text("Ask a whole suite").click()
+    page.wait_for_selector("#suite-state .empty:visible")
+    with page.expect_file_chooser() as chooser:
+        page.click("#asked-file")
+    chooser.value.set_files(prompts)
+    page.wait_for_function("() => document.querySelector('#asked-suite input').value.includes('mine')")
+    page.click("#ask-panes")
+    page.wait_for_selector("#pause-suite:visible")
+    page.click("#pause-suite")
+    page.wait_for_function("() => document.querySelector('#suite-state').innerText.includes('Paused')", timeout=60000)
+    assert page.inner_text("#ask-panes") == "Go on"
+    page.click("#ask-panes")
+    page.wait_for_function(
+        """() => document.querySelector('#ask-panes').innerText === 'Ask all panes'
+           && document.querySelectorAll('#panes-answers tbody tr').length === 5
+           && !document.querySelector('#panes-answers').innerText.includes('not asked')""",
+        timeout=90000,
+    )
+    assert page.locator("#panes-answers img").count() == 0
+    with page.expect_download() as download:
+        page.click("#suite-jsonl")
+    lines = [json.loads(line) for line in download.value.path().read_text(encoding="utf-8").splitlines()]
+    assert [set(line["answers"]) for line in lines] == [{*lines[0]["answers"]}] * 5 and len(lines[0]["answers"]) == 2
+    files = sorted(Workspace.current().folder("suites").glob("*.jsonl"))
+    asked = [json.loads(line)["prompt_id"] for file in files for line in file.read_text().splitlines()]
+    assert len(asked) == 10  # no prompt was asked twice

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from unittest.mock import ANY
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_csv_comes_back_cell_for_cell_and_no_cell_is_a_formula(run):
 
 def test_json_lines_have_everything(run):
     first, second, third = map(json.loads, export(run, "jsonl").splitlines())
-    assert first["answers"]["base"] == {"output": "0", "error": "", "new_tokens": 3, "passed": 1.0}
+    assert first["answers"]["base"] == {"output": "0", "error": "", "new_tokens": 3, "passed": 1.0, "scores": ANY}
     assert second["answers"]["base"]["output"] == HOSTILE
     assert third["answers"]["tuned"]["error"] == "Too long."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import torch
@@ -303,3 +304,22 @@ def test_min_p_keeps_the_tokens_that_are_likely_enough(panes):
         for seed in range(200)
     }
     assert drawn == {0, 1}
+
+
+def test_a_prompt_waits_for_the_first_token_of_the_one_before_it_and_no_longer_than_a_moment(monkeypatch):
+    from studio.inference import generate
+
+    monkeypatch.setattr(generate, "_PATIENCE_SECONDS", 0.3)
+    with generate._turn(lambda: False) as over:
+        started = time.perf_counter()
+        with generate._turn(lambda: False):  # the first one is slow: this one goes on all the same
+            assert 0.25 < time.perf_counter() - started < 5
+        over()
+        over()  # every token says so
+        started = time.perf_counter()
+        with generate._turn(lambda: False):
+            assert time.perf_counter() - started < 0.2
+        with generate._turn(lambda: False), generate._turn(lambda: True):
+            pass  # a stopped one does not wait
+    assert generate._READING.acquire(blocking=False)
+    generate._READING.release()
