@@ -1,7 +1,7 @@
 """Text that a model wrote, as HTML that can do nothing: no raw HTML, no images, no links, no hidden characters.
 
 Markdown is read by markdown-it with HTML switched off; what is left of links and images is their text with the address
-beside it. Formulas are shown as their source.
+beside it. Formulas are drawn as MathML, or shown as their source where they are not understood.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import html
 import re
 from collections.abc import Callable
 from typing import Any
+
+from studio.ui.formula import mathml
 
 SHOWN = 20_000  # characters of one text that are drawn
 _HIDDEN = re.compile(
@@ -137,5 +139,9 @@ def _formula(state: Any, silent: bool) -> bool:
 
 
 def _formula_html(tokens: list, at: int, *_: Any) -> str:
-    kind = "formula block" if tokens[at].markup in ("$$", "\\[") else "formula"
-    return f'<span class="{kind}" title="LaTeX">{escape(tokens[at].content.strip())}</span>'
+    block = tokens[at].markup in ("$$", "\\[")
+    kind, source = "formula block" if block else "formula", tokens[at].content.strip()
+    drawn = mathml(source, block, escape)
+    if drawn is None:
+        return f'<span class="{kind} source" title="LaTeX">{escape(source)}</span>'
+    return f'<span class="{kind}">{drawn}</span>'

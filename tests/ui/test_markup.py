@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 import pytest
 
-from studio.ui import contrast, markup, pane
+from studio.ui import contrast, formula, markup, pane
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -62,8 +63,8 @@ def shown(text: str, view: str) -> str:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_makes_no_element_and_no_attribute_of_its_own(text, view):
     read = Reader(shown(text, view))
-    assert read.tags <= TAGS
-    assert {name for name, _ in read.attributes} <= ATTRIBUTES
+    assert read.tags <= TAGS | formula.ELEMENTS
+    assert {name for name, _ in read.attributes} <= ATTRIBUTES | formula.ATTRIBUTES
     assert not any("evil" in (value or "") or "alert" in (value or "") for _, value in read.attributes)
 
 
@@ -101,10 +102,42 @@ def test_markdown_is_rendered():
         assert part in html
 
 
-def test_formulas_are_shown_as_their_source_and_prices_are_not_formulas():
-    html = markup.rendered(r"Area $\pi r^2$ and \[x_1 * y * z\] for $5 and $6")
+def test_formulas_are_drawn_and_prices_are_not_formulas():
+    html = markup.rendered(r"So $\frac{a}{b} < 1$, or $$\sqrt{x}$$ It costs $5 and $6.")
     assert html.count('class="formula') == 2
-    assert Reader(html).text.strip() == r"Area \pi r^2 and x_1 * y * z for $5 and $6"
+    assert "<mfrac>" in html and "√" in html and "<mo>&lt;</mo>" in html
+    assert "&#36;5 and &#36;6" in html
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        r"\href{javascript:alert(1)}{x}",
+        r"\href{http://evil.example}{x}",
+        r"\style{background:url(http://evil.example/a.png)}{x}",
+        r"\class{evil}{x}",
+        r"\text{<img src=x onerror=alert(1)>}",
+        r"\mathrm{<script>alert(1)</script>}",
+        r"\unknown{<script>alert(1)</script>}",
+        r"\color{red;}{x}",
+        "a_",
+        "{" * 500,
+        r"\frac{1}{" * 60 + "x" + "}" * 60,
+        r"\begin{matrix} a & b",
+        "&lt;script&gt;",
+    ],
+)
+def test_a_formula_only_draws(source):
+    html = markup.rendered(f"${source}$")
+    for element in re.findall(r"<([a-z0-9]+)([^>]*)>", html):
+        name, attributes = element
+        assert name in ("div", "p", "span") or name.startswith("m")
+        assert not re.search(r"(href|src|style|on\w+)\s*=", re.sub(r'title="[^"]*"', "", attributes))
+        assert name not in ("marquee", "meta", "map")
+
+
+def test_a_formula_that_is_not_understood_is_its_source():
+    assert "a_</span>" in markup.rendered("$a_$") and 'class="formula source"' in markup.rendered("$a_$")
 
 
 @pytest.mark.parametrize("view", pane.VIEWS)
