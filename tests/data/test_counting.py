@@ -70,7 +70,7 @@ def test_json_that_is_one_object_a_line_is_counted_by_lines(write):
     [
         ("rows.json", json.dumps([{"prompt": "q", "completion": "a"}], indent=1)),
         ("rows.csv", "prompt,completion\nq,a\n"),
-        ("rows.jsonl.gz", gzip.compress("\n".join(lines(3)).encode())),
+        ("rows.jsonl.gz", gzip.compress("\n".join(lines(3)).encode(), mtime=0)),
     ],
 )
 def test_what_has_to_be_parsed_or_unpacked_is_not_counted(write, name, content):
