@@ -1,4 +1,4 @@
-"""Commands that tell how good a run is: evaluate, suite, report."""
+"""Commands that tell how good a run is: evaluate, suite, tasks, report, judge."""
 
 from __future__ import annotations
 
@@ -117,6 +117,37 @@ def report(
         terminal.print_json(made)
     else:
         print(opened.folder / "report.html")
+
+
+@app.command()
+def tasks(
+    run: RunId,
+    names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks of lm-eval, such as arc_easy.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each task; default: all.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="A folder with task files (YAML) of your own.")] = None,
+    chat: Annotated[bool, typer.Option(help="Put prompts through the chat template.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Score a run's base and tuned model on public benchmarks, by lm-eval (pip install lm-eval)."""
+    opened = Run.open(run)
+    with terminal.working() as report:
+        from studio.evaluation.tasks import run_tasks
+        from studio.inference import Engine
+
+        found = run_tasks(opened, names, Engine(), limit=limit, folder=folder, chat=chat, progress=report)
+    if as_json:
+        terminal.print_json(found)
+        return
+    table = terminal.Table("Task", "Metric", "Base", "Tuned", title="lm-eval, with standard errors")
+    for task, metrics in found.items():
+        for metric, entry in metrics.items():
+            cells = [_with_error(entry.get(side), entry["stderr"].get(side)) for side in ("base", "tuned")]
+            table.add_row(task, metric, *cells)
+    terminal.stdout().print(table)
+
+
+def _with_error(value: float | None, stderr: float | None) -> str:
+    return "" if value is None else f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr else "")
 
 
 def make_report(run: Run, progress: Any, suites: list[str] | None = None) -> dict[str, Any]:
