@@ -9,7 +9,6 @@ from typing import Any
 from studio.errors import StudioError
 from studio.models.adapters import adapter_config, blocks, check_target_modules, embedding_names, linear_layers
 from studio.models.load import resolve_dtype
-from studio.models.turned_inputs import turn_inputs
 from studio.recipe import Recipe
 from studio.recipe_methods import METHODS, PROMPTED, TAKEN_STARTS, WHOLE
 
@@ -60,6 +59,8 @@ def apply_method(
     if method.kind == "freeze":
         return _freeze(model, recipe, new)
     from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+
+    from studio.models.turned_inputs import turn_inputs
 
     title = METHODS[method.kind].title
     if new and method.kind in PROMPTED:

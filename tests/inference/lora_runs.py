@@ -68,8 +68,11 @@ def reference(base: Path, adapter: Path | None = None):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from studio.models.turned_inputs import turn_inputs
+
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     model = model if adapter is None else PeftModel.from_pretrained(model, adapter).eval()
+    turn_inputs(model)  # HRA and BOFT as everywhere in the studio: to the last bit, PEFT's own way rounds differently
     with torch.no_grad():
         return model(torch.tensor([IDS])).logits
 

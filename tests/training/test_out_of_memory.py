@@ -90,12 +90,12 @@ def worker(run: Run, limit: str = "") -> int:
 
 
 def test_a_worker_under_a_limit_of_its_recipe_says_so_and_its_retry_finishes(large):
-    large.train.memory_limit_gb = 0.2
+    large.train.memory_limit_gb = 0.12
     run = Run.create(large)
     assert worker(run) == 1
     event = run.events()[-1]
-    assert (event["kind"], event["reason"], event["available_bytes"]) == ("failed", "out_of_memory", 200 * MB)
-    assert event["estimated_memory_bytes"] > 200 * MB
+    assert (event["kind"], event["reason"], event["available_bytes"]) == ("failed", "out_of_memory", 120 * MB)
+    assert event["estimated_memory_bytes"] > 120 * MB
     smaller, taken = relieved_run(run.recipe, event)
     assert [step.key for step in taken] == ["batch"]
     assert smaller.train.per_device_train_batch_size * smaller.train.gradient_accumulation_steps == 32
@@ -109,13 +109,13 @@ def test_a_limit_from_outside_is_told_as_well(large):
     outside = (
         "import datasets, resource, torch, transformers, trl, peft\n"
         "from studio.training import memory, trainer\n"
-        f"bound = memory._data_bytes() + {200 * MB}\n"
+        f"bound = memory._data_bytes() + {120 * MB}\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))"
     )
     assert worker(run, outside) == 1
     event = run.events()[-1]
     assert (event["kind"], event["reason"]) == ("failed", "out_of_memory")
-    assert event["available_bytes"] < 200 * MB
+    assert event["available_bytes"] < 120 * MB
     assert relieved_run(run.recipe, event)[1][0].key == "batch"
 
 
