@@ -78,7 +78,7 @@ def test_an_evaluated_run_shows_its_report_and_answers_that_are_filtered_and_sor
     page.fill("[data-find]", "TUNED says b")
     assert page.inner_text("[data-count]") == "1 of 3 prompts"
     page.fill("[data-find]", "")
-    page.click("[data-sort=tuned]")
+    page.click("[data-sort='1']")
     assert page.locator(".suite-table tbody tr small").first.inner_text() == "b"
     page.select_option("select[data-tag]", "first")
     assert page.inner_text("[data-count]") == "1 of 3 prompts"
