@@ -24,9 +24,15 @@ const MARKED_POINTS = 60;  // a curve with more points than this is a line witho
 let shown = [], runs = {}, visible = null, busy = false, again = false, awaiting = false;
 let rest = 0;  // no news are asked for before this time: drawing takes at most a fortieth of the page's time
 let zooming = null, resmoothing = null, drawing = 0;
+let ahead = null;  // the run that the pointer rests on in the list: {label, axis, said, news: [id, points]}
+let coming = null;  // the same, pressed before its points were there
+let chosen = null;  // the run that was pressed in the list, until the page says so
 
 const weight = () => Number(ema.value);
-const wanted = () => props.value ? [props.value, ...(props.others ?? []).filter(id => id !== props.value)].slice(0, 6) : [];
+function wanted() {
+  const first = chosen ?? props.value;
+  return first ? [first, ...(props.others ?? []).filter(id => id !== first)].slice(0, 6) : [];
+}
 const empty = () => ({have: null, curves: {}, fine: {}, warnings: [], reading: null});
 const ink = place => css(place ? `--run-${place + 1}` : '--tuned');
 
@@ -179,18 +185,52 @@ function take(id, news) {
   if (id === shown[0]) axisChoice.querySelector('[value=tokens]').disabled = !news.axes.includes('tokens');
 }
 
+function begin(now) {  // these runs are shown from here on
+  if (now[0] !== shown[0]) { runs = {}; visible = null; }
+  runs = Object.fromEntries(now.map(id => [id, runs[id] ?? empty()]));
+  shown = now;
+  part('.csv').href = now.length ? `runs/${now[0]}/metrics.csv` : '';
+  legend();
+}
+
+// A run that the pointer comes to in the list is asked for ahead, and drawn as the button goes down: after that the page
+// is busy with the rest of the tab for longer than the points take.
+const listed = event => event.target.closest?.('#run [role=option]')?.getAttribute('aria-label');
+
+function look(event) {
+  const label = listed(event);
+  if (!label || (label === ahead?.label && axisChoice.value === ahead.axis) || !element.offsetParent) return;
+  const mine = ahead = {label, axis: axisChoice.value, news: null};
+  mine.said = server.news(question({runs: [{label}]})).then(said => { mine.news = Object.entries(said ?? {})[0]; });
+}
+
+async function press(event) {
+  if (!listed(event)) return;
+  look(event);
+  const mine = ahead;
+  if (!mine) return;
+  coming = mine;
+  try { if (!mine.news) await mine.said; } finally { if (coming === mine) coming = null; }
+  const [id, news] = mine.news ?? [];
+  if (id && mine === ahead && shown[0] !== id) {
+    chosen = props.value === id ? null : id;
+    setTimeout(() => { if (chosen === id) { chosen = null; pull(); } }, 5000);  // the page did not follow
+    begin(wanted());
+    take(id, news);
+    draw();
+  }
+  ahead = null;
+  if (again) { again = false; pull(); }
+}
+
 async function pull() {
-  if (busy) { again = true; return; }
+  if (busy || coming) { again = true; return; }
   if (document.visibilityState !== 'visible' || !element.offsetParent) return;
   busy = true;
   try {
     const now = wanted();
     if (now.join(' ') !== shown.join(' ')) {
-      if (now[0] !== shown[0]) { runs = {}; visible = null; }
-      runs = Object.fromEntries(now.map(id => [id, runs[id] ?? empty()]));
-      shown = now;
-      part('.csv').href = now.length ? `runs/${now[0]}/metrics.csv` : '';
-      legend();
+      begin(now);
       if (shown.length) await_points(true); else draw();
     }
     if (!shown.length) return;
@@ -232,10 +272,13 @@ axisChoice.addEventListener('change', () => {
 const timer = setInterval(() => {
   if (element.isConnected) return performance.now() < rest ? null : pull();
   clearInterval(timer); colours.disconnect();
+  document.removeEventListener('pointerover', look); document.removeEventListener('pointerdown', press, true);
   Object.keys(CHARTS).forEach(name => box(name) && P.purge(box(name)));
 }, 1000);
 const colours = new MutationObserver(() => { legend(); draw(); });
 colours.observe(document.body, {attributes: true, attributeFilter: ['class']});
-watch('value', pull);
+document.addEventListener('pointerover', look);
+document.addEventListener('pointerdown', press, true);
+watch('value', () => { chosen = null; pull(); });
 watch('others', pull);
 pull();

@@ -177,7 +177,7 @@ def main() -> None:
         print(f"A run of {chosen.steps:,} steps, {long.events_path.stat().st_size / 1e6:.0f} MB of events")
         print("  opened for the first time: ", in_own_process("open", long.id))
         print("  opened again:              ", in_own_process("open", long.id))
-        (long.folder / "curves.npz").unlink()
+        (long.folder / "curves.safetensors").unlink()
 
         for tabs in (1, TABS):
             live = make_run("live", 2000, end=None)

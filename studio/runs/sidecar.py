@@ -1,4 +1,4 @@
-"""``curves.npz`` beside ``events.jsonl``: what was folded from a long file, so that it need not be read from its start.
+"""``curves.safetensors`` beside ``events.jsonl``: what was folded from a long file, which then is not read again.
 
 A cache and no more: whoever deletes it loses seconds. It is written aside and renamed into place, it says which bytes
 it was made from, and a reader that does not find those bytes in the file ignores it.
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zipfile
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import orjson
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from studio.runs.table import Table
 from studio.runs.view import View
 
-NAME = "curves.npz"
-_VERSION = 2
+NAME = "curves.safetensors"
+_VERSION = 3
 _FINGERPRINT_BYTES = 256  # compared at the head of the event file and before the offset
 _TABLES = ("points", "evals")
 
@@ -34,13 +34,10 @@ def save(folder: Path, view: View, offset: int) -> None:
     }
     aside = folder / f".{NAME}.{os.getpid()}.part"
     # a full or read-only disk, or a number that orjson does not write: the file is read again the next time
-    with contextlib.suppress(OSError, orjson.JSONEncodeError):
+    with contextlib.suppress(OSError, SafetensorError, orjson.JSONEncodeError):
+        text = orjson.dumps({"about": about, "state": state}, option=orjson.OPT_NON_STR_KEYS).decode()
         try:
-            with aside.open("wb") as file:
-                text = np.frombuffer(
-                    orjson.dumps({"about": about, "state": state}, option=orjson.OPT_NON_STR_KEYS), dtype=np.uint8
-                )
-                np.savez(file, allow_pickle=False, about=text, **arrays)
+            save_file(arrays, aside, metadata={"view": text})
             aside.replace(folder / NAME)
         finally:
             aside.unlink(missing_ok=True)
@@ -49,20 +46,22 @@ def save(folder: Path, view: View, offset: int) -> None:
 def load(folder: Path) -> tuple[View, int]:
     """The view that was saved and its byte offset; an empty view and 0 if there is none that fits the events."""
     try:
-        with np.load(folder / NAME, allow_pickle=False) as found:
-            said = orjson.loads(found["about"].tobytes())
+        with safe_open(folder / NAME, framework="np") as found:
+            said = orjson.loads(found.metadata()["view"])
             about = said["about"]
             if about["version"] != _VERSION or about["bytes"] != _fingerprint(folder, about["offset"]):
                 return View(), 0
+            known = found.offset_keys()
             view = View(**said["state"])
             view.samples = {
                 int(step): {int(number): sample for number, sample in samples.items()}
                 for step, samples in view.samples.items()
             }
             for name in _TABLES:
-                columns = {key.split(":", 1)[1]: found[key] for key in found.files if key.startswith(f"{name}:")}
+                keys = [key for key in known if key.startswith(f"{name}:")]
+                columns = {key.split(":", 1)[1]: found.get_tensor(key) for key in keys}
                 setattr(view, name, Table().replace(columns, about["redone"][name]))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # none, or not one of ours
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # none, or not one of ours
         return View(), 0
     return view, about["offset"]
 

@@ -11,7 +11,7 @@ from studio.recipe import ModelSpec, Recipe
 from studio.training.steps import planned_steps
 
 EVENT_BYTES = 600
-"""Of a step on the disk: its line in events.jsonl, at most 400 bytes, and its columns in curves.npz."""
+"""Of a step on the disk: its line in events.jsonl, at most 400 bytes, and its columns in curves.safetensors."""
 
 
 @dataclass(frozen=True)

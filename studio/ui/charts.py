@@ -12,9 +12,11 @@ from starlette.responses import Response
 from studio.errors import StudioError
 from studio.runs import Run
 from studio.runs.feed import Feed, file_size
+from studio.runs.index import RunIndex
 from studio.ui.points import answer
 from studio.workspace import ASSETS
 
+SEPARATOR = " · "  # between a run's name and its status in the list of runs
 MOST_RUNS = 6  # on one chart: more lines are not told apart
 
 _TEMPLATE = """
@@ -50,12 +52,14 @@ _STYLE = """
 """
 
 
-def points(feed: Feed, request: dict[str, Any]) -> dict[str, Any]:
+def points(feed: Feed, request: dict[str, Any], index: RunIndex | None = None) -> dict[str, Any]:
     """What a page does not have yet of the runs that it shows.
 
     Args:
         request: ``runs``, a list of ``run`` (an id) and ``have`` (see :func:`studio.ui.points.answer`), the first one
-            with all its curves and the others drawn over it; and what else an answer depends on.
+            with all its curves and the others drawn over it; and what else an answer depends on. Instead of ``run`` a
+            run may have its ``label`` in the list of runs, where only one run begins so.
+        index: the runs and their names, for labels.
 
     Returns:
         Run id -> its answer; ``{}`` for a run with nothing new, and for one that is not there.
@@ -64,7 +68,7 @@ def points(feed: Feed, request: dict[str, Any]) -> dict[str, Any]:
     asked = request.get("runs") or []
     for place, one in enumerate(asked[:MOST_RUNS]):
         try:
-            run = Run.open(str(one.get("run")))
+            run = Run.open(str(one.get("run") or _labelled(index, str(one.get("label")))))
         except StudioError:
             continue
         have = one.get("have") or {}
@@ -74,6 +78,13 @@ def points(feed: Feed, request: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
+def _labelled(index: RunIndex | None, label: str) -> str | None:
+    """The id of the one run whose line in the list of runs is ``label``: its name or id, and its status."""
+    shown = label.rpartition(SEPARATOR)[0]
+    named = [id for id, name in index.names().items() if name == shown] if index else []
+    return named[0] if len(named) == 1 else None if named else shown
+
+
 def plotly_js() -> Path:
     """plotly.js as plotly.py carries it."""
     import plotly
@@ -81,11 +92,11 @@ def plotly_js() -> Path:
     return Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
-def live_chart(feed: Feed, **options: Any) -> gr.HTML:
+def live_chart(feed: Feed, index: RunIndex, **options: Any) -> gr.HTML:
     """Charts of one run; set the component's value to a run's id, and ``others`` to the ids drawn over it."""
 
     def news(request):
-        return Response(orjson.dumps(points(feed, request or {})), media_type="application/json")
+        return Response(orjson.dumps(points(feed, request or {}, index)), media_type="application/json")
 
     scripts = [(ASSETS / name).read_text(encoding="utf-8") for name in ("curves.js", "chart.js")]
     return gr.HTML(

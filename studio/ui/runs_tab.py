@@ -13,7 +13,7 @@ from studio.runs import Run, View, queue
 from studio.runs.feed import Look, file_size
 from studio.runs.label import Label
 from studio.ui import overlay, run_actions, samples, ship_panel, trouble, views
-from studio.ui.charts import MOST_RUNS, live_chart
+from studio.ui.charts import MOST_RUNS, SEPARATOR, live_chart
 from studio.ui.compare_tab import writes_text
 from studio.ui.desk import Desk
 from studio.ui.run_log import log_panel
@@ -78,7 +78,7 @@ def build(desk: Desk) -> RunsTab:
     trouble_part = trouble.build()
     numbers = gr.HTML(elem_id="run-numbers")
     with gr.Column(elem_classes="card", visible=False) as chart_card:
-        chart = live_chart(desk.feed, elem_id="chart")
+        chart = live_chart(desk.feed, desk.index, elem_id="chart")
         apart = gr.HTML(elem_id="apart")
     samples_part = samples.build()
     ship = ship_panel.build()
@@ -127,7 +127,7 @@ def nothing() -> str:
 def choices(desk: Desk, max_age: float = 0.0, without: str | None = None) -> list[tuple[str, str]]:
     """The runs with their status, newest first."""
     statuses, names = desk.index.statuses(max_age), desk.index.names(TICK_SECONDS)
-    return [(f"{names.get(id, id)} · {status}", id) for id, status in statuses.items() if id != without]
+    return [(f"{names.get(id, id)}{SEPARATOR}{status}", id) for id, status in statuses.items() if id != without]
 
 
 def signature(desk: Desk, run: Run | None, status: str) -> dict[str, str]:

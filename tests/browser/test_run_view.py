@@ -68,6 +68,19 @@ def test_a_long_run_shows_its_spike_and_a_zoom_fetches_every_point(visit, long):
     assert drawn(page, "data[0].x.at(-1)") == STEPS
 
 
+def test_a_run_is_drawn_as_the_button_goes_down_on_it_in_the_list(visit, long, short):
+    page = visit(f"?run={short.id}")
+    wait_for_points(page, 50)
+    page.locator("#run input").click()
+    line = page.locator("#run [role=option]", has_text=long.id)
+    with page.expect_response(lambda response: "component_server" in response.url and len(response.body()) > 10_000):
+        line.hover()  # asks ahead
+    page.evaluate("() => document.addEventListener('mousedown', event => event.stopImmediatePropagation(), true)")
+    line.click()  # the page itself does not hear of it
+    page.wait_for_function(f"() => {LOSS}.data[0].x.at(-1) === {STEPS}")
+    page.wait_for_function(f"() => {LOSS}.data[0].x.length === 50")  # and so the chart goes back to what the page shows
+
+
 def test_the_charts_zoom_together_and_then_rest(visit, short):
     page = visit(f"?run={short.id}")
     wait_for_points(page, 50)

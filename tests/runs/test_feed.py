@@ -118,7 +118,7 @@ def test_half_of_a_sidecar_costs_only_time(run, short_portions):
 
 
 def test_a_folder_that_cannot_be_written_is_followed_all_the_same(run, short_portions, monkeypatch):
-    monkeypatch.setattr(sidecar.np, "savez", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(sidecar, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     write(run, range(1, 50))
     assert read_by(Feed(), run).view == run.view()
     assert sorted(p.name for p in run.folder.iterdir()) == ["events.jsonl", "recipe.yaml"]

@@ -171,3 +171,26 @@ def test_a_run_drawn_over_another_has_its_losses_only(run):
 
 def test_a_run_that_is_gone_has_no_answer(run):
     assert charts.points(Feed(), {"runs": [{"run": "gone"}, {"run": "../etc"}, {}]}) == {}
+
+
+@pytest.fixture
+def listed(run):
+    """The line of a run with points in the list of runs, and what the chart answers for a line."""
+    from studio.runs.index import RunIndex
+
+    write(run, range(1, 8))
+    index = RunIndex()
+    return lambda name: charts.points(Feed(), {"runs": [{"label": f"{name}{charts.SEPARATOR}finished"}]}, index)
+
+
+def test_a_run_is_found_by_its_line_in_the_list(run, listed):
+    assert set(listed(run.id)) == {run.id}
+    run.label.changed(name="My best · so far").write(run.folder)
+    assert set(listed("My best · so far")) == {run.id}
+
+
+def test_a_name_that_two_runs_have_finds_neither(run, listed):
+    other = Run.create(Recipe(name="other"))
+    other.label.changed(name="twin").write(other.folder)
+    run.label.changed(name="twin").write(run.folder)
+    assert listed("twin") == {}
