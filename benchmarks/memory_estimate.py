@@ -68,12 +68,12 @@ def recipe_of(row: dict[str, Any]) -> Recipe:
 
 
 def predict(recipe: Recipe) -> dict[str, int]:
-    """The estimate; the rows are equally long, so that there is no mask."""
+    """The estimate."""
     from studio.models.headers import read_config
     from studio.models.memory import estimate
     from studio.models.store import fetch
 
-    return estimate(recipe, read_config(fetch(recipe.model)), padded=False).memory_bytes
+    return estimate(recipe, read_config(fetch(recipe.model))).memory_bytes
 
 
 def measure(recipe: Recipe) -> tuple[int, int]:
@@ -103,10 +103,9 @@ def measure(recipe: Recipe) -> tuple[int, int]:
 def take_steps(model: Any, recipe: Recipe, rows: int, length: int) -> None:
     """Optimizer steps as the studio's worker takes them, but for the data."""
     import torch
-    from torch.nn import functional
     from transformers import Trainer, TrainingArguments
 
-    from studio.models.head import LabelledLogits
+    from studio.models.loss import LabelledLoss
     from studio.models.methods import apply_method
     from studio.training.fused_lora import fuse_lora
 
@@ -126,20 +125,15 @@ def take_steps(model: Any, recipe: Recipe, rows: int, length: int) -> None:
     settings = TrainingArguments("unused", optim=recipe.train.optim, use_cpu=True, report_to="none")
     kind, options = Trainer.get_optimizer_cls_and_kwargs(settings, model)
     optimizer = kind(trained, **options)
-    logits_of = LabelledLogits(model)
+    loss_of = LabelledLoss(model)
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=generator)
-        loss_of(logits_of, functional, ids).backward()
+        total, count = loss_of(ids, torch.ones_like(ids), ids)
+        (total / count).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         model.zero_grad()
-
-
-def loss_of(logits_of: Any, functional: Any, ids: Any) -> Any:
-    """The mean loss over all positions; the logits are let go as the trainer does."""
-    logits, targets, _ = logits_of(ids, (ids >= 0).long(), ids)
-    return functional.cross_entropy(logits.float(), targets, reduction="sum") / targets.numel()
 
 
 def settled() -> int:

@@ -4,6 +4,7 @@ from studio.data.classes import Classes, classes_of, find_classes
 from studio.data.conversations import read_conversations
 from studio.data.encode import Encoded, encode_conversation, encode_row, encode_rows
 from studio.data.load import load_conversations, load_evaluation
+from studio.data.once import encode_once
 from studio.data.split import split_conversations
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Encoded",
     "classes_of",
     "encode_conversation",
+    "encode_once",
     "encode_row",
     "encode_rows",
     "find_classes",

@@ -49,6 +49,9 @@ class Encoded:
     row: int | None = None
 
 
+Result = Encoded | StudioError
+
+
 def encode_conversation(
     tokenizer: Any,
     messages: list[dict],
@@ -281,24 +284,44 @@ def encode_rows(
     Raises:
         StudioError: the template refuses a row that is not to be dropped, or no row is left.
     """
-    kept: list[Encoded] = []
-    dropped: dict[str, list[int]] = {}
-    refused = 0
-    first: tuple[int, StudioError] | None = None
-    count = 0
+    return collect(encoded_one_by_one(tokenizer, rows, data, classes), data, progress, classes)
+
+
+def encoded_one_by_one(
+    tokenizer: Any, rows: Iterable[dict[str, Any]], data: DataSpec, classes: Classes | None = None, first: int = 1
+) -> Iterator[tuple[int, Result]]:
+    """Each row's number and its example or refusal. ``first`` is the number of the first one, where rows have none."""
+    count = first
     for some in _batches(rows):
         for row, encoded in zip(some, encode_batch(tokenizer, some, data, classes), strict=True):
+            yield row.get("row", count), encoded
             count += 1
-            number = row.get("row", count)
-            if isinstance(encoded, StudioError):
-                refused += 1
-                first = first or (number, encoded)
-                dropped.setdefault(encoded.what.rstrip("."), []).append(number)
-            elif encoded.dropped:
-                dropped.setdefault(encoded.dropped, []).append(number)
-            else:
-                kept.append(replace(encoded, row=number))
-        progress(count)
+
+
+def collect(
+    found: Iterable[tuple[int, Result]],
+    data: DataSpec,
+    progress: Callable[[int], None] = lambda done: None,
+    classes: Classes | None = None,
+) -> tuple[list[Encoded], dict[str, list[int]]]:
+    """What :func:`encode_rows` gives, from rows that are encoded already."""
+    kept: list[Encoded] = []
+    dropped: dict[str, list[int]] = {}
+    refused = count = 0
+    first: tuple[int, StudioError] | None = None
+    for number, encoded in found:
+        count += 1
+        if isinstance(encoded, StudioError):
+            refused += 1
+            first = first or (number, encoded)
+            dropped.setdefault(encoded.what.rstrip("."), []).append(number)
+        elif encoded.dropped:
+            dropped.setdefault(encoded.dropped, []).append(number)
+        else:
+            kept.append(replace(encoded, row=number))
+        if not count % _BATCH:
+            progress(count)
+    progress(count)
     if first and (data.invalid_rows != "drop" or not kept):
         more = f" ({refused:,} rows are refused.)" if refused > 1 else ""
         raise StudioError(

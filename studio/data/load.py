@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -58,13 +59,15 @@ def load_conversations(data: DataSpec, split: str | None = None, task: str = "ca
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        return datasets.Dataset.from_generator(
+        rows = datasets.Dataset.from_generator(
             _generate,
             features=datasets.Features(features),
             gen_kwargs={"data": data.model_dump_json(), "split": split or data.split, "key": key, "task": task},
             fingerprint=key,
             cache_dir=str(Workspace.current().datasets / "cache"),
         ).with_transform(_read)
+        rows.kept_as = key  # what is made of these rows can be kept under it
+        return rows
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, StudioError):
             raise error.__cause__ from None
@@ -137,10 +140,19 @@ def _generate(data: str, split: str, key: str, task: str) -> Iterator[dict[str, 
 
 
 def fingerprint(dataset: datasets.Dataset) -> str:
-    """sha256 over the canonical conversations, in order."""
+    """sha256 over the canonical conversations, in order; computed once for the rows of ``load_conversations``."""
+    origin = getattr(dataset, "kept_as", None)
+    path = Workspace.current().folder("datasets/cache") / f"{origin}.fingerprint" if origin else None
+    if path and path.exists():
+        return path.read_text(encoding="ascii")
     digest = hashlib.sha256()
     for row in dataset:
         digest.update(content_hash(row).to_bytes(8, "big"))
+    if path:
+        with contextlib.suppress(OSError):  # a full disk: it is computed again the next time
+            aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+            aside.write_text(digest.hexdigest(), encoding="ascii")
+            aside.replace(path)
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from studio.models.blocks import block_positions
 from studio.models.counts import (
     Adapted,
     Block,
@@ -31,7 +32,7 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CUDA_CONTEXT = 500_000_000
 """Bytes that a process with PyTorch takes of a GPU before the first tensor: 426 MiB with PyTorch 2.10 on CUDA 13.0
 (https://github.com/unslothai/unsloth-zoo/pull/1053), and cuBLAS's work space."""
-HEAP = 0.2
+HEAP = 0.6
 """Of gradients and activations, what glibc's heap holds in holes beside them: measured on a CPU, docs/memory.md."""
 RECIPE_BATCH, RECIPE_LENGTH, LEAST_LENGTH = 4096, 1_048_576, 8  # the recipe's own bounds
 _DROPOUT = {"lora": "lora_dropout", "adalora": "lora_dropout", "vera": "vera_dropout", "bottleneck": "dropout"}
@@ -73,7 +74,6 @@ def estimate(
     new_tokens: int = 0,
     folder: Path | None = None,
     labels: int | None = None,
-    padded: bool | None = None,
 ) -> Estimate:
     """What training by this recipe needs.
 
@@ -85,13 +85,12 @@ def estimate(
         new_tokens: tokens that ``prepare_chat`` adds.
         folder: the model's folder; needed for architectures whose shapes are not known here.
         labels: classes of the task ``seq_cls``; None takes what the model's config says, or 2.
-        padded: whether rows of a batch differ in length, which takes a mask; None says so for more than one row.
 
     Raises:
         StudioError: an unknown architecture and no folder to read its weights' headers from, or a pattern in the
             method that is none.
     """
-    plan = _plan(recipe, config, device, dtype, new_tokens, folder, labels, padded)
+    plan = _plan(recipe, config, device, dtype, new_tokens, folder, labels)
     batch, length = recipe.train.per_device_train_batch_size, plan.of_rows(length)
     memory, notes = plan.memory(batch, length), plan.notes
     if plan.validation(length) > plan.training(batch, length):
@@ -140,7 +139,6 @@ def _plan(
     new_tokens: int = 0,
     folder: Path | None = None,
     labels: int | None = None,
-    padded: bool | None = None,
 ) -> _Plan:
     notes: list[str] = []
     shapes = (shapes_of(config) or guessed_shapes(config, folder)).with_tokens(new_tokens)
@@ -163,7 +161,6 @@ def _plan(
         cuda=cuda,
         size=size,
         context=context,
-        padded=True if recipe.train.packing else padded,
         new_tokens=new_tokens,
         notes=[*notes, *shapes.notes],
     )
@@ -185,7 +182,6 @@ class _Plan:
     cuda: bool
     size: int  # bytes of a number of the base weights
     context: int | None  # tokens that the model can read
-    padded: bool | None
     new_tokens: int
     notes: list[str]
 
@@ -313,7 +309,7 @@ class _Plan:
         """What a step needs beside weights, adapters and the optimizer's state, gradients included.
 
         The gradients of a batch come while its activations go, so they do not add up: the worst moment is at the loss,
-        behind the head's backward pass, at the end of the backward pass, or in the optimizer's step. Gradients that
+        at the head's backward pass, at the end of the backward pass, or in the optimizer's step. Gradients that
         are added up over several batches are there all the time.
         """
         gradients, kept, work = self.of_trained(self.bytes_of), self.kept(batch, length), self.work(batch, length)
@@ -321,10 +317,14 @@ class _Plan:
         rows = self.shapes.hidden * (self.shapes.classes or self.shapes.vocabulary)
         of_head = rows * self.size if trained.head else 0
         again = rows * self.size if trained.head and trained.embedding and self.shapes.tied else 0
+        if self._in_blocks():  # the head's gradient is made with the loss, and scaled in the backward pass
+            head, made = head + (4 * rows if trained.head else 0), 2 * of_head
+        else:
+            made = of_head + head / 3
         before = gradients if self.recipe.train.gradient_accumulation_steps > 1 else 0
         return max(
             before + kept + max(head, work),
-            before + kept + of_head + max(head / 3, work),
+            before + kept + max(made, of_head + work),
             gradients + max(again, work),
             gradients + self.step(),
         )
@@ -336,16 +336,31 @@ class _Plan:
         if not (data.holdout or data.holdout_rows or data.holdout_column or data.holdout_source):
             return 0
         batch = self.recipe.train.per_device_eval_batch_size
-        tables = (8 if wide == 4 else 8 + wide) * (shapes.classes or length * shapes.vocabulary)
+        if self._in_blocks():
+            tables = self._block(batch * length) / batch
+        else:
+            tables = (8 if wide == 4 else 8 + wide) * (shapes.classes or length * shapes.vocabulary)
         block = self._seen(length)[0] * wide * (3 * shapes.intermediate + 2 * shapes.hidden)
         return batch * max(tables, block) + self._matrices()
 
     def head(self, batch: int, length: int) -> float:
-        """The head's largest work space, with a label at every position: log-softmax, and the gradients of it and of
-        the logits, three tables of vocabulary x 4 bytes a token; one more where logits are capped."""
+        """The head's largest work space, with a label at every position: a block of positions (``studio.models.loss``)
+        and the states before the head. Where logits are capped it is all of them: log-softmax, and the gradients of it
+        and of the logits, three tables of vocabulary x 4 bytes a token, and one more for the cap."""
         if self.shapes.classes:
             return 12 * batch * self.shapes.classes
-        return (12 + (self.wide if self.shapes.capped else 0)) * batch * length * self.shapes.vocabulary
+        if self._in_blocks():
+            return self._block(batch * length) + batch * length * self.shapes.hidden * self.wide
+        return (12 + self.wide) * batch * length * self.shapes.vocabulary
+
+    def _in_blocks(self) -> bool:
+        """Whether the loss is taken from the states before the head, some positions at a time."""
+        return not (self.shapes.classes or self.shapes.capped)
+
+    def _block(self, positions: int) -> float:
+        """The logits of a block as they are and in float32."""
+        most = block_positions(self.shapes.vocabulary, "cuda" if self.cuda else "cpu")
+        return min(positions, most) * self.shapes.vocabulary * (4 + self.wide)
 
     def kept(self, batch: int, length: int) -> float:
         """Bytes that the forward pass keeps for the backward pass, but for the head's."""
@@ -355,7 +370,7 @@ class _Plan:
         total = tokens * shapes.last_norm.width * (4 if shapes.rms else self.wide)
         if trained.last_norm and shapes.rms:
             total += tokens * shapes.hidden * self._norm_bytes()
-        if trained.head:
+        if trained.head or self._in_blocks():  # what the head reads, or the gradient of it
             total += tokens * shapes.hidden * self.wide
         if self.recipe.train.gradient_checkpointing:
             # with an adapter, PEFT has the embeddings ask for gradients, so that no block is left out
@@ -412,12 +427,12 @@ class _Plan:
         return total + tokens * size * sum(inputs.values())
 
     def _attention(self, batch: int, rows: int, keys: int) -> float:
-        """Queries, keys, values, the result and one float32 for each head; a mask, if rows differ in length or have
-        more keys than tokens, and with it keys and values are repeated for all heads."""
+        """Queries, keys, values, the result and one float32 for each head; a mask, if rows are packed or have more keys
+        than tokens, and with it keys and values are repeated for all heads."""
         shapes, size, tokens, seen = self.shapes, self.wide, batch * rows, batch * keys
         q, k = shapes.queries, shapes.keys
         result = tokens * (size * q + 4 * shapes.heads)
-        masked = keys != rows or (batch > 1 if self.padded is None else self.padded)
+        masked = keys != rows or self.recipe.train.packing
         written_out = shapes.attention_dropout and not self.cuda  # no kernel for CPUs has dropout
         if written_out or shapes.eager:
             wide, weights = (4, 12) if written_out else (size, 8)

@@ -93,7 +93,7 @@ def workload(recipe: Recipe, folder: Path | None, progress: Report = quiet) -> W
     Raises:
         StudioError: the data cannot be read, or no row is left.
     """
-    from studio.data import encode_rows, find_classes, load_conversations, split_conversations
+    from studio.data import encode_once, find_classes, load_conversations, split_conversations
     from studio.data.pack import pack
 
     progress("Reading the data", 0, 0)
@@ -107,7 +107,7 @@ def workload(recipe: Recipe, folder: Path | None, progress: Report = quiet) -> W
 
     tokenizer = load_tokenizer(folder, trust_remote_code=recipe.model.trust_remote_code)
     notes = prepare(tokenizer, None, recipe)
-    kept, _ = encode_rows(
+    kept, _ = encode_once(
         tokenizer, rows, recipe.data, lambda done: progress("Encoding the data", done, len(rows)), classes
     )
     lengths = [len(example.input_ids) for example in kept]

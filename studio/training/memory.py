@@ -20,21 +20,23 @@ from studio.training.forecast import with_events
 GB = 10**9  # as the page counts
 _LOOK_SECONDS = 0.5
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # of malloc.h
+_MMAP_BYTES = 4 << 20  # of a tensor that comes from the system
 _MARKS = (0.5, 0.7, 0.85, 0.95)  # shares of the free main memory at which the worker writes down what it holds
 
 
 def give_back_at_once() -> bool:
-    """Let tensors of a megabyte and more come from the system and go back to it, one by one.
+    """Let large tensors come from the system and go back to it, one by one, and the end of the heap, too.
 
-    glibc otherwise puts blocks of up to 32 MB into its heap, once one of such a size was freed, and activations of many
-    sizes leave holes there: 1.3 of the 3.3 GB of a step with checkpointing were holes (docs/memory.md). It costs
-    no time that could be measured. Returns whether this C library could be told so.
+    glibc would otherwise put blocks of up to 32 MB into its heap, once one of such a size was freed. Activations of
+    many sizes leave holes there, so that a lower bound saves memory, and costs time: each page that the system gives is
+    cleared first. This bound is where most of the saving is left and little of the cost (docs/benchmarks.md). Returns
+    whether this C library could be told so.
     """
     try:
         tell = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False  # another C library
-    return tell(_M_MMAP_THRESHOLD, 1 << 20) == 1 and tell(_M_TRIM_THRESHOLD, 64 << 20) == 1
+    return tell(_M_MMAP_THRESHOLD, _MMAP_BYTES) == 1 and tell(_M_TRIM_THRESHOLD, 64 << 20) == 1
 
 
 class Memory:

@@ -10,13 +10,12 @@ from typing import Any
 
 import datasets
 import torch
-from torch.nn import functional
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from studio.data import Encoded
-from studio.models.head import LabelledLogits
+from studio.models.loss import LabelledLoss
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
 from studio.training import adalora, checkpoints, ranks, trained_state
@@ -160,8 +159,10 @@ class StudioTrainer(RunTrainer, SFTTrainer):
         super().__init__(*arguments, **options)
         self.data_collator.collate.return_position_ids = packing
         # noise on the embeddings is drawn for each row, so a shared beginning would not be the same for all
-        self.logits = LabelledLogits(
-            self.model, share_prefix=not self.args.neftune_noise_alpha and not self.is_fsdp_enabled
+        self.loss = LabelledLoss(
+            self.model,
+            share_prefix=not self.args.neftune_noise_alpha and not self.is_fsdp_enabled,
+            whole_head=not self.is_fsdp_enabled and not self.is_deepspeed_enabled,
         )
 
     def compute_loss(
@@ -186,11 +187,7 @@ class StudioTrainer(RunTrainer, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0, positions: Any = None
     ) -> tuple[torch.Tensor, int]:
         """Summed cross-entropy of the next token over all labelled positions, and how many there are."""
-        logits, targets, _ = self.logits(
-            inputs["input_ids"], inputs["attention_mask"], inputs["labels"], model, positions
-        )
-        total = functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
-        return total, targets.numel()
+        return self.loss(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], model, positions, smoothing)
 
     def measure(self) -> dict[str, float]:
         """Mean loss over all labelled tokens of the held-out rows, not over batches."""

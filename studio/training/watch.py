@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from studio.data import Encoded
 from studio.data.encode import IGNORE
+from studio.data.once import short_text
 from studio.recipe import TrainSpec
 from studio.runs import EventLog
 from studio.training.checkpoints import last_whole
@@ -18,7 +19,6 @@ from studio.training.failures import Diverged
 from studio.training.rules import RULES, Advice, Divergence, EmptyBatches, Point, Rule, Settings
 
 ROWS = 16  # named at most
-_TEXT = 200  # characters of each
 _OVERFLOWS = 20  # in a row: float16's scaler halves its scale at each, and starts at 2**16
 
 
@@ -228,15 +228,6 @@ class Watched:
             loss = self.compute_loss(self.model, self._prepare_inputs(inputs)).item()
         self.model.train()
         return loss
-
-
-def short_text(example: Encoded) -> str:
-    """A row in a line: the text around where the loss begins, or its beginning."""
-    first = next((i for i, label in enumerate(example.labels) if label != -100), None)
-    at = example.offsets[first][0] if first is not None and first < len(example.offsets) else 0
-    start = max(0, at - _TEXT // 2)
-    cut = example.text[start : start + _TEXT]
-    return ("… " if start else "") + " ".join(cut.split()) + (" …" if start + _TEXT < len(example.text) else "")
 
 
 def _point(logged: dict[str, Any]) -> Point:

@@ -9,7 +9,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from studio.data import encode_rows, find_classes, load_conversations, split_conversations
+from studio.data import encode_once, find_classes, load_conversations, split_conversations
 from studio.data.load import fingerprint, left_out
 from studio.data.pack import pack
 from studio.errors import StudioError
@@ -113,10 +113,10 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     def encoding(done: int, before: int = 0) -> None:
         progress("Encoding the data", before + done, total)
 
-    examples, dropped = encode_rows(tokenizer, training_rows, recipe.data, encoding, classes)
+    examples, dropped = encode_once(tokenizer, training_rows, recipe.data, encoding, classes)
     held_out = None
     if held_out_rows is not None:
-        held_out, also_dropped = encode_rows(
+        held_out, also_dropped = encode_once(
             tokenizer, held_out_rows, recipe.data, lambda done: encoding(done, len(training_rows)), classes
         )
         unused = {row for rows in also_dropped.values() for row in rows}

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from tiny import make_tiny_bert, make_tiny_chat_model
 
 from studio.data import Encoded
+from studio.data.once import short_text
 from studio.runs import EventLog, Run
 from studio.training.trainer import build_trainer
-from studio.training.watch import short_text
 
 pytestmark = pytest.mark.usefixtures("home")
 
