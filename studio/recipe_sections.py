@@ -58,6 +58,13 @@ class ModelSpec(Section):
         "Number format of the base weights; auto takes bfloat16 where the device computes it fast, otherwise float32.",
         advanced=True,
     )
+    attn_implementation: Literal["auto", "sdpa", "sdpa_float32", "eager", "flash_attention_2"] = knob(
+        "auto",
+        "How attention is computed in training; auto tries PyTorch's kernel (sdpa) in the base's format and in float32 "
+        "on a CPU, and takes FlashAttention on a GPU that has it.",
+        advanced=True,
+        link="https://huggingface.co/docs/transformers/attention_interface",
+    )
     quantization: Literal["none", "nf4", "fp4", "int8"] = knob(
         "none",
         "Store the frozen base weights in 4 bits (nf4, fp4) or 8 bits (int8) to save memory; with adapters only.",
@@ -259,6 +266,19 @@ class TrainSpec(Section):
         "Compute activations again in the backward pass instead of keeping them: less memory, about a third slower.",
         advanced=True,
     )
+    checkpoint_when_needed: bool = knob(
+        True,
+        "Turn gradient checkpointing on by itself where the memory estimate says that the run does not fit without it.",
+        advanced=True,
+    )
+    dataloader_num_workers: int = knob(
+        -1,
+        "Processes that put batches together beside the one that trains; -1 lets the studio choose: none on a CPU, and "
+        "on a GPU only where a batch takes long.",
+        ge=-1,
+        le=64,
+        advanced=True,
+    )
     group_by_length: bool = knob(
         True, "Put rows of similar length into one batch, so that little is spent on padding.", advanced=True
     )
@@ -356,6 +376,7 @@ class Resolved(Section):
     data_fingerprint: str | None = knob(None, "sha256 of the canonical conversations that were trained on.")
     device: str | None = knob(None, "The device that trained.")
     dtype: str | None = knob(None, "Number format of the base weights.")
+    attention: str | None = knob(None, "The kernel that computes attention.")
     versions: dict[str, str] = knob({}, "Versions of Python and the libraries.")
 
 

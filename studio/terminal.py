@@ -66,6 +66,7 @@ class Board:
         self._bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self._task = self._bar.add_task("Starting", total=None, numbers="")
         self._stage, self._line, self._line_time = "", "", 0.0
+        self._chosen = False  # whether it was said what the worker chose
 
     def __enter__(self) -> Board:
         self._bar.start()
@@ -98,6 +99,9 @@ class Board:
         if view.stage is not None:
             self.report(view.stage["what"], view.stage["done"], view.stage["total"])
         elif view.started is not None:
+            if not self._chosen and (told := view.started.get("choices")):
+                self._chosen = True
+                self.say("Chosen: " + ", ".join(f"{one['what']} {one['chosen']}" for one in told) + ".")
             self.update("Training", view.step, view.max_steps, step_numbers(view, now))
 
 

@@ -72,7 +72,13 @@ class Memory:
             "available_bytes": room,
         }
         self._log.write("memory", **self.expected, free_bytes=free)
+        self._base, self._device = base, device
         threading.Thread(target=self._watch, args=(resident_bytes(), free), name="memory", daemon=True).start()
+
+    def of(self, recipe: Recipe) -> int | None:
+        """The estimate in bytes of another recipe on the same model and rows."""
+        found = _estimate(recipe, self._base, self._device, self.expected["dtype"], self.expected["longest_tokens"])
+        return found.memory_bytes["total"] if found else None
 
     def disk(self, folder: Path, steps: int) -> int | None:
         """Bytes that the run will take of the disk at most; warns if they are not free where its folder is."""

@@ -52,6 +52,11 @@ class RunTrainer(Watched, SharingTrainer):
     def measure(self) -> dict[str, float]:
         raise NotImplementedError
 
+    def some_batch(self) -> dict[str, Any]:
+        """The first rows of the data as a batch."""
+        rows = range(min(self.args.per_device_train_batch_size, len(self.train_dataset)))
+        return self.data_collator([self.train_dataset[row] for row in rows])
+
     def planned_steps(self) -> int:
         """How many optimizer steps the whole run takes."""
         devices = max(1, self.args.n_gpu) * self.args.world_size

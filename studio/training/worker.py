@@ -65,6 +65,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     from studio.models import load, methods, store
     from studio.models.classifier import check_lengths, prepare
     from studio.training.checkpoints import last_whole
+    from studio.training.choices import Choices, choose_attention, choose_checkpointing, choose_loader, say_dtype
     from studio.training.classifier import build_classifier, same_classes
     from studio.training.fused_lora import fuse_lora
     from studio.training.packing import check_apart
@@ -144,7 +145,13 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     dtype = earlier.dtype if earlier and earlier.dtype else methods.training_dtype(recipe, device)
     longest = max(len(example.input_ids) for example in examples)
     memory.expect(recipe, base, device, dtype, longest)
+    choices, asked = Choices(), recipe
+    say_dtype(choices, recipe, dtype, device)
+    recipe = ranks.same(choose_checkpointing(choices, recipe, memory.expected, memory.of))
     model = load.load_model(spec, device=device, dtype=dtype, classes=classes)
+    lengths = [len(example.input_ids) for example in examples]
+    attention = earlier.attention if earlier else None
+    choose_attention(choices, recipe, model, lengths, device, attention or ("sdpa" if ranks.count() > 1 else None))
     prepare(tokenizer, model, recipe)
     if classes:
         same_classes(recipe, classes)
@@ -168,11 +175,12 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         data_fingerprint=fingerprint(conversations),
         device=device_name(device),
         dtype=dtype,
+        attention=choices.chosen("attention"),
         versions=_versions(),
     )
     ranks.check_same("rows", f"{resolved.data_fingerprint} {len(examples)}")
     if ranks.is_first():
-        _record(run, recipe, resolved)
+        _record(run, asked, resolved)
 
     # train
     build = partial(build_classifier, classes=classes) if classes else build_trainer
@@ -186,6 +194,9 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         held_out=held_out,
         device=device,
     )
+    trainer.args.dataloader_num_workers = choose_loader(choices, recipe, trainer.some_batch, device)
+    if fused:
+        choices.say("LoRA pass", f"fused in {fused} layers", "No dropout, quantisation or variant stands in its way.")
     add_samples(trainer, run, recipe, log, tokenizer, held_out, held_out_rows)
     log.write(
         "started",
@@ -204,6 +215,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         notes=list(notes),
         classes=list(classes.names) if classes else None,
         fused_lora_layers=fused,
+        choices=choices.told,
         estimated_memory_bytes=memory.expected["estimated_memory_bytes"],
         estimated_disk_bytes=memory.disk(run.folder, trainer.planned_steps()),
         resumed_from=checkpoint.name if checkpoint else None,

@@ -320,6 +320,13 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
     }
 
 
+def quieten(page: gr.Blocks) -> None:
+    """Let Gradio's queue look 50 times a second whether somebody asks, and not a thousand times: that alone took 7 % of
+    a core, which training wants. An answer comes at most 20 ms later for it."""
+    page._queue.sleep_when_free = 0.02
+    page._queue.progress_update_sleep_when_free = 0.2
+
+
 def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> None:
     """Start the studio and stay until it is ended. Runs that go on then go on without it.
 
@@ -332,6 +339,7 @@ def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> 
     recipe = Recipe.load(ASSETS.parent / "recipes" / "quickstart.yaml")
     page = build(desk)
     page.queue(default_concurrency_limit=8)
+    quieten(page)
     try:
         page.launch(server_name=host, server_port=port, prevent_thread_lock=True, **launch_options(host))
     except OSError as error:

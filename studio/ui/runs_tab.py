@@ -260,6 +260,19 @@ def warnings(view: View) -> str:
     return told
 
 
+def chosen(view: View) -> str:
+    """How the worker computes: what it chose by trying it out or took from the recipe, folded."""
+    told = (view.started or {}).get("choices") or []
+    if not told:
+        return ""
+    cell = views.escape
+    lines = "".join(
+        f"<tr><th>{cell(one['what'])}</th><td><b>{cell(one['chosen'])}</b></td><td>{cell(one['why'])}</td></tr>"
+        for one in told
+    )
+    return f'<details class="card chosen"><summary>How it computes</summary><table>{lines}</table></details>'
+
+
 def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict:
     """Updates for everything on the tab; an empty dict if nothing has changed since ``seen``."""
     run = None
@@ -304,7 +317,7 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
             tab.state: state(run, status, look, waits="running" in statuses.values()),
             tab.numbers: numbers(view) + confusion(run, view),
             tab.chart.card: gr.update(visible=view.has_points),
-            tab.warnings: warnings(view),
+            tab.warnings: warnings(view) + chosen(view),
         }
     if known.get("words") != sign["words"]:
         updates |= run_actions.words(tab.actions, run.label)

@@ -1,0 +1,94 @@
+"""What it costs a run that the studio shows it in two browsers: seconds a step, and processor time of each part.
+
+    STUDIO_HOME=WORKSPACE python benchmarks/watching.py [--steps 40] [--turns 3]
+
+The quickstart's recipe is trained from the terminal on the workspace of a studio, in turns with nobody watching and
+with two pages of headless Chromium that show the run. Two figures are told: the share of the processor that the studio
+takes while it is watched, which is its own cost wherever the browsers are; and the ratio of the median steps, with the
+browsers on the same cores as the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+PORT = 7898
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--no-first-run"]
+
+
+def train(steps: int, watch: Callable[[str], None]) -> float:
+    """Median seconds of a step, but for the first. ``watch`` gets the run's id."""
+    home = Path(os.environ["STUDIO_HOME"])
+    before = set((home / "runs").glob("*")) if (home / "runs").exists() else set()
+    command = [sys.executable, "app.py", "train", "recipes/quickstart.yaml", f"train.max_steps={steps}"]
+    command += ["train.eval_steps=0", "train.save_steps=0", "train.sample_count=0"]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = None
+    while folder is None:
+        time.sleep(0.2)
+        made = {path for path in (home / "runs").glob("2*")} - before
+        folder = next(iter(made), None)
+    watch(folder.name)
+    run.wait()
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
+    times = [event["time"] for event in events if event["kind"] == "step"]
+    return statistics.median(b - a for a, b in pairwise(times[2:]))
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--turns", type=int, default=3)
+    options = parser.parse_args()
+    command = [sys.executable, "app.py", "--port", str(PORT)]
+    studio = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    found: dict[str, list[float]] = {"alone": [], "watched": []}
+    shares: dict[str, list[float]] = {"alone": [], "watched": []}
+    try:
+        time.sleep(15)
+        server = psutil.Process(studio.pid)
+        for _ in range(options.turns):
+            for way in found:
+                with sync_playwright() as playwright:
+                    pages = []
+
+                    def watch(run: str, way=way, pages=pages, playwright=playwright) -> None:
+                        if way == "watched":
+                            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+                            for _ in range(2):
+                                page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+                                page.goto(f"http://127.0.0.1:{PORT}/?run={run}")
+                                pages.append(page)
+
+                    used, begun = sum(server.cpu_times()[:2]), time.time()
+                    found[way].append(train(options.steps, watch))
+                    shares[way].append((sum(server.cpu_times()[:2]) - used) / (time.time() - begun))
+                    if pages:
+                        pages[0].context.browser.close()
+                print(f"{way}: {found[way][-1]:.3f} s a step, studio {shares[way][-1]:.1%} of a core", flush=True)
+    finally:
+        studio.terminate()
+        studio.wait()
+    alone, watched = (statistics.median(found[way]) for way in ("alone", "watched"))
+    cores = len(os.sched_getaffinity(0))
+    print(f"the studio, watched by two pages: {statistics.median(shares['watched']) / cores:.2%} of {cores} cores")
+    print(f"a step with both browsers on the same cores: {watched / alone:.3f} times as long")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""What the worker chooses by trying it out on this machine, and says in the run's ``started`` event; a recipe that
+names a value is obeyed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from studio.models import attention
+from studio.recipe import Recipe
+
+_TURNS = 3
+_WORTH = 0.9  # of the time of what is usual: less than a tenth is not worth being different
+_SLOW_BATCH_SECONDS = 0.005  # a batch that takes longer to put together keeps a GPU waiting
+
+
+class Choices:
+    """What was chosen, each with who chose it and why; ``told`` is a list of dictionaries ``what``, ``chosen``, ``by``
+    (``recipe`` or ``studio``) and ``why``."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, str]] = []
+
+    def chosen(self, what: str) -> str | None:
+        """What was chosen for something, if anything was."""
+        return next((one["chosen"] for one in self.told if one["what"] == what), None)
+
+    def say(self, what: str, chosen: Any, why: str, *, asked: bool = False) -> Any:
+        """Note a choice, and give it back."""
+        by = "recipe" if asked else "studio"
+        self.told.append(
+            {"what": what, "chosen": str(chosen), "by": by, "why": "As the recipe says." if asked else why}
+        )
+        return chosen
+
+
+def say_dtype(choices: Choices, recipe: Recipe, dtype: str, device: str) -> None:
+    """Why the base weights have their number format."""
+    if recipe.model.dtype != "auto":
+        choices.say("dtype", dtype, "", asked=True)
+    elif recipe.method.kind in ("full", "freeze"):
+        choices.say("dtype", dtype, "The base's own weights are trained: updates are too small for a shorter format.")
+    elif device == "cuda":
+        choices.say("dtype", dtype, "The shortest format that this GPU computes in its hardware.")
+    elif dtype == "bfloat16":
+        choices.say("dtype", dtype, "A matrix product was tried: at least 1.3 times as fast as float32 here.")
+    else:
+        choices.say("dtype", dtype, "A matrix product was tried: bfloat16 is not 1.3 times as fast here.")
+
+
+def choose_attention(
+    choices: Choices, recipe: Recipe, model: Any, lengths: Sequence[int], device: str, fixed: str | None = None
+) -> None:
+    """Set the attention of a loaded model.
+
+    On a CPU with a half-precision base the float32 kernel is tried beside the usual one, on random numbers in the shape
+    of the recipe's batches (``lengths``: tokens of each row). On a GPU FlashAttention is taken where it is installed.
+    ``fixed`` is what a resumed run began with, or what all ranks take.
+    """
+    wanted = recipe.model.attn_implementation
+    if wanted == "auto" and fixed and fixed != model.config._attn_implementation:
+        model.set_attn_implementation(attention.registered(fixed))
+    if wanted == "auto" and fixed:
+        choices.say("attention", fixed, "What the run began with, or what all its processes take.")
+        return
+    if wanted != "auto":
+        model.set_attn_implementation(attention.registered(wanted))
+        choices.say("attention", wanted, "", asked=True)
+        return
+    usual = model.config._attn_implementation
+    if usual != "sdpa":
+        choices.say("attention", usual, "The only one that this architecture has.")
+    elif device == "cuda":
+        _flash_or(choices, model)
+    elif model.dtype == torch.float32 or recipe.train.packing:
+        choices.say("attention", "sdpa", "PyTorch's own kernel.")
+    else:
+        rows = recipe.train.per_device_train_batch_size
+        seconds = _tried(model.config.get_text_config(), model.dtype, rows, sorted(lengths)[len(lengths) // 2])
+        ratio = seconds[attention.FLOAT32] / seconds["sdpa"]
+        best = attention.FLOAT32 if ratio < _WORTH else "sdpa"
+        if best != "sdpa":
+            model.set_attn_implementation(attention.registered(best))
+        choices.say("attention", best, f"Tried on rows of middle length: float32 takes {ratio:.2f} of the usual time.")
+
+
+def _flash_or(choices: Choices, model: Any) -> None:
+    from transformers.utils import is_flash_attn_2_available, is_kernels_available
+
+    if model.dtype not in (torch.bfloat16, torch.float16) or not (
+        is_flash_attn_2_available() or is_kernels_available()
+    ):
+        choices.say("attention", "sdpa", "FlashAttention is not installed, or not made for this number format.")
+        return
+    try:
+        model.set_attn_implementation("flash_attention_2")
+        choices.say("attention", "flash_attention_2", "It is installed, and made for this number format.")
+    except (ImportError, ValueError, OSError, RuntimeError) as error:
+        choices.say("attention", "sdpa", f"FlashAttention cannot be loaded: {str(error).splitlines()[0][:120]}")
+
+
+def _tried(config: Any, dtype: torch.dtype, rows: int, length: int) -> dict[str, float]:
+    """Seconds of a forward and a backward pass of one layer's attention, both ways in turns; the least of a few."""
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    made = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(rows, heads, length, size, generator=made).to(dtype).requires_grad_() for _ in range(3)
+    )
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "sdpa": lambda: functional.scaled_dot_product_attention(query, key, value, is_causal=True),
+        attention.FLOAT32: lambda: functional.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), is_causal=True
+        ).to(dtype),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(1 + _TURNS):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way().sum().backward()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: min(found[1:]) for name, found in seconds.items()}
+
+
+def choose_loader(choices: Choices, recipe: Recipe, batch: Callable[[], Any], device: str) -> int:
+    """How many processes put batches together beside the one that trains. ``batch`` makes one, which is timed."""
+    wanted, cores = recipe.train.dataloader_num_workers, len(os.sched_getaffinity(0))
+    if wanted >= 0:
+        return choices.say("loader processes", wanted, "", asked=True)
+    if device == "cpu":
+        return choices.say("loader processes", 0, "The cores that would load are those that train.")
+    batch()
+    start = time.perf_counter()
+    batch()
+    seconds = time.perf_counter() - start
+    count = min(4, cores // 2) if seconds > _SLOW_BATCH_SECONDS else 0
+    return choices.say("loader processes", count, f"Putting a batch together takes {1000 * seconds:.1f} ms.")
+
+
+def choose_checkpointing(
+    choices: Choices, recipe: Recipe, memory: Any, again: Callable[[Recipe], int | None]
+) -> Recipe:
+    """The recipe with gradient checkpointing where the memory is not enough without it and is with it.
+
+    Args:
+        memory: what :meth:`studio.training.memory.Memory.expect` found.
+        again: the estimate of another recipe in bytes.
+    """
+    train = recipe.train
+    needed, room = memory["estimated_memory_bytes"], memory["available_bytes"]
+    what = "gradient checkpointing"
+    if train.gradient_checkpointing or not train.checkpoint_when_needed:
+        choices.say(what, "on" if train.gradient_checkpointing else "off", "", asked=True)
+        return recipe
+    if needed is None or needed <= room:
+        choices.say(what, "off", "The memory is enough without it." if needed else "The memory could not be estimated.")
+        return recipe
+    other = recipe.model_copy(update={"train": train.model_copy(update={"gradient_checkpointing": True})})
+    less = again(other) if recipe.method.kind != "prefix_tuning" else None
+    if less is None or less >= needed:
+        choices.say(what, "off", "It would not make the memory enough.")
+        return recipe
+    words = (
+        f"{needed / 1e9:.1f} GB would be needed without it, {less / 1e9:.1f} GB with it, and {room / 1e9:.1f} are free."
+    )
+    choices.say(what, "on", words)
+    return other
