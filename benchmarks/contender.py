@@ -192,7 +192,7 @@ def llamafactory(job: dict[str, Any], clock: Clock) -> None:
             "save_strategy": "no",
             "report_to": "none",
             "seed": job["seed"],
-            "bf16": True,  # as its board sets it
+            "bf16": job["device"] == "cuda",  # as its board sets it; on a CPU it is refused
             "disable_tqdm": True,
         },
         callbacks=[watcher(clock)],

@@ -23,6 +23,7 @@ from studio.inference.drawing import processors
 from studio.inference.engine import Handle
 from studio.inference.text import TextSoFar
 from studio.inference.types import Piece, Sampling
+from studio.models.head import can_share
 
 
 def generate_streaming(
@@ -84,7 +85,8 @@ def generate_batch(
 ) -> list[str]:
     """Answers to many conversations, in their order: sorted by length, padded on the left, in batches.
 
-    In float32 they are those of one conversation at a time. In bfloat16 and float16 a batch rounds differently from a
+    What all prompts of a batch begin with, such as a system message, is read once, where the model allows it. In
+    float32 they are those of one conversation at a time. In bfloat16 and float16 a batch rounds differently from a
     single row, so that where two tokens are almost equally likely the other one may be taken.
 
     Args:
@@ -115,17 +117,33 @@ def answer_batches(
         room = room_for_answer(handle, width, sampling.max_new_tokens)
         count = max(1, max_tokens // (width + room))
         rows, waiting = waiting[:count], waiting[count:]
+        shared = shared_beginning([prompts[row] for row in rows]) if can_share(handle.weights.model) else 0
         inputs = torch.full((len(rows), width), _pad_id(handle), dtype=torch.long)
         mask = torch.zeros_like(inputs)
-        for line, row in enumerate(rows):
-            inputs[line, width - len(prompts[row]) :] = torch.tensor(prompts[row])
-            mask[line, width - len(prompts[row]) :] = 1
-        output = _generate(handle, inputs, mask, sampling, room, lambda: False)
+        for line, row in enumerate(rows):  # the padding stands between what is shared and the rest
+            rest = torch.tensor(prompts[row][shared:])
+            inputs[line, :shared] = torch.tensor(prompts[row][:shared])
+            inputs[line, width - len(rest) :] = rest
+            mask[line, :shared] = mask[line, width - len(rest) :] = 1
+        output = _generate(handle, inputs, mask, sampling, room, lambda: False, shared=shared)
         batch = []
         for row, ids in zip(rows, output[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(ids) if token in handle.stop_ids), len(ids))
             batch.append((row, decode(handle, ids[:end]), end))
         yield batch
+
+
+_LEAST_SHARED = 16  # tokens; a pass over fewer costs more than it saves
+
+
+def shared_beginning(prompts: list[list[int]]) -> int:
+    """How many tokens all prompts begin with; 0 if too few to pay. At least one token of each prompt is left."""
+    if len(prompts) < 2:
+        return 0
+    first, last, least = min(prompts), max(prompts), min(map(len, prompts))
+    count = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), least)
+    count = min(count, least - 1)
+    return count if count >= _LEAST_SHARED else 0
 
 
 def prompt_ids(handle: Handle, messages: list[dict]) -> list[int]:
@@ -217,8 +235,10 @@ def _generate(
     max_new_tokens: int,
     stopped: Callable[[], bool],
     streamer: Any = None,
+    shared: int = 0,
 ) -> torch.Tensor:
-    """Prompts and answers as one tensor (batch, length). ``input_ids`` and ``attention_mask``: (batch, prompt)."""
+    """Prompts and answers as one tensor (batch, length). ``input_ids`` and ``attention_mask``: (batch, prompt);
+    ``shared`` tokens at their beginning are the same in all rows."""
     weights = handle.weights
     settings = GenerationConfig(
         do_sample=False,  # the drawing is done by _Draw, see there
@@ -234,8 +254,16 @@ def _generate(
         use_cache=True,
     )
     with weights.speaking_as(handle.adapter), _memory(handle):
+        read = {}
+        if shared:
+            with torch.no_grad():
+                beginning = input_ids[:1, :shared].to(weights.device)
+                cache = weights.model(input_ids=beginning, use_cache=True).past_key_values
+            cache.batch_repeat_interleave(len(input_ids))
+            read = {"past_key_values": cache}
         return weights.model.generate(
             input_ids.to(weights.device),
+            **read,
             attention_mask=attention_mask.to(weights.device),
             generation_config=settings,
             logits_processor=processors(sampling, streamer.look if streamer else None),

@@ -216,10 +216,10 @@ def shared_prefix(input_ids: torch.Tensor, attention_mask: torch.Tensor, mask: t
 
 def can_share(model: torch.nn.Module) -> bool:
     """Whether rows may take their common beginning from one cache: plain causal attention and no dropout."""
+    from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTuner
 
-    adapted = getattr(model, "base_model", None)
-    if hasattr(model, "peft_config") and not isinstance(adapted, BaseTuner):
+    if isinstance(model, PeftModel) and not isinstance(model.base_model, BaseTuner):
         return False  # virtual tokens stand before the row
     config = model.config.get_text_config()
     if getattr(config, "is_encoder_decoder", False) or not getattr(config, "use_cache", True):

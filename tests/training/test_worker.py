@@ -59,6 +59,39 @@ def test_the_start_of_a_run_says_what_it_will_do(finished):
     assert started["resumed_from"] is None
 
 
+def test_the_start_of_a_run_says_what_was_chosen_and_why(finished):
+    started = next(e for e in finished.events() if e["kind"] == "started")
+    found = {one["what"]: one for one in started["choices"]}
+    assert set(found) >= {"dtype", "attention", "gradient checkpointing", "loader processes"}
+    assert found["loader processes"]["chosen"] == "0"
+    assert all(one["why"] and one["by"] in ("recipe", "studio") for one in found.values())
+    assert finished.recipe.resolved.attention == found["attention"]["chosen"]
+
+
+def test_a_run_that_would_not_fit_turns_checkpointing_on_and_its_recipe_stays_as_it_was(plan, monkeypatch):
+    from studio.training import choices, trainer
+
+    whole = choices.choose_checkpointing
+    tight = lambda chosen, recipe, memory, again: whole(chosen, recipe, {**memory, "available_bytes": 1}, again)  # noqa: E731
+    seen = []
+    build = trainer.build_trainer
+    monkeypatch.setattr(choices, "choose_checkpointing", tight)
+    monkeypatch.setattr(trainer, "build_trainer", lambda **known: seen.append(build(**known)) or seen[-1], raising=True)
+    run = done(plan())
+    assert kinds(run)[-1] == "finished"
+    assert seen[0].args.gradient_checkpointing
+    assert not run.recipe.train.gradient_checkpointing
+
+
+def test_a_second_run_on_the_same_data_encodes_nothing(plan, monkeypatch):
+    from studio.data import once
+
+    first = done(plan())
+    monkeypatch.setattr(once, "encode_rows", None)
+    again = done(plan())
+    assert curve(again) == curve(first)
+
+
 def test_every_step_has_all_its_numbers(finished):
     steps = [e for e in finished.events() if e["kind"] == "step"]
     assert [e["step"] for e in steps] == [1, 2, 3, 4, 5, 6]
