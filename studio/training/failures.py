@@ -48,7 +48,8 @@ def _other(error: BaseException) -> tuple[StudioError, dict[str, Any]]:
         return error, error.fields
     if isinstance(error, StudioError):
         return error, {}
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    # safetensors has an exception of its own, with the number in its words
+    if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
         return StudioError("The disk is full.", "Free some space, then resume the run."), {}
     if isinstance(error, KeyboardInterrupt):
         return StudioError("The worker was interrupted.", "Resume the run to go on from its last checkpoint."), {}

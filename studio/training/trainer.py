@@ -4,6 +4,7 @@ only where there is loss."""
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,9 @@ class RunTrainer(Watched, SharingTrainer):
             if trained_state.is_needed(self.model) and ranks.is_first():
                 trained_state.save(self.model, self._aside / name)
             super()._save_checkpoint(model, trial)
+        except Exception:
+            shutil.rmtree(self._aside / name, ignore_errors=True)  # of a full disk: the last event needs room
+            raise
         finally:
             self._aside = None
         best = f"checkpoint-{self.state.best_global_step}"

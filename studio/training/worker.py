@@ -151,7 +151,9 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     model = load.load_model(spec, device=device, dtype=dtype, classes=classes)
     lengths = [len(example.input_ids) for example in examples]
     attention = earlier.attention if earlier else None
-    choose_attention(choices, recipe, model, lengths, device, attention or ("sdpa" if ranks.count() > 1 else None))
+    choose_attention(
+        choices, recipe, model, lengths, device, attention or ("sdpa" if ranks.count() > 1 or classes else None)
+    )
     prepare(tokenizer, model, recipe)
     if classes:
         same_classes(recipe, classes)

@@ -41,10 +41,9 @@ def test_a_disk_that_is_full_in_a_checkpoint_fails_the_run_and_it_goes_on_later(
 
     def fill(self, args, state, control, **more):
         if state.global_step == 4:  # the second checkpoint finds no room
-            with filler.open("wb") as file, pytest.raises(OSError):
+            with filler.open("wb", buffering=0) as file, pytest.raises(OSError):
                 while True:
                     file.write(b"x" * 4096)
-                    file.flush()
             with filler.open("r+b") as file:
                 file.truncate(filler.stat().st_size - 8192)  # an event still has room
         return real(self, args, state, control, **more)

@@ -72,7 +72,7 @@ def test_a_run_that_would_not_fit_turns_checkpointing_on_and_its_recipe_stays_as
     from studio.training import choices, trainer
 
     whole = choices.choose_checkpointing
-    tight = lambda chosen, recipe, memory, again: whole(chosen, recipe, {**memory, "available_bytes": 1}, again)  # noqa: E731
+    tight = lambda chosen, recipe, memory, _: whole(chosen, recipe, {**memory, "available_bytes": 1}, lambda _: 1)  # noqa: E731
     seen = []
     build = trainer.build_trainer
     monkeypatch.setattr(choices, "choose_checkpointing", tight)
