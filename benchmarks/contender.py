@@ -74,6 +74,23 @@ def watcher(clock: Clock) -> Any:
     return Watcher()
 
 
+def common(job: dict[str, Any]) -> dict[str, Any]:
+    """What TRL's trainer is told for the job, whoever calls it."""
+    return {
+        "output_dir": f"{job['folder']}/out",
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": job["batch"],
+        "learning_rate": job["learning_rate"],
+        "lr_scheduler_type": "constant",
+        "max_length": job["length"],
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": job["seed"],
+        "disable_tqdm": True,
+    }
+
+
 def trl(job: dict[str, Any], clock: Clock, *, tuned: bool = False, liger: bool = False) -> None:
     """TRL's ``SFTTrainer``: with its defaults, or set by somebody who knows the machine."""
     import datasets
@@ -95,19 +112,9 @@ def trl(job: dict[str, Any], clock: Clock, *, tuned: bool = False, liger: bool =
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            output_dir=f"{job['folder']}/out",
-            num_train_epochs=1,
-            per_device_train_batch_size=job["batch"],
-            learning_rate=job["learning_rate"],
-            lr_scheduler_type="constant",
-            max_length=job["length"],
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            seed=job["seed"],
+            **common(job),
             use_cpu=job["device"] == "cpu",
             use_liger_kernel=liger,
-            disable_tqdm=True,
             **options,
         ),
         train_dataset=datasets.Dataset.from_list(job["rows"]),
@@ -217,17 +224,7 @@ def unsloth(job: dict[str, Any], clock: Clock) -> None:
         processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_list(job["rows"]),
         args=SFTConfig(
-            output_dir=f"{job['folder']}/out",
-            num_train_epochs=1,
-            per_device_train_batch_size=job["batch"],
-            learning_rate=job["learning_rate"],
-            lr_scheduler_type="constant",
-            max_length=job["length"],
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            seed=job["seed"],
-            disable_tqdm=True,
+            **common(job),
         ),
         callbacks=[watcher(clock)],
     ).train()

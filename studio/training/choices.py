@@ -66,7 +66,9 @@ def choose_attention(
     if wanted == "auto" and fixed and fixed != model.config._attn_implementation:
         model.set_attn_implementation(attention.registered(fixed))
     if wanted == "auto" and fixed:
-        choices.say("attention", fixed, "What the run began with, or what all its processes take.")
+        choices.say(
+            "attention", fixed, "What the run began with, or the one for classifiers and for several processes."
+        )
         return
     if wanted != "auto":
         model.set_attn_implementation(attention.registered(wanted))
