@@ -5,7 +5,8 @@
 Runs in any environment that has the contender; the studio is not imported here. The job says ``model`` (a folder),
 ``rows`` (``prompt`` and ``completion``, lists of messages), ``encoded`` (``input_ids`` and ``labels``), ``batch``,
 ``length``, ``r``, ``lora_alpha``, ``learning_rate``, ``seed``, ``dtype``, ``full``, ``device``, ``started`` (unix
-seconds of the launch), ``folder`` (to write into) and ``out`` (the file with the result).
+seconds of the launch), ``folder`` (to write into; what was trained is left in its ``trained``) and ``out`` (the file
+with the result).
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ def trl(job: dict[str, Any], clock: Clock, *, tuned: bool = False, liger: bool =
         callbacks=[watcher(clock)],
     )
     trainer.train()
+    trainer.model.save_pretrained(f"{job['folder']}/trained")
 
 
 def loop(job: dict[str, Any], clock: Clock) -> None:
@@ -162,6 +164,7 @@ def loop(job: dict[str, Any], clock: Clock) -> None:
         optimizer.zero_grad()
         clock.losses.append(loss.item())
         clock.step()
+    model.save_pretrained(f"{job['folder']}/trained")
 
 
 def llamafactory(job: dict[str, Any], clock: Clock) -> None:
@@ -190,7 +193,7 @@ def llamafactory(job: dict[str, Any], clock: Clock) -> None:
             "dataset_dir": str(folder),
             "dataset": "rows",
             "cutoff_len": job["length"],
-            "output_dir": f"{folder}/out",
+            "output_dir": f"{folder}/trained",
             "per_device_train_batch_size": job["batch"],
             "learning_rate": job["learning_rate"],
             "lr_scheduler_type": "constant",
@@ -223,11 +226,10 @@ def unsloth(job: dict[str, Any], clock: Clock) -> None:
         model=model,
         processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_list(job["rows"]),
-        args=SFTConfig(
-            **common(job),
-        ),
+        args=SFTConfig(**common(job)),
         callbacks=[watcher(clock)],
     ).train()
+    model.save_pretrained(f"{job['folder']}/trained")
 
 
 CONTENDERS = {

@@ -13,8 +13,10 @@ weights, ``--full``) for one epoch in a process of its own, one after the other 
 
 Prints a table of medians: real tokens a second (no padding counted) from the first step's begin to the last step's end,
 that number over the studio's, tokens with loss, peak memory (of the process, or of the GPU's allocator), time from the
-launch to the first step, and the mean loss of the epoch, so that nobody wins by training on less. On a GPU also the
-share of its bfloat16 peak. ``--json FILE`` keeps everything, with each loss.
+launch to the first step, and the loss that the trained model has on all tokens with loss, from its saved weights and by
+the same code for each contender, so that nobody wins by training on less: the mean of the losses that a trainer logs
+depends on which rows share a batch. A turn is a seed. On a GPU also the share of its bfloat16 peak. ``--json FILE``
+keeps everything, with each logged loss.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -128,6 +131,7 @@ def studio(job: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     lines = (Path(os.environ["STUDIO_HOME"]) / "runs" / done.stdout.split()[-1] / "events.jsonl").read_text("utf-8")
     events = [json.loads(line) for line in lines.splitlines()]
+    shutil.copytree(Path(os.environ["STUDIO_HOME"]) / "runs" / done.stdout.split()[-1] / "model", folder / "trained")
     started = next(event for event in events if event["kind"] == "started")
     steps = [event for event in events if event["kind"] == "step"]
     return {
@@ -147,14 +151,45 @@ def measure(name: str, job: dict[str, Any], python: str, overrides: list[str]) -
     with tempfile.TemporaryDirectory() as folder:
         job = {**job, "folder": folder, "out": f"{folder}/result.json", "started": time.time()}
         if name == "studio":
-            return studio(job, overrides)
+            found = studio(job, overrides)
+            return {**found, "loss_after": loss_of(job, Path(folder) / "trained")}
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(job), encoding="utf-8")
         command = [python, str(ROOT / "benchmarks" / "contender.py"), name, str(path)]
         done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             sys.exit(f"{name} failed:\n{done.stdout[-3000:]}")
-        return json.loads(Path(job["out"]).read_text(encoding="utf-8"))
+        found = json.loads(Path(job["out"]).read_text(encoding="utf-8"))
+        return {**found, "loss_after": loss_of(job, Path(folder) / "trained")}
+
+
+def loss_of(job: dict[str, Any], trained: Path | None) -> float:
+    """The mean loss of a token over all rows, of the base or with what a contender left, in the base's format."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from studio.models.loss import LabelledLoss
+
+    adapter = trained is not None and (trained / "adapter_config.json").exists()
+    folder = job["model"] if adapter or trained is None else trained
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, job["dtype"])).to(job["device"]).eval()
+    if adapter:
+        model = PeftModel.from_pretrained(model, trained).eval()
+    loss_of_batch, total, count = LabelledLoss(model, share_prefix=False), 0.0, 0
+    rows = sorted(job["encoded"], key=lambda row: len(row["input_ids"]))
+    for start in range(0, len(rows), job["batch"]):
+        batch = rows[start : start + job["batch"]]
+        width = max(len(row["input_ids"]) for row in batch)
+        filled = {
+            "input_ids": [row["input_ids"] + [0] * (width - len(row["input_ids"])) for row in batch],
+            "attention_mask": [[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in batch],
+            "labels": [row["labels"] + [-100] * (width - len(row["labels"])) for row in batch],
+        }
+        with torch.no_grad():
+            loss, tokens = loss_of_batch(**{key: torch.tensor(each).to(job["device"]) for key, each in filled.items()})
+        total, count = total + loss.item(), count + tokens
+    return total / count
 
 
 def flops_per_token(folder: Path, full: bool, length: int) -> float:
@@ -180,13 +215,13 @@ def table(found: dict[str, list[dict]], peak: float | None, flops: float) -> str
         }
         | {
             "speed": statistics.median(one["tokens"] / one["seconds"] for one in runs),
-            "loss": statistics.median(statistics.fmean(one["losses"]) for one in runs),
+            "losses": [one["loss_after"] for one in runs],
             "range": [round(f(one["tokens"] / one["seconds"] for one in runs)) for f in (min, max)],
         }
         for name, runs in found.items()
     }
     heads = ["contender", "real tokens/s", "studio over it", "tokens", "with loss", "steps", "peak memory"]
-    heads += ["first step after", "mean loss"] + (["of the peak"] if peak else [])
+    heads += ["first step after", "loss after"] + (["of the peak"] if peak else [])
     lines = [heads, ["---"] * len(heads)]
     for name, one in middle.items():
         ours = middle.get("studio", one)["speed"]
@@ -200,7 +235,7 @@ def table(found: dict[str, list[dict]], peak: float | None, flops: float) -> str
                 f"{one['steps']:.0f}",
                 f"{one['peak_memory_bytes'] / 1e9:.2f} GB",
                 f"{one['first_step_seconds']:.1f} s",
-                f"{one['loss']:.4f}",
+                ", ".join(f"{loss:.4f}" for loss in one["losses"]),
                 *([f"{one['speed'] * flops / peak:.1%}"] if peak else []),
             ]
         )
@@ -266,6 +301,7 @@ def main() -> None:
                 if options.json:
                     Path(options.json).write_text(json.dumps(found), encoding="utf-8")
         peak = next((value for card, value in PEAK_FLOPS.items() if card in name), None) if device == "cuda" else None
+        print(f"Loss before: {loss_of(job, None):.4f}")
         print(table(found, peak, flops_per_token(folder, options.full, options.length) if peak else 0))
 
 

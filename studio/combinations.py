@@ -174,6 +174,8 @@ def _training(recipe: Recipe) -> Iterator[StudioError]:
             "Turn one of the two off.",
             field="train.packing",
         )
+    if train.padding_free == "on" and (why := no_padding_free(recipe)):
+        yield StudioError(why, "Set train.padding_free to auto or off.", field="train.padding_free")
     if train.sample_prompts and recipe.model.task == "seq_cls":
         yield StudioError(
             "train.sample_prompts are answered with text, and a classifier writes none.",
@@ -246,3 +248,16 @@ def _data(recipe: Recipe) -> Iterator[StudioError]:
             "Choose one way to hold rows out.",
             field=f"data.{ways[1]}",
         )
+
+
+def no_padding_free(recipe: Recipe) -> str:
+    """Why rows of a batch cannot stand one behind another, or nothing."""
+    if recipe.train.packing:
+        return "train.packing already leaves no padding."
+    if recipe.method.kind in PROMPTED:
+        return f"{METHODS[recipe.method.kind].title} puts vectors before each row, which needs rows of their own."
+    if recipe.model.task == "seq_cls":
+        return "A classifier gives one answer for each row, so rows cannot stand one behind another."
+    if recipe.train.neftune_noise_alpha:
+        return "NEFTune's noise is scaled by the length of a row, so rows cannot stand one behind another."
+    return ""

@@ -289,6 +289,20 @@ class TrainSpec(Section):
         advanced=True,
         link="https://arxiv.org/abs/2404.10830",
     )
+    padding_free: Literal["auto", "on", "off"] = knob(
+        "auto",
+        "Give the model the rows of a batch one behind another, each seeing only itself, instead of padding them; auto "
+        "does it with FlashAttention, which skips what other rows would see. The steps and the loss are the same.",
+        advanced=True,
+        link="https://huggingface.co/blog/packing-with-FA2",
+    )
+    use_liger_kernel: Literal["auto", "on", "off"] = knob(
+        "auto",
+        "Compute norms, rotary positions and gated layers by Liger's kernels; auto takes them on a GPU where the "
+        "package liger-kernel is installed and knows the architecture.",
+        advanced=True,
+        link="https://arxiv.org/abs/2410.10989",
+    )
     seed: int = knob(0, "The same seed on the same machine gives the same run.", ge=0, le=2**32 - 1)
     logging_steps: int = knob(
         1, "Write a point of the training curve every so many steps.", unit="steps", ge=1, advanced=True

@@ -3,16 +3,23 @@ names a value is obeyed."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from studio.combinations import no_padding_free
+from studio.data import Encoded
+from studio.errors import StudioError
 from studio.models import attention
+from studio.models.head import TOLERANCE, without_dropout
 from studio.recipe import Recipe
+from studio.training.packing import check_apart
 
 _TURNS = 3
 _WORTH = 0.9  # of the time of what is usual: less than a tenth is not worth being different
@@ -127,6 +134,88 @@ def _tried(config: Any, dtype: torch.dtype, rows: int, length: int) -> dict[str,
             way().sum().backward()
             seconds[name].append(time.perf_counter() - start)
     return {name: min(found[1:]) for name, found in seconds.items()}
+
+
+def choose_padding(choices: Choices, recipe: Recipe, model: Any, examples: list[Encoded]) -> bool:
+    """Whether the rows of a batch stand one behind another instead of being padded.
+
+    Raises:
+        StudioError: the recipe asks for it, and the model does not keep the rows apart.
+    """
+    wanted, why = recipe.train.padding_free, no_padding_free(recipe)
+    if wanted != "auto":
+        if wanted == "on":
+            check_apart(model, examples, "train.padding_free")
+        choices.say("padding", "none" if wanted == "on" else "kept", "", asked=True)
+        return wanted == "on"
+    if not why and choices.chosen("attention") != "flash_attention_2":
+        why = "This attention would compute what rows must not see of each other, and mask it."
+    if not why:
+        try:
+            check_apart(model, examples)
+        except StudioError as error:
+            why = error.what
+    choices.say("padding", "kept" if why else "none", why or "FlashAttention keeps the rows apart, as was tried.")
+    return not why
+
+
+def choose_kernels(choices: Choices, recipe: Recipe, model: Any, device: str) -> None:
+    """Put Liger's kernels into a loaded base model, in the place of its norms, rotary positions and gated layers.
+
+    The loss is not theirs: see :mod:`studio.models.loss`.
+
+    Raises:
+        StudioError: the recipe asks for them and they are not there; or the model computes something else with them.
+    """
+    wanted, what = recipe.train.use_liger_kernel, "Liger kernels"
+    if wanted == "off":
+        choices.say(what, "off", "", asked=True)
+        return
+    known = _liger_architectures() if device == "cuda" else {}
+    kind = getattr(model.config, "model_type", "")
+    if device != "cuda":
+        why = "They are made for GPUs."
+    elif not known:
+        why = "The package liger-kernel is not installed."
+    else:
+        why = "" if kind in known else f"They do not know the architecture {kind}."
+    if why:
+        if wanted == "on":
+            raise StudioError(
+                f"train.use_liger_kernel is on, and Liger's kernels cannot be used. {why}",
+                "Set train.use_liger_kernel to auto, or install liger-kernel and take a GPU.",
+                field="train.use_liger_kernel",
+            )
+        choices.say(what, "off", why)
+        return
+    ids = torch.arange(2, 26, device=model.device)[None] % model.config.get_text_config().vocab_size
+    with without_dropout(model), torch.no_grad():
+        before = model(input_ids=ids, use_cache=False).logits.float()
+        known[kind](model)
+        after = model(input_ids=ids, use_cache=False).logits.float()
+    off = ((after - before).norm() / before.norm()).item()
+    if not off <= TOLERANCE.get(model.dtype, 1e-3):
+        raise StudioError(
+            f"With Liger's kernels this model answers {off:.0%} differently.",
+            "Set train.use_liger_kernel to off.",
+            field="train.use_liger_kernel",
+        )
+    choices.say(what, "on", f"They know the architecture {kind}.", asked=wanted == "on")
+
+
+def _liger_architectures() -> dict[str, Callable[[Any], None]]:
+    """What puts Liger's kernels into a model, by ``model_type``; empty where Liger is not installed."""
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as functions
+    except ImportError:
+        return {}
+
+    def put(apply: Callable[..., None], model: Any) -> None:
+        taken = inspect.signature(apply).parameters
+        losses = {name: False for name in ("cross_entropy", "fused_linear_cross_entropy") if name in taken}
+        apply(model=model, **losses)
+
+    return {kind: partial(put, apply) for kind, apply in functions.items()}
 
 
 def choose_loader(choices: Choices, recipe: Recipe, batch: Callable[[], Any], device: str) -> int:

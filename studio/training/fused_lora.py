@@ -40,7 +40,7 @@ class _LoraLinear(torch.autograd.Function):
         grad_low = grad @ scaled_b
         grad_x = (grad @ weight).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
         grad_a = (grad_low.t() @ x).to(ctx.dtypes[0])
-        grad_b = (grad.t() @ low).mul_(ctx.scale).to(ctx.dtypes[1])
+        grad_b = (low.t() @ grad).mul_(ctx.scale).t().to(ctx.dtypes[1])
         return grad_x, None, None, grad_a, grad_b, None
 
 
@@ -77,7 +77,7 @@ class _DoraLinear(torch.autograd.Function):
         grad_low = grad @ scaled_b
         grad_x = (grad @ weight).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
         grad_a = (grad_low.t() @ x).to(ctx.dtypes[0])
-        grad_b = (grad.t() @ low).mul_(ctx.scale).to(ctx.dtypes[1])
+        grad_b = (low.t() @ grad).mul_(ctx.scale).t().to(ctx.dtypes[1])
         return grad_x, None, None, grad_a, grad_b, of_magnitude.to(ctx.dtypes[2]), None, None
 
 

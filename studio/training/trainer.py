@@ -23,7 +23,7 @@ from studio.training import adalora, checkpoints, ranks, trained_state
 from studio.training.best import BestCallback
 from studio.training.gpu import gpu_state
 from studio.training.memory import peak_memory_bytes
-from studio.training.packing import packed
+from studio.training.packing import packed, without_padding
 from studio.training.share import SharingTrainer
 from studio.training.steps import planned_steps
 from studio.training.watch import WatchCallback, Watched
@@ -52,6 +52,10 @@ class RunTrainer(Watched, SharingTrainer):
 
     def measure(self) -> dict[str, float]:
         raise NotImplementedError
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: nobody reads it, and transformers goes through all parameters for it at each step."""
+        return 0
 
     def some_batch(self) -> dict[str, Any]:
         """The first rows of the data as a batch."""
@@ -162,7 +166,11 @@ class StudioTrainer(RunTrainer, SFTTrainer):
 
     Args:
         packing: whether the training rows have several examples each.
+
+    ``padding_free``: the model gets the rows of a batch one behind another.
     """
+
+    padding_free = False
 
     def __init__(self, *arguments: Any, packing: bool = False, **options: Any):
         super().__init__(*arguments, **options)
@@ -196,7 +204,10 @@ class StudioTrainer(RunTrainer, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0, positions: Any = None
     ) -> tuple[torch.Tensor, int]:
         """Summed cross-entropy of the next token over all labelled positions, and how many there are."""
-        return self.loss(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], model, positions, smoothing)
+        batch = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
+        if self.padding_free:
+            *batch, positions = without_padding(*batch)
+        return self.loss(*batch, model, positions, smoothing)
 
     def measure(self) -> dict[str, float]:
         """Mean loss over all labelled tokens of the held-out rows, not over batches."""

@@ -65,7 +65,15 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     from studio.models import load, methods, store
     from studio.models.classifier import check_lengths, prepare
     from studio.training.checkpoints import last_whole
-    from studio.training.choices import Choices, choose_attention, choose_checkpointing, choose_loader, say_dtype
+    from studio.training.choices import (
+        Choices,
+        choose_attention,
+        choose_checkpointing,
+        choose_kernels,
+        choose_loader,
+        choose_padding,
+        say_dtype,
+    )
     from studio.training.classifier import build_classifier, same_classes
     from studio.training.fused_lora import fuse_lora
     from studio.training.packing import check_apart
@@ -154,6 +162,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     choose_attention(
         choices, recipe, model, lengths, device, attention or ("sdpa" if ranks.count() > 1 or classes else None)
     )
+    choose_kernels(choices, recipe, model, device)
     prepare(tokenizer, model, recipe)
     if classes:
         same_classes(recipe, classes)
@@ -168,6 +177,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     )
     if recipe.train.packing:
         check_apart(model, examples)
+    padding_free = choose_padding(choices, recipe, model, examples)
     starts.prepare(model, recipe, run, examples, resumed=checkpoint is not None)
     trainable, parameters = methods.count_parameters(model)
     fused = fuse_lora(model) if recipe.method.kind == "lora" and recipe.train.distributed == "ddp" else 0
@@ -196,6 +206,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         held_out=held_out,
         device=device,
     )
+    trainer.padding_free = padding_free
     trainer.args.dataloader_num_workers = choose_loader(choices, recipe, trainer.some_batch, device)
     if fused:
         choices.say("LoRA pass", f"fused in {fused} layers", "No dropout, quantisation or variant stands in its way.")

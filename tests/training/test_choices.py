@@ -1,14 +1,25 @@
 """What the worker chooses by trying it out, and that a recipe that names a value is obeyed."""
 
+import sys
+import types
+
 import pytest
 import torch
 from tiny import make_tiny_chat_model
 from transformers import AutoModelForCausalLM
 
+from studio.errors import StudioError
 from studio.models import attention
 from studio.recipe import Recipe
 from studio.training import choices as module
-from studio.training.choices import Choices, choose_attention, choose_checkpointing, choose_loader, say_dtype
+from studio.training.choices import (
+    Choices,
+    choose_attention,
+    choose_checkpointing,
+    choose_kernels,
+    choose_loader,
+    say_dtype,
+)
 
 
 def loaded(folder, dtype="bfloat16"):
@@ -88,6 +99,57 @@ def test_a_gpu_takes_flash_attention_where_it_loads_and_says_why_not(tiny_model,
     choices = Choices()
     choose_attention(choices, Recipe(), model, [5], "cuda")
     assert choices.chosen("attention") == "sdpa" and "no such kernel" in choices.told[0]["why"]
+
+
+def liger(monkeypatch, apply):
+    """A stand-in for the package, which needs a GPU: ``apply`` is its function for the Llama family."""
+    there = types.ModuleType("liger_kernel.transformers.monkey_patch")
+    there.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": apply}
+    for name in ("liger_kernel", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, there.__name__, there)
+
+
+def test_liger_is_taken_on_a_gpu_without_its_losses(tiny_model, monkeypatch):
+    asked = []
+
+    def apply(rope=True, cross_entropy=False, fused_linear_cross_entropy=True, rms_norm=True, model=None):
+        asked.append((rope, rms_norm, cross_entropy, fused_linear_cross_entropy, model))
+
+    liger(monkeypatch, apply)
+    model, choices = loaded(tiny_model), Choices()
+    choose_kernels(choices, Recipe(), model, "cuda")
+    assert asked == [(True, True, False, False, model)]
+    assert choices.told == [
+        {"what": "Liger kernels", "chosen": "on", "by": "studio", "why": "They know the architecture llama."}
+    ]
+
+
+def test_a_model_that_answers_differently_with_liger_is_refused(tiny_model, monkeypatch):
+    liger(monkeypatch, lambda model: model.lm_head.weight.data.mul_(2))
+    with pytest.raises(StudioError, match="differently") as caught:
+        choose_kernels(Choices(), Recipe(), loaded(tiny_model), "cuda")
+    assert caught.value.field == "train.use_liger_kernel"
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "word"), [("cpu", True, "GPUs"), ("cuda", False, "not installed"), ("cuda", True, "llama")]
+)
+def test_liger_is_left_out_with_the_reason_or_refused_where_it_is_asked_for(
+    device, there, word, tiny_model, monkeypatch
+):
+    if there:
+        liger(monkeypatch, None)
+    else:
+        monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    model, choices = loaded(tiny_model), Choices()
+    if word == "llama":
+        sys.modules["liger_kernel.transformers.monkey_patch"].MODEL_TYPE_TO_APPLY_LIGER_FN = {"other": None}
+    choose_kernels(choices, Recipe(), model, device)
+    assert choices.chosen("Liger kernels") == "off" and word in choices.told[0]["why"]
+    with pytest.raises(StudioError, match=word):
+        choose_kernels(Choices(), Recipe.parse({"train": {"use_liger_kernel": "on"}}), model, device)
+    choose_kernels(Choices(), Recipe.parse({"train": {"use_liger_kernel": "off"}}), model, device)
 
 
 def expected(needed, room):

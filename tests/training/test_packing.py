@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lessons import done, lesson, write_rows
+from lessons import curve, done, lesson, write_rows
 from tiny import make_tiny_chat_model, make_tiny_gpt2
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
@@ -13,8 +13,10 @@ from studio.data import Encoded
 from studio.errors import StudioError
 from studio.export import refusal
 from studio.models.head import LabelledLogits
+from studio.recipe import Recipe
+from studio.training.choices import Choices, choose_padding
 from studio.training.forecast import forecast
-from studio.training.packing import check_apart, packed
+from studio.training.packing import check_apart, packed, without_padding
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -67,6 +69,64 @@ def test_loss_and_gradients_are_those_of_the_examples_by_themselves(make, tmp_pa
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [make_tiny_chat_model, make_tiny_gpt2])
+def test_a_batch_without_padding_has_the_loss_and_gradients_of_the_padded_one(make, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(make(tmp_path / "model"), dtype=torch.float32).eval()
+    inputs = batch([{"input_ids": each.input_ids, "labels": each.labels} for each in examples()])
+    padded, count = summed(model, inputs, packing=False)
+    padded.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    names = ("input_ids", "attention_mask", "labels")
+    flat = dict(zip([*names, "position_ids"], without_padding(*(inputs[name] for name in names)), strict=True))
+    assert flat["input_ids"].shape == (1, int(inputs["attention_mask"].sum()))
+    loss, tokens = summed(model, flat, packing=True)
+    loss.backward()
+    assert tokens == count and loss.item() == pytest.approx(padded.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_without_padding_is_the_run_with_it(tiny_model, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl")
+    with_it, without = (done(lesson(tiny_model, rows, padding_free=value)) for value in ("off", "on"))
+    for kind in ("step", "eval"):
+        assert curve(with_it, kind)
+        for (step, loss), (other_step, other) in zip(curve(with_it, kind), curve(without, kind), strict=True):
+            assert step == other_step and loss == pytest.approx(other, rel=1e-3)
+    started = next(e for e in without.events() if e["kind"] == "started")
+    assert {"what": "padding", "chosen": "none", "by": "recipe", "why": "As the recipe says."} in started["choices"]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"train": {"packing": True}}, "packing"),
+        ({"method": {"kind": "prompt_tuning"}}, "vectors"),
+        ({"model": {"task": "seq_cls"}}, "classifier"),
+        ({"train": {"neftune_noise_alpha": 5}}, "NEFTune"),
+    ],
+)
+def test_what_needs_rows_of_its_own_is_refused_and_never_chosen(change, word, tiny_model):
+    asked = Recipe.parse({**change, "train": {**change.get("train", {}), "padding_free": "on"}})
+    [problem] = [each for each in asked.problems() if each.field == "train.padding_free"]
+    assert word.lower() in problem.what.lower()
+    choices = Choices()
+    choices.say("attention", "flash_attention_2", "")
+    assert not choose_padding(choices, Recipe.parse(change), None, examples())
+    assert word.lower() in choices.told[-1]["why"].lower()
+
+
+def test_padding_is_left_out_by_itself_only_where_the_kernel_skips_what_others_would_see(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    for kernel, expected in (("sdpa", False), ("flash_attention_2", True)):
+        choices = Choices()
+        choices.say("attention", kernel, "")
+        assert choose_padding(choices, Recipe(), model, examples()) is expected
+        assert choices.chosen("padding") == ("none" if expected else "kept")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
