@@ -296,6 +296,12 @@ class TrainSpec(Section):
         advanced=True,
         link="https://huggingface.co/blog/packing-with-FA2",
     )
+    fused_passes: bool = knob(
+        True,
+        "Compute LoRA and DoRA layers, and on a CPU norms, rotary positions and gated layers, in passes that keep less "
+        "and give the same numbers.",
+        advanced=True,
+    )
     use_liger_kernel: Literal["auto", "on", "off"] = knob(
         "auto",
         "Compute norms, rotary positions and gated layers by Liger's kernels; auto takes them on a GPU where the "

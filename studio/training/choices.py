@@ -7,6 +7,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from studio.errors import StudioError
 from studio.models import attention
 from studio.models.head import TOLERANCE, without_dropout
 from studio.recipe import Recipe
+from studio.training.fused_layers import FusedLayers
 from studio.training.packing import check_apart
 
 _TURNS = 3
@@ -201,6 +203,23 @@ def choose_kernels(choices: Choices, recipe: Recipe, model: Any, device: str) ->
             field="train.use_liger_kernel",
         )
     choices.say(what, "on", f"They know the architecture {kind}.", asked=wanted == "on")
+
+
+def choose_layers(choices: Choices, recipe: Recipe, model: Any, device: str) -> AbstractContextManager[None]:
+    """In what the model should train: its norms, rotary positions and gated layers in fused passes, or as they are."""
+    what = "norms, rotary positions, gated layers"
+    if not recipe.train.fused_passes:
+        choices.say(what, "as they are", "", asked=True)
+    elif device != "cpu":
+        choices.say(what, "as they are", "The fused passes are made for CPUs.")
+    elif recipe.train.distributed != "ddp":
+        choices.say(what, "as they are", "The weights are spread over several processes.")
+    elif layers := FusedLayers(model):
+        choices.say(what, f"fused: {layers}", "Tried on random numbers: the same values and gradients.")
+        return layers.in_place()
+    else:
+        choices.say(what, "as they are", "None of them is what the fused passes compute.")
+    return nullcontext()
 
 
 def _liger_architectures() -> dict[str, Callable[[Any], None]]:

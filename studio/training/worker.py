@@ -70,6 +70,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         choose_attention,
         choose_checkpointing,
         choose_kernels,
+        choose_layers,
         choose_loader,
         choose_padding,
         say_dtype,
@@ -180,7 +181,9 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     padding_free = choose_padding(choices, recipe, model, examples)
     starts.prepare(model, recipe, run, examples, resumed=checkpoint is not None)
     trainable, parameters = methods.count_parameters(model)
-    fused = fuse_lora(model) if recipe.method.kind == "lora" and recipe.train.distributed == "ddp" else 0
+    own_passes = recipe.train.fused_passes and recipe.train.distributed == "ddp"
+    fused = fuse_lora(model) if own_passes and recipe.method.kind == "lora" else 0
+    layers = choose_layers(choices, recipe, model, device)
 
     resolved = Resolved(
         model_revision=store.revision_of(base),
@@ -235,7 +238,8 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     )
     datasets.disable_progress_bars()
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with layers:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Stopped:
         print(f"The run was {trainer.ending} before its first step.", flush=True)
     if trainer.ending == "paused":

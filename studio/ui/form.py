@@ -25,6 +25,7 @@ LABELS = {
     "train.checkpoint_when_needed": "Checkpointing when needed",
     "train.dataloader_num_workers": "Loader processes",
     "train.padding_free": "Without padding (padding_free)",
+    "train.fused_passes": "Fused passes",
     "train.use_liger_kernel": "Liger kernels (use_liger_kernel)",
     "model.trust_remote_code": "Run the model's own code (trust_remote_code)",
     "data.source": "Dataset",
