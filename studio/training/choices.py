@@ -20,11 +20,13 @@ from studio.errors import StudioError
 from studio.models import attention
 from studio.models.head import TOLERANCE, without_dropout
 from studio.recipe import Recipe
+from studio.training.compiled import LEAST_MINUTES, WORTH, CompiledLayers, why_not
 from studio.training.fused_layers import FusedLayers
 from studio.training.packing import check_apart
 
 _TURNS = 3
 _WORTH = 0.9  # of the time of what is usual: less than a tenth is not worth being different
+_LAYERS = "norms, rotary positions, gated layers"
 _SLOW_BATCH_SECONDS = 0.005  # a batch that takes longer to put together keeps a GPU waiting
 
 
@@ -40,11 +42,10 @@ class Choices:
         return next((one["chosen"] for one in self.told if one["what"] == what), None)
 
     def say(self, what: str, chosen: Any, why: str, *, asked: bool = False) -> Any:
-        """Note a choice, and give it back."""
-        by = "recipe" if asked else "studio"
-        self.told.append(
-            {"what": what, "chosen": str(chosen), "by": by, "why": "As the recipe says." if asked else why}
-        )
+        """Note a choice in the place of an earlier one, and give it back."""
+        by, why = ("recipe", "As the recipe says.") if asked else ("studio", why)
+        self.told = [one for one in self.told if one["what"] != what]
+        self.told.append({"what": what, "chosen": str(chosen), "by": by, "why": why})
         return chosen
 
 
@@ -205,21 +206,79 @@ def choose_kernels(choices: Choices, recipe: Recipe, model: Any, device: str) ->
     choices.say(what, "on", f"They know the architecture {kind}.", asked=wanted == "on")
 
 
-def choose_layers(choices: Choices, recipe: Recipe, model: Any, device: str) -> AbstractContextManager[None]:
-    """In what the model should train: its norms, rotary positions and gated layers in fused passes, or as they are."""
-    what = "norms, rotary positions, gated layers"
-    if not recipe.train.fused_passes:
-        choices.say(what, "as they are", "", asked=True)
-    elif device != "cpu":
-        choices.say(what, "as they are", "The fused passes are made for CPUs.")
-    elif recipe.train.distributed != "ddp":
-        choices.say(what, "as they are", "The weights are spread over several processes.")
-    elif layers := FusedLayers(model):
-        choices.say(what, f"fused: {layers}", "Tried on random numbers: the same values and gradients.")
-        return layers.in_place()
+def choose_compile(
+    choices: Choices,
+    recipe: Recipe,
+    layers: CompiledLayers,
+    steps: int,
+    device: str,
+    processes: int = 1,
+    fixed: bool | None = None,
+    otherwise: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> bool:
+    """Compile a model's repeated layers where that pays back within the run, or is asked for.
+
+    Args:
+        steps: of the optimizer, in the whole run.
+        fixed: what a resumed run began with.
+        otherwise: in what the model trains if it is not compiled, see :func:`choose_layers`.
+    """
+    what, wanted, said = "torch.compile", recipe.train.torch_compile, ""
+    if wanted == "auto" and fixed is not None:
+        wanted, said = ("on" if fixed else "off"), "What the run began with."
+    if wanted != "auto":
+        if wanted == "on":
+            layers.compile()
+            choices.say(_LAYERS, "as they are", "They are compiled.")
+        choices.say(what, wanted, said, asked=not said)
+        return wanted == "on"
+    if why := why_not(recipe, layers, processes):
+        choices.say(what, "off", why)
+        return False
+    with otherwise():
+        usual = layers.seconds()
+    minutes = usual * steps * recipe.train.gradient_accumulation_steps / 60
+    if minutes < LEAST_MINUTES[device]:
+        least = LEAST_MINUTES[device]
+        words = f"The layers take about {minutes:.1f} minutes in this run; compiling is tried from {least} on."
+        choices.say(what, "off", words)
+        return False
+    start = time.perf_counter()
+    layers.compile()
+    try:
+        ratio = layers.seconds() / usual
+    except RuntimeError as error:  # no compiler, or code that it cannot take
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        layers.undo()
+        choices.say(what, "off", f"It failed: {str(error).strip().splitlines()[0][:120]}")
+        return False
+    words = f"Tried in {time.perf_counter() - start:.0f} s: a layer takes {ratio:.2f} of its time."
+    if ratio > WORTH:
+        layers.undo()
     else:
-        choices.say(what, "as they are", "None of them is what the fused passes compute.")
-    return nullcontext()
+        choices.say(_LAYERS, "as they are", "They are compiled.")
+    choices.say(what, "off" if ratio > WORTH else "on", words)
+    return ratio <= WORTH
+
+
+def choose_layers(
+    choices: Choices, recipe: Recipe, model: Any, device: str
+) -> Callable[[], AbstractContextManager[None]]:
+    """Makes the block in which the model trains: its norms, rotary positions and gated layers in fused passes, or as
+    they are."""
+    if not recipe.train.fused_passes:
+        choices.say(_LAYERS, "as they are", "", asked=True)
+    elif device != "cpu":
+        choices.say(_LAYERS, "as they are", "The fused passes are made for CPUs.")
+    elif recipe.train.distributed != "ddp":
+        choices.say(_LAYERS, "as they are", "The weights are spread over several processes.")
+    elif layers := FusedLayers(model):
+        choices.say(_LAYERS, f"fused: {layers}", "Tried on random numbers: the same values and gradients.")
+        return layers.in_place
+    else:
+        choices.say(_LAYERS, "as they are", "None of them is what the fused passes compute.")
+    return nullcontext
 
 
 def _liger_architectures() -> dict[str, Callable[[Any], None]]:

@@ -58,8 +58,11 @@ class RunTrainer(Watched, SharingTrainer):
         return 0
 
     def some_batch(self) -> dict[str, Any]:
-        """The first rows of the data as a batch."""
-        rows = range(min(self.args.per_device_train_batch_size, len(self.train_dataset)))
+        """Rows of middle length as a batch."""
+        lengths = self.train_dataset["length"]
+        count = min(self.args.per_device_train_batch_size, len(lengths))
+        first = (len(lengths) - count) // 2
+        rows = sorted(range(len(lengths)), key=lengths.__getitem__)[first : first + count]
         return self.data_collator([self.train_dataset[row] for row in rows])
 
     def planned_steps(self) -> int:

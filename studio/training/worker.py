@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import signal
 import sys
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +70,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         Choices,
         choose_attention,
         choose_checkpointing,
+        choose_compile,
         choose_kernels,
         choose_layers,
         choose_loader,
@@ -76,6 +78,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         say_dtype,
     )
     from studio.training.classifier import build_classifier, same_classes
+    from studio.training.compiled import CompiledLayers
     from studio.training.fused_lora import fuse_lora
     from studio.training.packing import check_apart
     from studio.training.samples import add_samples
@@ -183,19 +186,6 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     trainable, parameters = methods.count_parameters(model)
     own_passes = recipe.train.fused_passes and recipe.train.distributed == "ddp"
     fused = fuse_lora(model) if own_passes and recipe.method.kind == "lora" else 0
-    layers = choose_layers(choices, recipe, model, device)
-
-    resolved = Resolved(
-        model_revision=store.revision_of(base),
-        data_fingerprint=fingerprint(conversations),
-        device=device_name(device),
-        dtype=dtype,
-        attention=choices.chosen("attention"),
-        versions=_versions(),
-    )
-    ranks.check_same("rows", f"{resolved.data_fingerprint} {len(examples)}")
-    if ranks.is_first():
-        _record(run, asked, resolved)
 
     # train
     build = partial(build_classifier, classes=classes) if classes else build_trainer
@@ -210,6 +200,31 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
         device=device,
     )
     trainer.padding_free = padding_free
+    passes = choose_layers(choices, recipe, model, device)
+    compiled = choose_compile(
+        choices,
+        recipe,
+        CompiledLayers(model, trainer.some_batch),
+        trainer.planned_steps(),
+        device,
+        processes=ranks.count(),
+        fixed=earlier.compiled if earlier else None,
+        otherwise=passes,
+    )
+
+    resolved = Resolved(
+        model_revision=store.revision_of(base),
+        data_fingerprint=fingerprint(conversations),
+        device=device_name(device),
+        dtype=dtype,
+        attention=choices.chosen("attention"),
+        compiled=compiled,
+        versions=_versions(),
+    )
+    ranks.check_same("rows", f"{resolved.data_fingerprint} {len(examples)}")
+    if ranks.is_first():
+        _record(run, asked, resolved)
+
     trainer.args.dataloader_num_workers = choose_loader(choices, recipe, trainer.some_batch, device)
     if fused:
         choices.say("LoRA pass", f"fused in {fused} layers", "No dropout, quantisation or variant stands in its way.")
@@ -238,7 +253,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     )
     datasets.disable_progress_bars()
     try:
-        with layers:
+        with nullcontext() if compiled else passes():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Stopped:
         print(f"The run was {trainer.ending} before its first step.", flush=True)

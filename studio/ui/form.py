@@ -26,6 +26,7 @@ LABELS = {
     "train.dataloader_num_workers": "Loader processes",
     "train.padding_free": "Without padding (padding_free)",
     "train.fused_passes": "Fused passes",
+    "train.torch_compile": "Compile the layers (torch_compile)",
     "train.use_liger_kernel": "Liger kernels (use_liger_kernel)",
     "model.trust_remote_code": "Run the model's own code (trust_remote_code)",
     "data.source": "Dataset",

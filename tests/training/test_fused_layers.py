@@ -140,6 +140,6 @@ def started(run):
 def test_where_they_are_not_used_the_reason_is_said(device, train, word, tiny_model):
     choices = Choices()
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    with choose_layers(choices, Recipe.parse({"train": train}), model, device):
+    with choose_layers(choices, Recipe.parse({"train": train}), model, device)():
         assert "forward" not in vars(model.model.norm)
     assert word in choices.told[0]["why"] and choices.told[0]["chosen"] == "as they are"
