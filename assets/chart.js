@@ -9,7 +9,7 @@ const ema = part('.ema'), logScale = part('.log-scale'), axisChoice = part('.axi
 
 const CHARTS = {
   loss: {height: 300, title: 'loss'},
-  learning_rate: {height: 150, title: 'learning rate', format: 'e'},
+  learning_rate: {height: 150, title: 'learning rate', format: 'e', zero: true},
   grad_norm: {height: 150, title: 'gradient norm'},
   tokens_per_second: {height: 150, title: 'tokens/s'},
   memory_bytes: {height: 150, title: 'memory, GB', scale: 1e-9, zero: true},

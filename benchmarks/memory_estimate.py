@@ -107,6 +107,7 @@ def take_steps(model: Any, recipe: Recipe, rows: int, length: int) -> None:
 
     from studio.models.loss import LabelledLoss
     from studio.models.methods import apply_method
+    from studio.training.fused_layers import FusedLayers
     from studio.training.fused_lora import fuse_lora
 
     model = apply_method(model, recipe)
@@ -127,13 +128,14 @@ def take_steps(model: Any, recipe: Recipe, rows: int, length: int) -> None:
     optimizer = kind(trained, **options)
     loss_of = LabelledLoss(model)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(STEPS):
-        ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=generator)
-        total, count = loss_of(ids, torch.ones_like(ids), ids)
-        (total / count).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        model.zero_grad()
+    with FusedLayers(model).in_place():
+        for _ in range(STEPS):
+            ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=generator)
+            total, count = loss_of(ids, torch.ones_like(ids), ids)
+            (total / count).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            model.zero_grad()
 
 
 def settled() -> int:

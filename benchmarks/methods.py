@@ -25,15 +25,16 @@ from studio.recipe import Recipe  # noqa: E402
 from studio.runs import Run  # noqa: E402
 from studio.workspace import Workspace  # noqa: E402
 
-VARIANTS: dict[str, tuple[str, list[str]]] = {"lora": ("quickstart", [])} | {
+LORA = ["train.num_train_epochs=1.5", "train.learning_rate=1e-3"]  # as long as the recipes in methods/
+VARIANTS: dict[str, tuple[str, list[str]]] = {"lora": ("quickstart", LORA)} | {
     path.stem: (f"methods/{path.stem}", []) for path in sorted((ROOT / "recipes" / "methods").glob("*.yaml"))
 }
 VARIANTS |= {
-    "lora, rsLoRA": ("quickstart", ["method.use_rslora=true", "method.lora_alpha=8"]),
-    "lora, PiSSA": ("quickstart", ["method.init_lora_weights=pissa", "train.learning_rate=5e-4"]),
-    "lora, OLoRA": ("quickstart", ["method.init_lora_weights=olora", "train.learning_rate=5e-4"]),
-    "lora, EVA": ("quickstart", ["method.init_lora_weights=eva"]),
-    "lora, LoRA+": ("quickstart", ["method.loraplus_lr_ratio=4", "train.learning_rate=5e-4"]),
+    "lora, rsLoRA": ("quickstart", [*LORA, "method.use_rslora=true", "method.lora_alpha=8"]),
+    "lora, PiSSA": ("quickstart", [*LORA, "method.init_lora_weights=pissa", "train.learning_rate=5e-4"]),
+    "lora, OLoRA": ("quickstart", [*LORA, "method.init_lora_weights=olora", "train.learning_rate=5e-4"]),
+    "lora, EVA": ("quickstart", [*LORA, "method.init_lora_weights=eva"]),
+    "lora, LoRA+": ("quickstart", [*LORA, "method.loraplus_lr_ratio=4", "train.learning_rate=5e-4"]),
     "bottleneck, Pfeiffer": ("methods/bottleneck", ["method.placement=pfeiffer"]),
     "prompt-tuning, random": ("methods/prompt-tuning", ["method.prompt_tuning_init=random"]),
 }

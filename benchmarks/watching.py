@@ -4,8 +4,9 @@
 
 The quickstart's recipe is trained from the terminal on the workspace of a studio, in turns with nobody watching and
 with two pages of headless Chromium that show the run. Two figures are told: the share of the processor that the studio
-takes while it is watched, which is its own cost wherever the browsers are; and the ratio of the median steps, with the
-browsers on the same cores as the training.
+and its helpers take while it is watched, which is its own cost wherever the browsers are; and the ratio of the median
+steps, with the browsers on the same cores as the training. First comes what the worker does beside a step: an event
+written, the memory asked for, the files looked for that stop or pause a run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,6 +27,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 PORT = 7898
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--no-first-run"]
 
@@ -48,6 +51,33 @@ def train(steps: int, watch: Callable[[str], None]) -> float:
     return statistics.median(b - a for a, b in pairwise(times[2:]))
 
 
+def own_seconds(times: int = 2000) -> float:
+    """Seconds that the worker takes at each step to tell of it, and to see whether it should end."""
+    from studio.recipe import Recipe
+    from studio.runs import EventLog, Run
+    from studio.training.gpu import gpu_state
+    from studio.training.memory import peak_memory_bytes
+
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["STUDIO_HOME"], before = home, os.environ["STUDIO_HOME"]
+        run = Run.create(Recipe())
+        log, begun = EventLog(run.events_path), time.perf_counter()
+        for step in range(times):
+            told = {"loss": 1.234, "learning_rate": 2e-4, "grad_norm": 0.5, "epoch": 0.1, "tokens": 330 * step}
+            log.write("step", step=step, **told, memory_bytes=peak_memory_bytes("cpu"), **gpu_state("cpu"))
+            assert run.ending is None
+        seconds = (time.perf_counter() - begun) / times
+        log.close()
+        os.environ["STUDIO_HOME"] = before
+    return seconds
+
+
+def used(server: psutil.Process) -> float:
+    """Processor seconds of the studio and the processes that it started, but for workers."""
+    family = [server, *server.children(recursive=True)]
+    return sum(sum(each.cpu_times()[:2]) for each in family)
+
+
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
@@ -55,6 +85,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
+    own = own_seconds()
+    print(f"beside a step the worker takes {1e6 * own:.0f} microseconds for its events", flush=True)
     command = [sys.executable, "app.py", "--port", str(PORT)]
     studio = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     found: dict[str, list[float]] = {"alone": [], "watched": []}
@@ -75,9 +107,9 @@ def main() -> None:
                                 page.goto(f"http://127.0.0.1:{PORT}/?run={run}")
                                 pages.append(page)
 
-                    used, begun = sum(server.cpu_times()[:2]), time.time()
+                    earlier, begun = used(server), time.time()
                     found[way].append(train(options.steps, watch))
-                    shares[way].append((sum(server.cpu_times()[:2]) - used) / (time.time() - begun))
+                    shares[way].append((used(server) - earlier) / (time.time() - begun))
                     if pages:
                         pages[0].context.browser.close()
                 print(f"{way}: {found[way][-1]:.3f} s a step, studio {shares[way][-1]:.1%} of a core", flush=True)
@@ -86,6 +118,7 @@ def main() -> None:
         studio.wait()
     alone, watched = (statistics.median(found[way]) for way in ("alone", "watched"))
     cores = len(os.sched_getaffinity(0))
+    print(f"the worker's events: {own / alone:.3%} of a step")
     print(f"the studio, watched by two pages: {statistics.median(shares['watched']) / cores:.2%} of {cores} cores")
     print(f"a step with both browsers on the same cores: {watched / alone:.3f} times as long")
 

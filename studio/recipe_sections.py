@@ -6,7 +6,9 @@ types. Where transformers, TRL or PEFT has a name for a knob, that is the name.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from studio.knobs import Section, knob
 
@@ -23,6 +25,13 @@ Format = Literal[
     "classification",
     "tokenized",
 ]
+
+
+def _as_word(value: Any) -> Any:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value  # YAML's on and off are booleans
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
 
 CHAT_TEMPLATES = ("auto", "chatml", "llama3", "gemma", "mistral", "phi", "alpaca", "plain")
 
@@ -225,8 +234,8 @@ class TrainSpec(Section):
         1.0, "Longer gradients are scaled down to this norm; 0 turns it off.", ge=0, advanced=True
     )
     optim: Literal[
-        "adamw_torch",
         "adamw_torch_fused",
+        "adamw_torch",
         "adamw_8bit",
         "paged_adamw_32bit",
         "paged_adamw_8bit",
@@ -239,9 +248,10 @@ class TrainSpec(Section):
         "galore_adamw",
         "apollo_adamw",
     ] = knob(
-        "adamw_torch",
-        "The optimizer. Those with 8bit keep their state in a quarter of the memory, paged ones move it out of a full "
-        "GPU; Lion wants a third to a tenth of AdamW's learning rate; GaLore and Apollo are for full tuning.",
+        "adamw_torch_fused",
+        "The optimizer. Fused AdamW updates all numbers in one pass. Those with 8bit keep their state in a quarter of "
+        "the memory, paged ones move it out of a full GPU; Lion wants a third to a tenth of AdamW's learning rate; GaLore "
+        "and Apollo are for full tuning.",
         advanced=True,
         link="https://huggingface.co/docs/transformers/optimizers",
     )
@@ -289,7 +299,7 @@ class TrainSpec(Section):
         advanced=True,
         link="https://arxiv.org/abs/2404.10830",
     )
-    padding_free: Literal["auto", "on", "off"] = knob(
+    padding_free: Switch = knob(
         "auto",
         "Give the model the rows of a batch one behind another, each seeing only itself, instead of padding them; auto "
         "does it with FlashAttention, which skips what other rows would see. The steps and the loss are the same.",
@@ -302,14 +312,14 @@ class TrainSpec(Section):
         "and give the same numbers.",
         advanced=True,
     )
-    use_liger_kernel: Literal["auto", "on", "off"] = knob(
+    use_liger_kernel: Switch = knob(
         "auto",
         "Compute norms, rotary positions and gated layers by Liger's kernels; auto takes them on a GPU where the "
         "package liger-kernel is installed and knows the architecture.",
         advanced=True,
         link="https://arxiv.org/abs/2410.10989",
     )
-    torch_compile: Literal["auto", "on", "off"] = knob(
+    torch_compile: Switch = knob(
         "auto",
         "Compile the repeated layers before training; auto tries it where a run is long enough to win the time back "
         "(half an hour on a CPU, ten minutes on a GPU), and keeps it where a layer gets a tenth faster.",

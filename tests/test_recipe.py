@@ -210,3 +210,14 @@ def test_a_recipe_saved_many_times_at_once_is_always_whole(tmp_path):
         list(pool.map(lambda number: recipes[number % 8].save(path), range(200)))
     assert Recipe.load(path).name in {recipe.name for recipe in recipes}
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'on'", "on")])
+def test_a_switch_is_read_as_it_is_written_although_yaml_calls_on_and_off_booleans(written, meant, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"train: {{torch_compile: {written}}}\n")
+    recipe = Recipe.load(path)
+    assert not recipe.problems() and recipe.train.torch_compile == meant
+    recipe.save(path)
+    assert Recipe.load(path, [f"train.padding_free={written}"]).train.torch_compile == meant
+    assert Recipe.load(path, [f"train.padding_free={written}"]).train.padding_free == meant

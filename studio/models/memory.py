@@ -367,7 +367,7 @@ class _Plan:
         shapes, trained = self.shapes, self.trained
         rows, keys = self._seen(length)
         tokens = batch * rows
-        total = tokens * shapes.last_norm.width * (4 if shapes.rms else self.wide)
+        total = tokens * shapes.last_norm.width * (4 if shapes.rms and not self._fuses_norms() else self.wide)
         if trained.last_norm and shapes.rms:
             total += tokens * shapes.hidden * self._norm_bytes()
         if trained.head or self._in_blocks():  # what the head reads, or the gradient of it
@@ -379,7 +379,9 @@ class _Plan:
         return total + sum(n * self.block(block, batch, rows, keys) for block, n in trained.blocks.items())
 
     def _norm_bytes(self) -> int:
-        """Bytes of a number that a trained RMSNorm multiplies with its own."""
+        """Bytes of a number that a trained RMSNorm multiplies with its own; the fused one makes it again."""
+        if self._fuses_norms():
+            return 0
         return 4 if self.shapes.rms_wide else self.wide
 
     def work(self, batch: int, length: int) -> float:
@@ -405,9 +407,10 @@ class _Plan:
             rows, keys: tokens of a row that are computed, and that are attended to.
         """
         shapes, size, tokens = self.shapes, self.wide, batch * rows
-        total = tokens * sum(n.width for n in shapes.norms) * (4 if shapes.rms else size)
+        total = tokens * sum(n.width for n in shapes.norms) * (4 if shapes.rms and not self._fuses_norms() else size)
         total += self._attention(batch, rows, keys)
-        total += tokens * size * shapes.curve * shapes.intermediate
+        curve = shapes.curve - (1 if self._fuses_layers() and shapes.silu_gate else 0)
+        total += tokens * size * curve * shapes.intermediate
         total += tokens * shapes.dropouts * shapes.hidden * (1 if self.cuda else size)
         # inputs of trained matrices, each tensor once; the attention's result is kept anyway
         inputs: dict[str, int] = {}
@@ -495,7 +498,20 @@ class _Plan:
 
     def _fused(self) -> bool:
         """Whether LoRA goes through the studio's own pass (``studio.training.fused_lora``)."""
-        return not (self.quantised or self.recipe.method.lora_dropout or self.shapes.transposed)
+        train = self.recipe.train
+        plain = not (self.quantised or self.recipe.method.lora_dropout or self.shapes.transposed)
+        return plain and train.fused_passes and train.distributed == "ddp"
+
+    def _fuses_layers(self) -> bool:
+        """Whether norms and gated layers train in fused passes (``studio.training.fused_layers``)."""
+        train = self.recipe.train
+        return train.fused_passes and train.distributed == "ddp" and not self.cuda
+
+    def _fuses_norms(self) -> bool:
+        """Norms only where their numbers are in the format that they are given: trained ones are in float32."""
+        own = any(isinstance(layer, Norm) for block in self.trained.blocks for layer in block.whole)
+        alike = self.wide == 4 or not (own or self.trained.last_norm)
+        return self._fuses_layers() and self.shapes.rms and not self.shapes.rms_wide and alike
 
     def _matrices(self) -> float:
         """The largest work space of methods that make a matrix of the size of a weight, in bytes."""

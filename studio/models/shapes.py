@@ -63,6 +63,7 @@ class Shapes:
     head: str = "lm_head"
     classes: int = 0  # outputs of a head that sorts into classes; 0: the head gives a token
     curve: int = 3  # how many times the MLP's width its non-linearity keeps to go back; 3 with a gate
+    silu_gate: bool = False  # gate and up are matrices of their own, and the gate goes through SiLU
     rms: bool = True  # norms compute in float32 and keep that (RMSNorm), not in the model's own format (LayerNorm)
     rms_wide: bool = False  # what their own numbers are multiplied with is in float32, too
     rotary: bool = True  # queries and keys are turned into new tensors after their projection
@@ -199,6 +200,7 @@ def _llama_like(config: dict, family: str) -> Shapes:
         last_norm=Norm("model.norm", hidden, hidden),
         sublayers=("self_attn.o_proj", "mlp.down_proj"),
         attention_dropout=bool(config.get("attention_dropout")),
+        silu_gate=family != "phi3" and config.get("hidden_act", "silu") in ("silu", "swish"),
         rms_wide=family.startswith("gemma") or family == "olmo2",
         eager=family == "gemma2",  # which caps the weights
         capped=bool(config.get("final_logit_softcapping", 30.0 if family == "gemma2" else None)),

@@ -46,11 +46,12 @@ class CompiledLayers:
         call = _Call(layer)
         with call, torch.no_grad():
             self._model(input_ids=self._batch()["input_ids"].to(self._model.device), use_cache=False)
-        hidden = call.inputs[0].detach().requires_grad_()
+        states, *others = call.inputs or (call.options.pop("hidden_states"),)
+        hidden = states.detach().requires_grad_()
 
         def once() -> float:
             start = time.perf_counter()
-            out = layer(hidden, *call.inputs[1:], **call.options)
+            out = layer(hidden, *others, **call.options)
             (out[0] if isinstance(out, tuple) else out).float().sum().backward()
             if hidden.is_cuda:
                 torch.cuda.synchronize()

@@ -10,9 +10,6 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from studio.data import encode_once, find_classes, load_conversations, split_conversations
-from studio.data.load import fingerprint, left_out
-from studio.data.pack import pack
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
@@ -20,7 +17,7 @@ from studio.runs.feed import fold
 from studio.training import failures, ranks, starts
 from studio.training.memory import Memory, give_back_at_once
 from studio.training.progress import Progress
-from studio.training.rules import empty_rows
+from studio.training.read import read_rows
 from studio.training.saving import save_model
 from studio.training.steps import planned_steps
 
@@ -103,54 +100,9 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     notes = prepare(tokenizer, None, recipe)
 
     # data: conversations -> tokens and labels, or texts -> tokens and classes
-    task = recipe.model.task
-    progress("Reading the data", 0, 0)
-    with ranks.first_alone():
-        conversations = load_conversations(recipe.data, task=task)
-    for reason, (count, first) in left_out(recipe.data, task).items():
-        log.write(
-            "warning",
-            what=f"{count:,} row{'s'[: count != 1]} left out: {reason} (first in {first}).",
-            fix="Mend them if they should be trained on.",
-        )
-    training_rows, held_out_rows = split_conversations(conversations, recipe.data, recipe.train.seed, task)
-    total = len(conversations)
-    if apart := total - len(training_rows) - (0 if recipe.data.holdout_source else len(held_out_rows or [])):
-        log.write(
-            "warning",
-            what=f"{apart:,} rows are not trained on: (nearly) the same rows are held out.",
-            fix="Remove them from one of the two sides.",
-        )
-    classes = find_classes(training_rows["label"]) if task == "seq_cls" else None
-
-    def encoding(done: int, before: int = 0) -> None:
-        progress("Encoding the data", before + done, total)
-
-    examples, dropped = encode_once(tokenizer, training_rows, recipe.data, encoding, classes)
-    held_out = None
-    if held_out_rows is not None:
-        held_out, also_dropped = encode_once(
-            tokenizer, held_out_rows, recipe.data, lambda done: encoding(done, len(training_rows)), classes
-        )
-        unused = {row for rows in also_dropped.values() for row in rows}
-        for reason, rows in also_dropped.items():
-            dropped.setdefault(reason, []).extend(rows)
-    for reason, rows in dropped.items():
-        some = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-        log.write("warning", what=f"{len(rows)} rows are left out: {reason} (rows {some}).", fix="See the preview.")
-    if advice := empty_rows(dropped, len(training_rows) + len(held_out_rows or [])):
-        log.write("warning", what=advice.what, fix=advice.fix, step=0, rule="empty_rows")
-    cut = sum(1 for example in examples if example.cut)
-    if cut:
-        log.write(
-            "warning",
-            what=f"{cut} of {len(examples)} training rows are longer than {recipe.data.max_length} tokens and are cut.",
-            fix="Raise data.max_length to train on them whole.",
-        )
-
-    rows = len(examples)
-    if recipe.train.packing:
-        rows = len(pack([len(example.input_ids) for example in examples], recipe.data.max_length))
+    data = read_rows(recipe, tokenizer, log, progress)
+    examples, held_out, classes = data.examples, data.held_out, data.classes
+    rows = data.packed_rows or len(examples)
 
     # weights and method
     progress("Loading the model", 0, 0)
@@ -214,7 +166,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
 
     resolved = Resolved(
         model_revision=store.revision_of(base),
-        data_fingerprint=fingerprint(conversations),
+        data_fingerprint=data.fingerprint,
         device=device_name(device),
         dtype=dtype,
         attention=choices.chosen("attention"),
@@ -228,12 +180,12 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     trainer.args.dataloader_num_workers = choose_loader(choices, recipe, trainer.some_batch, device)
     if fused:
         choices.say("LoRA pass", f"fused in {fused} layers", "No dropout, quantisation or variant stands in its way.")
-    add_samples(trainer, run, recipe, log, tokenizer, held_out, held_out_rows)
+    add_samples(trainer, run, recipe, log, tokenizer, held_out, data.held_out_rows)
     log.write(
         "started",
         max_steps=trainer.planned_steps(),
         rows=len(examples),
-        packed_rows=rows if recipe.train.packing else None,
+        packed_rows=data.packed_rows,
         held_out_rows=len(held_out or []),
         trained_tokens=sum(sum(1 for label in e.labels if label != -100) for e in examples),
         tokens=sum(len(e.input_ids) for e in examples),
@@ -267,7 +219,7 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     progress("Saving the model", 0, 0)
     save_model(run, trainer, tokenizer, classes)
     if classes and held_out is not None and ranks.is_first():
-        trainer.write_predictions([row for row in held_out_rows if row["row"] not in unused])
+        trainer.write_predictions([row for row in data.held_out_rows if row["row"] not in data.unused])
     kind = trainer.ending or "finished"
     ranks.end()
     log.write(kind, step=trainer.state.global_step, **memory.taken(device), **trainer.final_metrics)

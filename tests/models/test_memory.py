@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -228,7 +229,7 @@ def test_memory_is_within_a_quarter_of_what_was_measured(number):
     assert abs(total - measured) / measured < 0.25
 
 
-def kept_by_autograd(config, method, dtype, padded, batch, length):
+def kept_by_autograd(config, method, dtype, padded, batch, length, fused):
     """Bytes of all tensors that the graph holds after a forward pass, each storage once, without the model's own."""
     import weakref
 
@@ -237,6 +238,7 @@ def kept_by_autograd(config, method, dtype, padded, batch, length):
 
     from studio.models.loss import LabelledLoss
     from studio.models.methods import apply_method
+    from studio.training.fused_layers import FusedLayers
     from studio.training.fused_lora import fuse_lora
 
     class Holder:
@@ -253,23 +255,25 @@ def kept_by_autograd(config, method, dtype, padded, batch, length):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).to(getattr(torch, dtype))
     model = apply_method(model, recipe_of(method))
-    if method["kind"] == "lora":
+    if method["kind"] == "lora" and fused:
         fuse_lora(model)
     model.train()
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     ids = torch.randint(5, config["vocab_size"], (batch, length))
     mask = torch.ones_like(ids)
     mask[0, length - padded :] = 0
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
+    saved = torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor)
+    with FusedLayers(model).in_place() if fused else nullcontext(), saved:
         loss, _ = LabelledLoss(model, share_prefix=False)(ids, mask, ids)
     storages = [ref().tensor.untyped_storage() for ref in holders if ref() is not None]
     assert loss.requires_grad
     return sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}.values())
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("method", "family"), KEPT, ids=[f"{f} {json.dumps(m)[10:-1]}" for m, f in KEPT])
-def test_a_block_keeps_what_autograd_keeps_of_it(method, family, dtype):
+def test_a_block_keeps_what_autograd_keeps_of_it(method, family, dtype, fused):
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 112, "vocab_size": 500}
     if family == "gpt2":
         sizes = {"n_embd": 64, "n_head": 4, "vocab_size": 500}
@@ -278,13 +282,13 @@ def test_a_block_keeps_what_autograd_keeps_of_it(method, family, dtype):
     batch, length, found, truth = 2, 24, [], []
     padded = 3 if dtype == "bfloat16" else 0  # a batch with padding takes no mask either
     # gradients that are added up are there all the time, so activations are what is kept and the head's work
-    train = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": batch}
+    train = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": batch, "fused_passes": fused}
     recipe = recipe_of(method, train=train, data={"holdout": 0})
     for layers in (2, 3):
         config = {"model_type": family, **sizes, "n_layer" if family == "gpt2" else "num_hidden_layers": layers}
         memory = estimate(recipe, config, dtype=dtype, length=length).memory_bytes
         found.append(memory["activations"])
-        truth.append(kept_by_autograd(config, method, dtype, padded, batch, length))
+        truth.append(kept_by_autograd(config, method, dtype, padded, batch, length, fused))
     assert found[1] - found[0] == pytest.approx(truth[1] - truth[0], rel=0.03)
 
 
@@ -297,6 +301,7 @@ def test_the_worst_moment_is_the_allocators(kind, checkpointing):
 
     from studio.models.loss import LabelledLoss
     from studio.models.methods import apply_method
+    from studio.training.fused_layers import FusedLayers
     from studio.training.fused_lora import fuse_lora
 
     config = SMALL | {"model_type": "llama", "hidden_size": 64, "vocab_size": 3000}
@@ -314,8 +319,11 @@ def test_the_worst_moment_is_the_allocators(kind, checkpointing):
     loss_of = LabelledLoss(model, share_prefix=False)
     ids = torch.randint(5, 3000, (batch, length))
 
+    layers = FusedLayers(model)
+
     def step():
-        loss_of(ids, torch.ones_like(ids), ids)[0].backward()
+        with layers.in_place():
+            loss_of(ids, torch.ones_like(ids), ids)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
 

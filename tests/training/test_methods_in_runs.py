@@ -94,7 +94,7 @@ def test_lora_plus_moves_the_second_matrix_faster(plan):
     assert seen["rates"] == pytest.approx([0.001, 0.016])
 
 
-OPTIMIZERS = ["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion_32bit", "lion_8bit", "sgd"]
+OPTIMIZERS = ["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion_32bit", "lion_8bit", "sgd"]
 
 
 @pytest.mark.parametrize("optim", OPTIMIZERS)

@@ -332,7 +332,7 @@ def test_rows_of_which_none_fits_fail_with_what_and_fix(plan):
 
 
 def test_a_failure_of_our_own_names_the_exception(plan, monkeypatch):
-    monkeypatch.setattr("studio.training.worker.fingerprint", lambda dataset: 1 / 0)
+    monkeypatch.setattr("studio.training.read.fingerprint", lambda dataset: 1 / 0)
     event = done(plan(), "failed").events()[-1]
     assert event["what"] == "Training failed with ZeroDivisionError: division by zero"
 
