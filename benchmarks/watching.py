@@ -3,10 +3,11 @@
     STUDIO_HOME=WORKSPACE python benchmarks/watching.py [--steps 40] [--turns 3]
 
 The quickstart's recipe is trained from the terminal on the workspace of a studio, in turns with nobody watching and
-with two pages of headless Chromium that show the run. Two figures are told: the share of the processor that the studio
-and its helpers take while it is watched, which is its own cost wherever the browsers are; and the ratio of the median
-steps, with the browsers on the same cores as the training. First comes what the worker does beside a step: an event
-written, the memory asked for, the files looked for that stop or pause a run.
+with two pages of headless Chromium that show the run. Counted is from when both pages are there and still. Two figures
+are told: the share of the processor that the studio and its helpers take while it is watched, which is its own cost
+wherever the browsers are; and the ratio of the median steps, with the browsers on the same cores as the training. First
+comes what the worker does beside a step: an event written, the memory asked for, the files looked for that stop or
+pause a run.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 PORT = 7898
+SETTLING = 40  # seconds in which the pages are drawn
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--no-first-run"]
 
 
-def train(steps: int, watch: Callable[[str], None]) -> float:
-    """Median seconds of a step, but for the first. ``watch`` gets the run's id."""
+def train(steps: int, watch: Callable[[str], None], server: psutil.Process) -> tuple[float, float]:
+    """Median seconds of a step, and the studio's share of a core. ``watch`` gets the run's id, and what comes before it
+    returns is not counted."""
     home = Path(os.environ["STUDIO_HOME"])
     before = set((home / "runs").glob("*")) if (home / "runs").exists() else set()
     command = [sys.executable, "app.py", "train", "recipes/quickstart.yaml", f"train.max_steps={steps}"]
@@ -45,10 +48,12 @@ def train(steps: int, watch: Callable[[str], None]) -> float:
         made = {path for path in (home / "runs").glob("2*")} - before
         folder = next(iter(made), None)
     watch(folder.name)
+    earlier, begun = used(server), time.time()
     run.wait()
+    share = (used(server) - earlier) / (time.time() - begun)
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
-    times = [event["time"] for event in events if event["kind"] == "step"]
-    return statistics.median(b - a for a, b in pairwise(times[2:]))
+    times = [event["time"] for event in events if event["kind"] == "step" and event["time"] > begun]
+    return statistics.median(b - a for a, b in pairwise(times)), share
 
 
 def own_seconds(times: int = 2000) -> float:
@@ -82,7 +87,7 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     own = own_seconds()
@@ -106,10 +111,11 @@ def main() -> None:
                                 page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
                                 page.goto(f"http://127.0.0.1:{PORT}/?run={run}")
                                 pages.append(page)
+                        time.sleep(SETTLING)
 
-                    earlier, begun = used(server), time.time()
-                    found[way].append(train(options.steps, watch))
-                    shares[way].append((used(server) - earlier) / (time.time() - begun))
+                    seconds, share = train(options.steps, watch, server)
+                    found[way].append(seconds)
+                    shares[way].append(share)
                     if pages:
                         pages[0].context.browser.close()
                 print(f"{way}: {found[way][-1]:.3f} s a step, studio {shares[way][-1]:.1%} of a core", flush=True)

@@ -250,8 +250,8 @@ class TrainSpec(Section):
     ] = knob(
         "adamw_torch_fused",
         "The optimizer. Fused AdamW updates all numbers in one pass. Those with 8bit keep their state in a quarter of "
-        "the memory, paged ones move it out of a full GPU; Lion wants a third to a tenth of AdamW's learning rate; GaLore "
-        "and Apollo are for full tuning.",
+        "the memory, paged ones move it out of a full GPU; Lion wants a third to a tenth of AdamW's learning rate; "
+        "GaLore and Apollo are for full tuning.",
         advanced=True,
         link="https://huggingface.co/docs/transformers/optimizers",
     )

@@ -101,7 +101,7 @@ class Board:
         elif view.started is not None:
             if not self._chosen and (told := view.started.get("choices")):
                 self._chosen = True
-                self.say("Chosen: " + ", ".join(f"{one['what']} {one['chosen']}" for one in told) + ".")
+                self.say("Chosen: " + "; ".join(f"{one['what']} {one['chosen']}" for one in told) + ".")
             self.update("Training", view.step, view.max_steps, step_numbers(view, now))
 
 

@@ -427,6 +427,8 @@ class _Plan:
         if self.recipe.model.quantization == "int8":  # its backward pass is handed all inputs
             inputs = {m.reads or m.name: m.inputs for m in shapes.of_block()}
         inputs.pop("attention", None)
+        if self._fuses_norms() and shapes.rotary:
+            inputs.pop("result", None)  # queries keep their order, and with it the result, which is not copied then
         return total + tokens * size * sum(inputs.values())
 
     def _attention(self, batch: int, rows: int, keys: int) -> float:
@@ -508,10 +510,7 @@ class _Plan:
         return train.fused_passes and train.distributed == "ddp" and not self.cuda
 
     def _fuses_norms(self) -> bool:
-        """Norms only where their numbers are in the format that they are given: trained ones are in float32."""
-        own = any(isinstance(layer, Norm) for block in self.trained.blocks for layer in block.whole)
-        alike = self.wide == 4 or not (own or self.trained.last_norm)
-        return self._fuses_layers() and self.shapes.rms and not self.shapes.rms_wide and alike
+        return self._fuses_layers() and self.shapes.rms and not self.shapes.rms_offset
 
     def _matrices(self) -> float:
         """The largest work space of methods that make a matrix of the size of a weight, in bytes."""

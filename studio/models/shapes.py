@@ -65,6 +65,7 @@ class Shapes:
     curve: int = 3  # how many times the MLP's width its non-linearity keeps to go back; 3 with a gate
     silu_gate: bool = False  # gate and up are matrices of their own, and the gate goes through SiLU
     rms: bool = True  # norms compute in float32 and keep that (RMSNorm), not in the model's own format (LayerNorm)
+    rms_offset: bool = False  # norms multiply with one more than their own numbers
     rms_wide: bool = False  # what their own numbers are multiplied with is in float32, too
     rotary: bool = True  # queries and keys are turned into new tensors after their projection
     transposed: bool = False  # matrices are transformers' Conv1D, which the fused LoRA leaves alone
@@ -157,6 +158,7 @@ def _llama_like(config: dict, family: str) -> Shapes:
     bias = bool(config.get("attention_bias", False))
     qkv_bias = bias or family == "qwen2"
     mlp_bias = bool(config.get("mlp_bias", False))
+    gemma = family.startswith("gemma")
     if family == "phi3":
         linears = [
             Linear("self_attn.qkv_proj", hidden, queries + 2 * keys, reads="first"),
@@ -200,8 +202,9 @@ def _llama_like(config: dict, family: str) -> Shapes:
         last_norm=Norm("model.norm", hidden, hidden),
         sublayers=("self_attn.o_proj", "mlp.down_proj"),
         attention_dropout=bool(config.get("attention_dropout")),
-        silu_gate=family != "phi3" and config.get("hidden_act", "silu") in ("silu", "swish"),
-        rms_wide=family.startswith("gemma") or family == "olmo2",
+        silu_gate=family != "phi3" and not gemma and config.get("hidden_act", "silu") in ("silu", "swish"),
+        rms_offset=gemma,
+        rms_wide=gemma or family == "olmo2",
         eager=family == "gemma2",  # which caps the weights
         capped=bool(config.get("final_logit_softcapping", 30.0 if family == "gemma2" else None)),
     )

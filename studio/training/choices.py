@@ -26,6 +26,7 @@ from studio.training.packing import check_apart
 
 _TURNS = 3
 _WORTH = 0.9  # of the time of what is usual: less than a tenth is not worth being different
+_LEAST_STEPS = 50  # compiling takes as long as some of them
 _LAYERS = "norms, rotary positions, gated layers"
 _SLOW_BATCH_SECONDS = 0.005  # a batch that takes longer to put together keeps a GPU waiting
 
@@ -234,6 +235,9 @@ def choose_compile(
         return wanted == "on"
     if why := why_not(recipe, layers, processes):
         choices.say(what, "off", why)
+        return False
+    if steps < _LEAST_STEPS:
+        choices.say(what, "off", f"The run has only {steps} steps.")
         return False
     with otherwise():
         usual = layers.seconds()

@@ -132,22 +132,22 @@ def _those_that_agree(
 ) -> list[tuple[torch.nn.Module, Forward]]:
     """The layers of one kind with their new forward pass; each class is tried once."""
     found, agrees = [], {}
+    dtype = model.get_input_embeddings().weight.dtype  # of what layers are given; quantised weights have none of use
     for layer in model.modules():
         if "forward" in vars(layer) or (new := fused(layer)) is None:
             continue
         forward, size = new
         if type(layer) not in agrees:
-            agrees[type(layer)] = _agrees(layer, forward, size)
+            agrees[type(layer)] = _agrees(layer, forward, size, dtype)
         if agrees[type(layer)]:
             found.append((layer, forward))
     return found
 
 
-def _agrees(layer: torch.nn.Module, forward: Forward, size: int) -> bool:
+def _agrees(layer: torch.nn.Module, forward: Forward, size: int, dtype: torch.dtype) -> bool:
     """Whether a layer and its new forward pass give the same value and gradients for random numbers."""
-    weight = next(layer.parameters())
-    generator = torch.Generator().manual_seed(0)
-    drawn, wanted = (torch.randn(2, 3, size, generator=generator).to(weight.device, _dtype(layer)) for _ in range(2))
+    device, generator = next(layer.parameters()).device, torch.Generator().manual_seed(0)
+    drawn, wanted = (torch.randn(2, 3, size, generator=generator).to(device, dtype) for _ in range(2))
     found = []
     with torch.enable_grad():
         for way in (layer.forward, forward):
@@ -167,11 +167,6 @@ def _close(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
         return one is other
     off = (one.float() - other.float()).norm() <= _TOLERANCE.get(one.dtype, 1e-4) * one.float().norm()
     return one.shape == other.shape and one.dtype == other.dtype and bool(off)
-
-
-def _dtype(layer: torch.nn.Module) -> torch.dtype:
-    kinds = [each.dtype for each in layer.parameters() if each.is_floating_point() and not each.requires_grad]
-    return kinds[0] if kinds else next(layer.parameters()).dtype
 
 
 def _norm_of(layer: torch.nn.Module) -> tuple[Forward, int] | None:

@@ -48,6 +48,12 @@ def test_it_is_tried_in_long_runs_and_kept_where_it_pays(usual, compiled, done, 
     assert layers.done == done and word in choices.told[-1]["why"]
 
 
+def test_few_steps_are_not_even_timed():
+    layers, choices = Layers(9.0, 1.0), Choices()
+    assert not choose_compile(choices, Recipe(), layers, 49, "cpu")
+    assert "only 49 steps" in choices.told[0]["why"] and layers._seconds == [9.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

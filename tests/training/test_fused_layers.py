@@ -4,8 +4,15 @@ import pytest
 import torch
 from lessons import curve, done, lesson, write_rows
 from peft import LoraConfig, get_peft_model
-from tiny import make_tiny_gpt2
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from tiny import make_tiny_chat_model, make_tiny_gpt2
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.llama import modeling_llama
 
 from studio.recipe import Recipe
@@ -66,6 +73,23 @@ def test_the_loss_and_every_gradient_are_the_models_own(config, norms, dtype, tu
     for name, gradient in gradients.items():
         off = (gradient - others[name]).float().norm() / gradient.float().norm().clamp(min=1e-6)
         assert off < (1e-4 if dtype == torch.float32 else 0.1), (name, off)
+
+
+def test_layers_with_quantised_weights_are_fused_too(tmp_path):
+    from studio.models.load import load_model
+    from studio.recipe import ModelSpec
+
+    folder = make_tiny_chat_model(tmp_path / "model", hidden_size=64)
+    model = load_model(ModelSpec(id=str(folder), quantization="nf4"), device="cpu", dtype="float32")
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).train()
+    layers = FusedLayers(model)
+    assert str(layers) == ALL.format(norms=5)
+    usual, gradients = loss_and_gradients(model)
+    with layers.in_place():
+        fused, others = loss_and_gradients(model)
+    torch.testing.assert_close(fused, usual)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_less_is_kept_for_the_backward_pass():
