@@ -66,12 +66,12 @@ def measure(folder: Path, scratch: Path, length: int, batch: int, steps: int, fu
 def chart(found: dict[str, dict[int, dict]], path: Path) -> None:
     """Tokens a second over length and over batch, as an SVG by hand: plotly would need a browser to write one."""
     width, height, left, top = 330, 220, 52, 34
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * width + 60}" height="{height + 84}" ']
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * width + 60}" height="{height + 66}" ']
     parts.append('font-family="system-ui, sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>')
     most = 1.1 * max(one["tokens_per_second"] for points in found.values() for one in points.values())
     for place, (name, points) in enumerate(found.items()):
         x0 = left + place * (width + 30)
-        where = [x0 + i * (width - 60) / max(1, len(points) - 1) for i in range(len(points))]
+        where = [x0 + 20 + i * (width - 90) / max(1, len(points) - 1) for i in range(len(points))]
         heights = [top + height * (1 - one["tokens_per_second"] / most) for one in points.values()]
         parts.append(f'<text x="{x0}" y="18" font-weight="600">real tokens/s by {name}</text>')
         parts.append(f'<path d="M{x0} {top}V{top + height}H{x0 + width - 50}" fill="none" stroke="#999"/>')

@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def take_steps(model: Any, recipe: Recipe, rows: int, length: int) -> None:
     optimizer = kind(trained, **options)
     loss_of = LabelledLoss(model)
     generator = torch.Generator().manual_seed(0)
-    with FusedLayers(model).in_place():
+    fused = recipe.model.quantization == "none"
+    with FusedLayers(model).in_place() if fused else nullcontext():
         for _ in range(STEPS):
             ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=generator)
             total, count = loss_of(ids, torch.ones_like(ids), ids)

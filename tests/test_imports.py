@@ -35,7 +35,7 @@ ALLOWED = {
     "data": LOW,
     "models": LOW,
     "runs": {"errors", "workspace", "recipe", "recipe_methods"},
-    "training": LOW | {"data", "models", "runs"},
+    "training": LOW | {"data", "models", "runs", "combinations"},
     "inference": LOW | {"data", "models", "runs"},
     "export": LOW | {"data", "models", "runs", "training", "inference"},
     "evaluation": LOW | {"data", "models", "runs", "inference"},

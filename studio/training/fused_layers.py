@@ -4,7 +4,8 @@ Autograd keeps and makes a tensor for each small operation of these layers, in f
 over memory cost as much as a good part of the matrix products. Here the forward pass works in place, little is kept,
 and the backward pass is written by hand: what Liger's kernels (https://arxiv.org/abs/2410.10989) do on a GPU, with
 PyTorch's own operations. Layers are found by their shape, not by their name, and each kind is tried on random numbers,
-value and gradients, before it is put in the place of the model's own.
+value and gradients, before it is put in the place of the model's own. Without gradients, in a validation, the model
+goes its own way, and gives to the last digit what an evaluation gives.
 """
 
 from __future__ import annotations
@@ -178,7 +179,8 @@ def _norm_of(layer: torch.nn.Module) -> tuple[Forward, int] | None:
 
     def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         weight = layer.weight
-        if arguments or options or x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
+        other = x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type)
+        if arguments or options or other or not torch.is_grad_enabled():
             return original(x, *arguments, **options)
         return _RmsNorm.apply(x, weight, epsilon)
 
@@ -197,7 +199,11 @@ def _gated_of(layer: torch.nn.Module) -> tuple[Forward, int] | None:
     ):
         return None
 
+    original = layer.forward
+
     def forward(x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return original(x)
         return layer.down_proj(_Gated.apply(layer.gate_proj(x), layer.up_proj(x)))
 
     return forward, parts[0].in_features
@@ -232,7 +238,8 @@ def _rotary_of(original: Callable[..., Any]) -> Callable[..., Any]:
         q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *arguments: Any, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         same = q.dtype == k.dtype == cos.dtype == sin.dtype and q.shape[-1] == k.shape[-1] == cos.shape[-1]
-        if arguments or options or not same or cos.dim() != 3 or cos.requires_grad:
+        same = same and cos.dim() == 3 and not cos.requires_grad
+        if arguments or options or not same or not torch.is_grad_enabled():
             return original(q, k, cos, sin, *arguments, **options)
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         return _Rotary.apply(q, cos, sin), _Rotary.apply(k, cos, sin)

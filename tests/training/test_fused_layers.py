@@ -75,7 +75,7 @@ def test_the_loss_and_every_gradient_are_the_models_own(config, norms, dtype, tu
         assert off < (1e-4 if dtype == torch.float32 else 0.1), (name, off)
 
 
-def test_layers_with_quantised_weights_are_fused_too(tmp_path):
+def test_layers_with_quantised_weights_can_be_fused_too(tmp_path):
     from studio.models.load import load_model
     from studio.recipe import ModelSpec
 
@@ -142,6 +142,15 @@ def test_other_formats_than_the_weights_go_the_models_own_way():
         assert turned.dtype == torch.float32
 
 
+def test_without_gradients_the_model_goes_its_own_way():
+    model = made(LlamaConfig, torch.bfloat16).eval()
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        usual = model(input_ids=ids, use_cache=False).logits
+        with FusedLayers(model).in_place():
+            assert torch.equal(model(input_ids=ids, use_cache=False).logits, usual)
+
+
 @pytest.mark.usefixtures("home")
 def test_a_run_learns_the_same_either_way(tiny_model, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl")
@@ -159,11 +168,16 @@ def started(run):
 
 
 @pytest.mark.parametrize(
-    ("device", "train", "word"), [("cuda", {}, "CPUs"), ("cpu", {"distributed": "fsdp"}, "several processes")]
+    ("device", "change", "word"),
+    [
+        ("cuda", {}, "CPUs"),
+        ("cpu", {"train": {"distributed": "fsdp"}}, "several processes"),
+        ("cpu", {"model": {"quantization": "nf4"}}, "quantised"),
+    ],
 )
-def test_where_they_are_not_used_the_reason_is_said(device, train, word, tiny_model):
+def test_where_they_are_not_used_the_reason_is_said(device, change, word, tiny_model):
     choices = Choices()
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    with choose_layers(choices, Recipe.parse({"train": train}), model, device)():
+    with choose_layers(choices, Recipe.parse(change), model, device)():
         assert "forward" not in vars(model.model.norm)
     assert word in choices.told[0]["why"] and choices.told[0]["chosen"] == "as they are"
