@@ -21,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def measure(recipe: Recipe) -> tuple[int, int]:
 
     dtype = recipe.model.dtype
     torch.set_num_threads(2)
-    give_back_at_once()
+    give_back_at_once(recipe.model.quantization != "none")
     with tempfile.TemporaryDirectory() as folder:  # what is imported and set up once does not count
         LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(folder)
         shutil.copy(fetch(recipe.model) / "tokenizer.json", folder)
@@ -129,8 +128,7 @@ def take_steps(model: Any, recipe: Recipe, rows: int, length: int) -> None:
     optimizer = kind(trained, **options)
     loss_of = LabelledLoss(model)
     generator = torch.Generator().manual_seed(0)
-    fused = recipe.model.quantization == "none"
-    with FusedLayers(model).in_place() if fused else nullcontext():
+    with FusedLayers(model).in_place():
         for _ in range(STEPS):
             ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=generator)
             total, count = loss_of(ids, torch.ones_like(ids), ids)

@@ -507,7 +507,7 @@ class _Plan:
     def _fuses_layers(self) -> bool:
         """Whether norms and gated layers train in fused passes (``studio.training.fused_layers``)."""
         train = self.recipe.train
-        return train.fused_passes and train.distributed == "ddp" and not (self.cuda or self.quantised)
+        return train.fused_passes and train.distributed == "ddp" and not self.cuda
 
     def _fuses_norms(self) -> bool:
         return self._fuses_layers() and self.shapes.rms and not self.shapes.rms_offset

@@ -275,8 +275,6 @@ def choose_layers(
         choices.say(_LAYERS, "as they are", "", asked=True)
     elif device != "cpu":
         choices.say(_LAYERS, "as they are", "The fused passes are made for CPUs.")
-    elif recipe.model.quantization != "none":
-        choices.say(_LAYERS, "as they are", "Beside quantised weights the fused passes took more memory.")
     elif recipe.train.distributed != "ddp":
         choices.say(_LAYERS, "as they are", "The weights are spread over several processes.")
     elif layers := FusedLayers(model):

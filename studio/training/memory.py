@@ -20,23 +20,25 @@ from studio.training.forecast import with_events
 GB = 10**9  # as the page counts
 _LOOK_SECONDS = 0.5
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1  # of malloc.h
-_MMAP_BYTES = 4 << 20  # of a tensor that comes from the system
+_MMAP_BYTES, _MMAP_BYTES_QUANTISED = 4 << 20, 1 << 20  # of a tensor that comes from the system
 _MARKS = (0.5, 0.7, 0.85, 0.95)  # shares of the free main memory at which the worker writes down what it holds
 
 
-def give_back_at_once() -> bool:
+def give_back_at_once(quantised: bool = False) -> bool:
     """Let large tensors come from the system and go back to it, one by one, and the end of the heap, too.
 
     glibc would otherwise put blocks of up to 32 MB into its heap, once one of such a size was freed. Activations of
     many sizes leave holes there, so that a lower bound saves memory, and costs time: each page that the system gives is
-    cleared first. This bound is where most of the saving is left and little of the cost (docs/benchmarks.md). Returns
-    whether this C library could be told so.
+    cleared first. This bound is where most of the saving is left and little of the cost (docs/benchmarks.md). Beside
+    ``quantised`` weights it is lower: each matrix is unpacked again and again between smaller tensors, and who packs
+    weights does it for the memory. Returns whether this C library could be told so.
     """
     try:
         tell = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False  # another C library
-    return tell(_M_MMAP_THRESHOLD, _MMAP_BYTES) == 1 and tell(_M_TRIM_THRESHOLD, 64 << 20) == 1
+    bound = _MMAP_BYTES_QUANTISED if quantised else _MMAP_BYTES
+    return tell(_M_MMAP_THRESHOLD, bound) == 1 and tell(_M_TRIM_THRESHOLD, 64 << 20) == 1
 
 
 class Memory:

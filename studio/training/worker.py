@@ -29,7 +29,6 @@ def train(folder: Path) -> str:
     """
     run = Run(Path(folder))
     log = ranks.event_log(run)
-    give_back_at_once()
     memory = Memory(log)
     if ranks.count() == 1:  # of several ranks the leader is asked
         signal.signal(signal.SIGTERM, lambda *_: run.stop())  # a polite end: the run stops with a checkpoint
@@ -54,6 +53,7 @@ def train(folder: Path) -> str:
 def _train(run: Run, log: EventLog, memory: Memory) -> str:
     recipe = run.recipe.check()
     progress = Progress(log)
+    give_back_at_once(recipe.model.quantization != "none")
 
     progress("Starting", 0, 0)
     import datasets

@@ -172,7 +172,6 @@ def started(run):
     [
         ("cuda", {}, "CPUs"),
         ("cpu", {"train": {"distributed": "fsdp"}}, "several processes"),
-        ("cpu", {"model": {"quantization": "nf4"}}, "quantised"),
     ],
 )
 def test_where_they_are_not_used_the_reason_is_said(device, change, word, tiny_model):
