@@ -30,18 +30,24 @@ from studio.ui import (
 )
 from studio.ui.desk import Desk
 from studio.ui.form import Form
+from studio.ui.live import live, slot
 from studio.ui.theme import CSS_PATH, theme
 from studio.ui.wiring import QUIET, told
 from studio.workspace import ASSETS, Workspace
 
 
-def header(desk: Desk) -> str:
+def header(desk: Desk) -> gr.HTML:
     """The top line: name, device, and the run that is going on."""
-    going = [id for id, status in desk.index.statuses(2.0).items() if status == "running"]
-    chip = f'<span class="chip running"><i class="dot"></i>{views.escape(going[0])}</span>' if going else ""
     device = f"{views.escape(desk.machine['device'])} · {views.size(desk.machine['total_bytes'])}"
     brand = f'<span class="brand">{views.LOGO}SFT Studio</span><span class="space"></span>'
-    return f'<div id="top">{brand}{chip}<span class="chip">{device}</span></div>'
+    return live(partial(going, desk), 5, f'<div id="top">{brand}{slot()}<span class="chip">{device}</span></div>')
+
+
+def going(desk: Desk, request: dict[str, Any]) -> dict[str, Any]:
+    """The chip of the run that is going on, for :func:`studio.ui.live.live`."""
+    ids = [id for id, status in desk.index.statuses(2.0).items() if status == "running"]
+    chip = f'<span class="chip running"><i class="dot"></i>{views.escape(ids[0])}</span>' if ids else ""
+    return {"parts": {"top": chip}}
 
 
 def build(desk: Desk) -> gr.Blocks:
@@ -53,7 +59,7 @@ def build(desk: Desk) -> gr.Blocks:
     with gr.Blocks(
         title="SFT Studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)
     ) as page:
-        top = gr.HTML(partial(header, desk))
+        header(desk)
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=480), gr.Tabs(elem_id="tabs") as tabs:
                 with gr.Tab("1 · Model", id="model", render_children=True) as model_page:
@@ -65,7 +71,7 @@ def build(desk: Desk) -> gr.Blocks:
                 with gr.Tab("4 · Runs", id="runs", render_children=True) as runs_page:
                     runs = runs_tab.build(desk)
                 with gr.Tab("5 · Compare", id="compare", render_children=True) as compare_page:
-                    compare = compare_tab.build(compare_tab.models(desk))
+                    compare = compare_tab.build(compare_tab.models(desk), desk.caretaker.line)
                 with gr.Tab("6 · Evaluate", id="evaluate", render_children=True) as evaluate_page:
                     evaluation = evaluate_tab.build(desk)
             with gr.Column(scale=2, min_width=270, elem_classes="card side"):
@@ -169,9 +175,8 @@ def build(desk: Desk) -> gr.Blocks:
 
         # launching
         run_parts = [
-            runs.run, runs.state, runs.numbers, runs.chart, runs.chart.card, runs.others, runs.warnings, runs.log,
-            runs.stop, runs.resume, runs.compare, runs.seen, runs.samples, *runs.trouble.parts, *runs.actions.parts(),
-            *runs.ship.parts(),
+            runs.run, runs.state, runs.chart, runs.chart.card, runs.others, runs.log, runs.stop, runs.resume,
+            runs.compare, runs.seen, runs.samples, *runs.trouble.parts, *runs.actions.parts(), *runs.ship.parts(),
         ]  # fmt: skip
 
         def start(values: dict) -> dict:
@@ -189,7 +194,7 @@ def build(desk: Desk) -> gr.Blocks:
         def look(run_id: str | None, seen: str | None) -> Any:
             return runs_tab.show(desk, runs, run_id, seen) or gr.skip()
 
-        runs.timer.tick(look, [runs.run, runs.seen], run_parts, **QUIET)
+        runs.state.tick(look, [runs.run, runs.seen], run_parts, **QUIET)
         runs.run.input(lambda run_id: runs_tab.show(desk, runs, run_id, None), runs.run, run_parts, **QUIET)
         runs.stop.click(lambda run_id: _stop(run_id), runs.run, runs.stop, **QUIET)
         runs.resume.click(told(lambda run_id: _resume(desk, run_id)), runs.run, runs.resume, **QUIET)
@@ -278,7 +283,6 @@ def build(desk: Desk) -> gr.Blocks:
             [*fields, *panel_parts, save, model.card, model.get, model.timer, *compare.models, tabs, *run_parts],
             **QUIET,
         ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
-        gr.Timer(5).tick(partial(header, desk), None, top, **QUIET)
     return page
 
 
@@ -321,9 +325,9 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
 
 
 def quieten(page: gr.Blocks) -> None:
-    """Let Gradio's queue look 50 times a second whether somebody asks, and not a thousand times: that alone took 7 % of
-    a core, which training wants. An answer comes at most 20 ms later for it."""
-    page._queue.sleep_when_free = 0.02
+    """Let Gradio's queue look 20 times a second whether somebody asks, and not a thousand times: that alone took 7 % of
+    a core, which training wants. An answer of a model begins at most 50 ms later for it; all else has no queue."""
+    page._queue.sleep_when_free = 0.05
     page._queue.progress_update_sleep_when_free = 0.2
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from studio.ui import judging, pane, suite_panel, views
 from studio.ui import panes as conversation
 from studio.ui import talk as talking
 from studio.ui.desk import Desk
+from studio.ui.live import live, slot
 from studio.ui.panes import LEAST, MOST
 from studio.ui.settings import Settings
 from studio.ui.talk import Question
@@ -33,7 +34,6 @@ class CompareTab:
     tags: gr.Textbox
     system: gr.Textbox
     notice: gr.HTML
-    memory: gr.HTML
     panes: gr.HTML
     history: gr.Textbox
     prompt: gr.Textbox
@@ -74,8 +74,13 @@ class CompareTab:
         )
 
 
-def build(choices: Sequence[tuple[str, str]] = ()) -> CompareTab:
-    """The tab with its ``choices`` of models, as :func:`models` gives them."""
+def build(choices: Sequence[tuple[str, str]] = (), in_memory: Callable[[], str] = str) -> CompareTab:
+    """The tab.
+
+    Args:
+        choices: the models, as :func:`models` gives them.
+        in_memory: HTML that says which of them are in memory.
+    """
     given = defaults(choices)
     with gr.Column(elem_classes="card compare-top"):
         with gr.Row(equal_height=False):
@@ -139,12 +144,12 @@ def build(choices: Sequence[tuple[str, str]] = ()) -> CompareTab:
             stop = gr.Button("Stop all", variant="stop", visible=False, min_width=90, scale=0, elem_id="stop-answers")
         notice = gr.HTML(elem_id="compare-notice")
         settings = Settings.build()
-        memory = gr.HTML(elem_id="compare-memory")
+        live(lambda _: {"parts": {"compare-memory": in_memory()}}, 5, slot(), elem_id="compare-memory")
     suites = suite_panel.build()
     with gr.Accordion("Votes", open=False, elem_classes="accordion-card", elem_id="votes") as votes:
         table = gr.HTML(elem_id="standings")
     return CompareTab(
-        chosen, count, view, blind, tags, system, notice, memory, panes, history, prompt, send, stop, again, clear,
+        chosen, count, view, blind, tags, system, notice, panes, history, prompt, send, stop, again, clear,
         settings, example, suites, table, votes,
     )  # fmt: skip
 
@@ -294,4 +299,3 @@ def wire(desk: Desk, tab: CompareTab) -> None:
     tab.view.change(looked, inputs, tab.panes, **QUIET)
     tab.example.click(told(example), inputs, [tab.prompt, tab.system], api_visibility="private")
     tab.votes.expand(judging.table, None, tab.table, **QUIET)
-    gr.Timer(5).tick(desk.caretaker.line, None, tab.memory, **QUIET)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import gradio as gr
 
@@ -16,6 +18,7 @@ from studio.ui import overlay, run_actions, samples, ship_panel, trouble, views
 from studio.ui.charts import MOST_RUNS, SEPARATOR, live_chart
 from studio.ui.compare_tab import writes_text
 from studio.ui.desk import Desk
+from studio.ui.live import live, slot
 from studio.ui.run_log import log_panel
 from studio.ui.wiring import QUIET
 
@@ -26,17 +29,14 @@ TICK_SECONDS = 1.5
 class RunsTab:
     run: gr.Dropdown
     state: gr.HTML
-    numbers: gr.HTML
     chart: gr.HTML
     others: gr.Dropdown
     apart: gr.HTML
-    warnings: gr.HTML
     log: gr.HTML
     stop: gr.Button
     resume: gr.Button
     compare: gr.Button
     seen: gr.Textbox
-    timer: gr.Timer
     actions: run_actions.RunActions
     trouble: trouble.Trouble
     samples: gr.HTML
@@ -74,35 +74,31 @@ def build(desk: Desk) -> RunsTab:
             compare = gr.Button(
                 "Compare with the base", variant="primary", visible=False, min_width=230, elem_id="to-compare"
             )
-    state = gr.HTML(nothing(), elem_id="run-state")
+    state = live(partial(follow, desk), TICK_SECONDS, slot(nothing()), elem_id="run-state")
     trouble_part = trouble.build()
-    numbers = gr.HTML(elem_id="run-numbers")
+    gr.HTML(slot(), elem_id="run-numbers")
     with gr.Column(elem_classes="card", visible=False) as chart_card:
         chart = live_chart(desk.feed, desk.index, elem_id="chart")
         apart = gr.HTML(elem_id="apart")
     samples_part = samples.build()
     ship = ship_panel.build()
-    warnings = gr.HTML(elem_id="run-warnings")
+    gr.HTML(slot(), elem_id="run-warnings")
     with gr.Accordion("Log", open=False, elem_id="log-card"):
         log = log_panel(elem_id="run-log")
     actions = run_actions.build(buttons)
     seen = gr.Textbox("", visible="hidden", elem_id="seen")
     chart.card = chart_card
-    timer = gr.Timer(TICK_SECONDS)
     tab = RunsTab(
         run=run,
         state=state,
-        numbers=numbers,
         chart=chart,
         others=others,
         apart=apart,
-        warnings=warnings,
         log=log,
         stop=stop,
         resume=resume,
         compare=compare,
         seen=seen,
-        timer=timer,
         actions=actions,
         trouble=trouble_part,
         samples=samples_part,
@@ -114,8 +110,8 @@ def build(desk: Desk) -> RunsTab:
         return gr.update(others=ids[1:]), overlay.apart(ids)
 
     ship_panel.wire(ship, run)
-    # the chart asks for its points at once, beside the look at the rest of the tab
-    run.change(None, [run], [chart], js="run => run ?? ''", **QUIET)
+    # the chart asks for its points at once, beside the look at the rest of the tab; and so does the state
+    run.change(None, [run], [chart, state], js="run => [run ?? '', run ?? '']", **QUIET)
     gr.on([run.change, others.change], overlaid, [run, others], [chart, apart], **QUIET)
     return tab
 
@@ -131,17 +127,25 @@ def choices(desk: Desk, max_age: float = 0.0, without: str | None = None) -> lis
 
 
 def signature(desk: Desk, run: Run | None, status: str) -> dict[str, str]:
-    """For each part of the tab, what changes when there is something new to show."""
+    """For each part of the tab that Gradio shows, what changes when there is something new to show."""
     if run is None:
         return {}
-    about = f"{run.id} {status} {run.ending}"
+    about = _about(run, status)
     return {
         "runs": f"{about} {queue.stamp()} {desk.index.version(TICK_SECONDS)}",
-        "events": f"{about} {file_size(run.events_path)}",
         "words": f"{run.id} {run.label}",
         "log": run.id,
         "ship": f"{about} {ship_panel.signature(run)}",
     }
+
+
+def told(run: Run, view: View) -> dict[str, Any]:
+    """The same for the parts that depend on the run's events, too."""
+    return {"samples": samples.signature(run.id, view), "points": view.has_points}
+
+
+def _about(run: Run, status: str) -> str:
+    return f"{run.id} {status} {run.ending}"
 
 
 def state(run: Run, status: str, look: Look, waits: bool = False) -> str:
@@ -273,32 +277,61 @@ def chosen(view: View) -> str:
     return f'<details class="card chosen"><summary>How it computes</summary><table>{lines}</table></details>'
 
 
+def follow(desk: Desk, request: dict[str, Any]) -> dict[str, Any]:
+    """What the page does not show yet of the run that it shows; see :func:`studio.ui.live.live`."""
+    run_id, seen, have = str(request.get("value") or ""), str(request.get("seen") or ""), request.get("have")
+    try:
+        run = Run.open(run_id) if run_id else None
+    except StudioError as error:
+        return {"parts": parts(views.problem(error)), "have": None}
+    statuses = desk.index.statuses(TICK_SECONDS / 2)
+    if run is None:
+        return {"parts": parts(nothing()), "have": None, "news": _read(seen) != {} or not seen}
+    if run.id not in statuses:
+        statuses = desk.index.statuses()
+    status = statuses.get(run.id, "queued")
+    known, sign = _read(seen), signature(desk, run, status)
+    news = any(known.get(name) != value for name, value in sign.items())
+    now = f"{_about(run, status)} {file_size(run.events_path)}"
+    if have == now:
+        return {"have": now, "news": news}
+    look = desk.feed.look(run)
+    if look.reading:
+        now += f" {look.size}"  # the next answer shows how far it has got
+    view = look.view
+    shown = parts(
+        state(run, status, look, waits="running" in statuses.values()),
+        numbers(view) + confusion(run, view),
+        warnings(view) + chosen(view),
+    )
+    news = news or any(known.get(name) != value for name, value in told(run, view).items())
+    return {"parts": shown, "have": now, "news": news}
+
+
+def parts(state: str, numbers: str = "", warnings: str = "") -> dict[str, str]:
+    """The HTML of the live parts of the tab."""
+    return {"run-state": state, "run-numbers": numbers, "run-warnings": warnings}
+
+
 def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict:
-    """Updates for everything on the tab; an empty dict if nothing has changed since ``seen``."""
-    run = None
-    if run_id:
-        try:
-            run = Run.open(run_id)
-        except StudioError as error:
-            return {tab.state: views.problem(error)}
+    """Updates for the parts of the tab that Gradio shows; an empty dict if nothing has changed since ``seen``."""
+    try:
+        run = Run.open(run_id) if run_id else None
+    except StudioError:
+        return {}  # the live part says so
     statuses = desk.index.statuses(TICK_SECONDS / 2)
     if run and (run.id not in statuses or not seen):
         statuses = desk.index.statuses()
     status = statuses.get(run.id, "queued") if run else ""
-    sign = signature(desk, run, status)
-    known = _read(seen)
-    sampled = known.pop("samples", None)
+    known, sign = _read(seen), signature(desk, run, status)
     if run is None:
         return {} if known == sign and seen else {**empty(desk, tab), tab.seen: json.dumps(sign)}
+    view = desk.feed.look(run).view
+    sign |= told(run, view)
     if known == sign:
         return {}
-    look = desk.feed.look(run)
-    if look.reading:
-        sign["events"] += f" {look.size}"  # the next tick shows how far it has got
-    view = look.view
-    news = samples.signature(run.id, view)
-    updates: dict = {tab.seen: json.dumps({**sign, "samples": news})}
-    if sampled != news:
+    updates: dict = {tab.seen: json.dumps(sign), **({} if seen else {tab.state: run.id})}
+    if known.get("samples") != sign["samples"]:
         updates[tab.samples] = samples.html(view)
     if known.get("runs") != sign["runs"]:
         updates |= {
@@ -312,13 +345,8 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
             tab.compare: gr.update(visible=run.has_model and status != "running" and writes_text(run)),
             **run_actions.updates(desk, tab.actions, run, status),
         }
-    if known.get("events") != sign["events"]:
-        updates |= {
-            tab.state: state(run, status, look, waits="running" in statuses.values()),
-            tab.numbers: numbers(view) + confusion(run, view),
-            tab.chart.card: gr.update(visible=view.has_points),
-            tab.warnings: warnings(view) + chosen(view),
-        }
+    if known.get("points") != sign["points"]:
+        updates[tab.chart.card] = gr.update(visible=view.has_points)
     if known.get("words") != sign["words"]:
         updates |= run_actions.words(tab.actions, run.label)
     if known.get("ship") != sign["ship"]:
@@ -333,8 +361,6 @@ def empty(desk: Desk, tab: RunsTab) -> dict:
     hidden = {button: gr.update(visible=False) for button in (tab.stop, tab.resume, tab.compare)}
     hidden |= {button: gr.update(visible=False) for button in (tab.actions.pause, tab.actions.cancel)}
     nothing_of = {
-        tab.numbers: "",
-        tab.warnings: "",
         tab.log: "",
         tab.chart: "",
         tab.chart.card: gr.update(visible=False),
@@ -344,7 +370,7 @@ def empty(desk: Desk, tab: RunsTab) -> dict:
         **run_actions.words(tab.actions, Label()),
     }
     return {
-        tab.state: nothing(),
+        tab.state: "",
         tab.run: gr.update(choices=choices(desk), value=None),
         **nothing_of,
         **hidden,
