@@ -230,6 +230,20 @@ class TrainSpec(Section):
         link="https://arxiv.org/abs/2404.06395",
     )
     weight_decay: float = knob(0.0, "Pull of the trained weights towards 0 at each step.", ge=0, le=1, advanced=True)
+    adam_beta1: float = knob(
+        0.9,
+        "Adam and Lion: the past's weight in the mean of the gradients, from step to step.",
+        ge=0,
+        lt=1,
+        advanced=True,
+    )
+    adam_beta2: float = knob(
+        0.999,
+        "Adam and Lion: weight of the past in the mean of their squares; 0.95 to 0.99 follows faster in short runs.",
+        ge=0,
+        lt=1,
+        advanced=True,
+    )
     max_grad_norm: float = knob(
         1.0, "Longer gradients are scaled down to this norm; 0 turns it off.", ge=0, advanced=True
     )

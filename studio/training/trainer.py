@@ -316,6 +316,8 @@ def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: boo
         lr_scheduler_kwargs=falling if spec.lr_scheduler_type == "warmup_stable_decay" else {},
         warmup_steps=spec.warmup_steps,
         weight_decay=spec.weight_decay,
+        adam_beta1=spec.adam_beta1,
+        adam_beta2=spec.adam_beta2,
         max_grad_norm=spec.max_grad_norm,
         optim=spec.optim,
         optim_target_modules=["attn", "mlp"] if spec.optim in ("galore_adamw", "apollo_adamw") else None,

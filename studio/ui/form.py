@@ -71,6 +71,8 @@ LABELS = {
     "train.per_device_train_batch_size": "Batch size",
     "train.per_device_eval_batch_size": "Batch size for validation",
     "train.lr_scheduler_type": "Learning rate schedule",
+    "train.adam_beta1": "Momentum (adam_beta1)",
+    "train.adam_beta2": "Memory of squares (adam_beta2)",
     "train.max_grad_norm": "Gradient clipping (max_grad_norm)",
     "train.optim": "Optimizer",
     "train.decay_share": "Share that falls (WSD)",

@@ -160,3 +160,10 @@ def test_of_two_ranks_the_last_batch_of_an_epoch_has_no_row_twice(built, monkeyp
     assert (kept[3, 1] == -100).all()
     state.end_of_dataloader = False
     assert len(trainer._without_filling(batch)["labels"]) == 4
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+def test_adam_remembers_as_long_as_the_recipe_says(built, optim):
+    trainer, _, _ = built(adam_beta1=0.8, adam_beta2=0.95, optim=optim)
+    optimizer = trainer.create_optimizer()
+    assert all(group["betas"] == (0.8, 0.95) for group in optimizer.param_groups)
