@@ -33,7 +33,7 @@ async function copied() {
     copy.textContent = 'Not copied';
     copy.title = `The browser did not let the log be copied (${error.message}); download it instead.`;
   }
-  setTimeout(() => copy.textContent = 'Copy all', 2000);
+  setTimeout(() => copy.textContent = 'Copy all', 4000);
 }
 
 wanted.addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(look, 250); });
