@@ -31,8 +31,9 @@ async function look() {
 
 const timer = setInterval(() => {
   if (element.isConnected) return look();
-  clearInterval(timer); appears.disconnect();
+  clearInterval(timer); appears.disconnect(); document.removeEventListener('visibilitychange', look);
 }, 1000 * SECONDS);
 const appears = new IntersectionObserver(entries => { if (entries.at(-1).isIntersecting) look(); });
 appears.observe(element);
+document.addEventListener('visibilitychange', look);  // back from another tab of the browser
 watch('value', () => { if (props.value !== of) { of = props.value; look(); } });

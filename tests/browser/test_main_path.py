@@ -118,6 +118,7 @@ def test_a_reload_and_a_second_browser_show_the_same_run_and_stop_keeps_a_model(
     other = visit(f"?run={run.id}")
     wait_for_status(other, "Training")
     other.click("#stop")
+    page.bring_to_front()  # a page that nobody sees does not ask
     wait_for_status(page, "Stopped at step")
     assert run.status == "stopped"
     assert run.has_model
