@@ -232,7 +232,7 @@ class TrainSpec(Section):
     weight_decay: float = knob(0.0, "Pull of the trained weights towards 0 at each step.", ge=0, le=1, advanced=True)
     adam_beta1: float = knob(
         0.9,
-        "Adam and Lion: the past's weight in the mean of the gradients, from step to step.",
+        "Adam and Lion: weight of the past in the mean of the gradients at each step.",
         ge=0,
         lt=1,
         advanced=True,

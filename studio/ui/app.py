@@ -1,4 +1,4 @@
-"""The page: five tabs, the side panel, and the wiring between them. Importing it loads no torch."""
+"""The page: six tabs, the side panel, and the wiring between them. Importing it loads no torch."""
 
 from __future__ import annotations
 

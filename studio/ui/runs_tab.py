@@ -284,12 +284,9 @@ def follow(desk: Desk, request: dict[str, Any]) -> dict[str, Any]:
         run = Run.open(run_id) if run_id else None
     except StudioError as error:
         return {"parts": parts(views.problem(error)), "have": None}
-    statuses = desk.index.statuses(TICK_SECONDS / 2)
     if run is None:
         return {"parts": parts(nothing()), "have": None, "news": _read(seen) != {} or not seen}
-    if run.id not in statuses:
-        statuses = desk.index.statuses()
-    status = statuses.get(run.id, "queued")
+    statuses, status = _statuses(desk, run)
     known, sign = _read(seen), signature(desk, run, status)
     news = any(known.get(name) != value for name, value in sign.items())
     now = f"{_about(run, status)} {file_size(run.events_path)}"
@@ -308,6 +305,14 @@ def follow(desk: Desk, request: dict[str, Any]) -> dict[str, Any]:
     return {"parts": shown, "have": now, "news": news}
 
 
+def _statuses(desk: Desk, run: Run | None, now: bool = False) -> tuple[dict[str, str], str]:
+    """Of all runs, as they were at most a moment ago, and that of ``run``."""
+    statuses = desk.index.statuses(TICK_SECONDS / 2)
+    if run and (now or run.id not in statuses):
+        statuses = desk.index.statuses()
+    return statuses, statuses.get(run.id, "queued") if run else ""
+
+
 def parts(state: str, numbers: str = "", warnings: str = "") -> dict[str, str]:
     """The HTML of the live parts of the tab."""
     return {"run-state": state, "run-numbers": numbers, "run-warnings": warnings}
@@ -319,10 +324,7 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
         run = Run.open(run_id) if run_id else None
     except StudioError:
         return {}  # the live part says so
-    statuses = desk.index.statuses(TICK_SECONDS / 2)
-    if run and (run.id not in statuses or not seen):
-        statuses = desk.index.statuses()
-    status = statuses.get(run.id, "queued") if run else ""
+    _, status = _statuses(desk, run, now=not seen)
     known, sign = _read(seen), signature(desk, run, status)
     if run is None:
         return {} if known == sign and seen else {**empty(desk, tab), tab.seen: json.dumps(sign)}
