@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def write(run: Run, folder: Path, options: Options, progress: Report) -> Exporte
     """Copy the run's adapter with tokenizer and card into ``folder``.
 
     Raises:
-        StudioError: the copy cannot be loaded, or does not say what the run's own adapter says.
+        StudioError: the copy cannot be loaded, is another one, or does not say what the run's own adapter says.
     """
     progress("Copying the adapter", 0, 0)
     shutil.copytree(run.model_dir, folder)
@@ -28,11 +29,20 @@ def write(run: Run, folder: Path, options: Options, progress: Report) -> Exporte
     del model
     progress("Reading it back", 0, 0)
     found = verify.logits(tuned_model(run, folder)[0], rows)
-    check = verify.compare(expected, found)
-    if check.largest:
-        raise StudioError("The copied adapter does not say what the run's own says.", "Check the disk, and try again.")
-    told = [f"Checked on {check.rows} of the run's rows: the copy gives the very same logits."]
+    check = verify.demand(verify.compare(expected, found), "float32", "The copied adapter")
+    _same_files(run.model_dir, folder)
+    told = ["The copy is the run's adapter, byte for byte.", check.told("the copy")]
     told.append(f"It needs its base, {public_id(run.recipe.model.id)}, and PEFT.")
     if run.recipe.method.kind == "bottleneck":
         told.append("PEFT does not have this method: load it where this studio is, after importing its bottleneck.")
     return Exported("adapter", str(folder), told)
+
+
+def _same_files(folder: Path, copy: Path) -> None:
+    """Hold every file of a folder against its copy."""
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    _, other, unread = filecmp.cmpfiles(folder, copy, names, shallow=False)
+    if wrong := sorted(other + unread):
+        raise StudioError(
+            f"The copied adapter is not the run's own: {', '.join(wrong)} differs.", "Check the disk, and try again."
+        )

@@ -1,7 +1,9 @@
 """Whole models and adapters: written, read back, and refused where they do not say what the run says."""
 
 import json
+import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from class_lessons import class_lesson, rows_of, write
 from lessons import done, same, weights
 
 from studio.errors import StudioError
-from studio.export import Options, export, verify
+from studio.export import Options, adapter, export, verify
 from studio.models.load import load_model
 from studio.recipe import ModelSpec
 from studio.training.saving import tuned_model
@@ -53,7 +55,7 @@ def test_an_adapter_is_copied_and_gives_the_same_logits(run_of, tmp_path):
     run = run_of()
     made = export(run, "adapter", tmp_path / "out")
     assert same(weights(tmp_path / "out"), weights(run.model_dir))
-    assert "the very same logits" in made.told[0]
+    assert "byte for byte" in made.told[0]
 
 
 def test_an_adapter_as_one_file_is_whole_once_it_is_unpacked(run_of, tmp_path):
@@ -61,9 +63,22 @@ def test_an_adapter_as_one_file_is_whole_once_it_is_unpacked(run_of, tmp_path):
     made = export(run, "adapter", tmp_path / "out", Options(zip=True))
     assert made.path == str(tmp_path / "out.zip")
     zipfile.ZipFile(made.path).extractall(tmp_path / "again")
-    rows = [[5, 6, 7]]
-    one, other = (tuned_model(run, folder)[0] for folder in (run.model_dir, tmp_path / "again/out"))
-    assert torch.equal(verify.logits(one, rows)[0], verify.logits(other, rows)[0])
+    assert same(weights(tmp_path / "again/out"), weights(run.model_dir))
+    tuned_model(run, tmp_path / "again/out")
+
+
+def test_a_copy_with_another_byte_is_not_shipped(run_of, tmp_path, monkeypatch):
+    run = run_of()
+    whole = shutil.copytree
+
+    def careless(source, target, **options):
+        whole(source, target, **options)
+        (Path(target) / "README.md").write_text("other words")
+
+    monkeypatch.setattr(adapter.shutil, "copytree", careless)
+    with pytest.raises(StudioError, match="not the run.s own: README"):
+        export(run, "adapter", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_adapter_that_is_broken_is_not_shipped(run_of, tmp_path):
