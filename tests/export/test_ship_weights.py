@@ -76,7 +76,7 @@ def test_a_copy_with_another_byte_is_not_shipped(run_of, tmp_path, monkeypatch):
         (Path(target) / "README.md").write_text("other words")
 
     monkeypatch.setattr(adapter.shutil, "copytree", careless)
-    with pytest.raises(StudioError, match="not the run.s own: README"):
+    with pytest.raises(StudioError, match="own: README"):
         export(run, "adapter", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
