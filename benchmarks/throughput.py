@@ -176,7 +176,7 @@ def loss_of(job: dict[str, Any], trained: Path | None) -> float:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, job["dtype"])).to(job["device"]).eval()
     if adapter:
         model = PeftModel.from_pretrained(model, trained).eval()
-    loss_of_batch, total, count = LabelledLoss(model, share_prefix=False), 0.0, 0
+    loss_of_batch, total, count = LabelledLoss(model, one_row=False), 0.0, 0
     rows = sorted(job["encoded"], key=lambda row: len(row["input_ids"]))
     for start in range(0, len(rows), job["batch"]):
         batch = rows[start : start + job["batch"]]

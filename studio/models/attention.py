@@ -1,4 +1,5 @@
-"""Attention that is computed in float32 although the model is in half precision.
+"""The attention functions of this studio: PyTorch's kernel, in the model's number format or in float32, both of which
+understand a batch as one row (:mod:`studio.models.rows`).
 
 PyTorch's kernel for CPUs is slower in bfloat16 than in float32 where rows are short: its products are small, and each
 block is converted on its own. Queries, keys and values are made float32 once instead, and the result is turned back.
@@ -6,36 +7,27 @@ block is converted on its own. Queries, keys and values are made float32 once in
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 FLOAT32 = "sdpa_float32"
+UNDERSTAND_ROWS = ("sdpa", FLOAT32)
 
 
 def registered(name: str) -> str:
     """A name that transformers' ``set_attn_implementation`` takes, ours made known to it."""
-    if name == FLOAT32:
-        from transformers import AttentionInterface, AttentionMaskInterface
-        from transformers.masking_utils import sdpa_mask
-
-        AttentionInterface.register(FLOAT32, _float32)
-        AttentionMaskInterface.register(FLOAT32, sdpa_mask)
+    if name in UNDERSTAND_ROWS:
+        register()
     return name
 
 
-def _float32(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
+def register() -> None:
+    """Make our functions known to transformers. ``sdpa`` stays what it is for all that is not one row."""
+    from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
 
-    if attention_mask is not None and attention_mask.is_floating_point():
-        attention_mask = attention_mask.float()
-    wide = (each.float() for each in (query, key, value))
-    out, weights = sdpa_attention_forward(module, *wide, attention_mask, **options)
-    return out.to(query.dtype), weights
+    from studio.models.rows import in_rows
+
+    AttentionInterface.register("sdpa", in_rows(sdpa_attention_forward))
+    AttentionInterface.register(FLOAT32, in_rows(sdpa_attention_forward, torch.float32))
+    AttentionMaskInterface.register(FLOAT32, sdpa_mask)

@@ -5,9 +5,8 @@ Three things are left out, and none changes the loss or its gradients:
 - The output head sees only the positions that are labelled. On a small model with a large vocabulary most of a step is
   the head, and most positions of a chat carry no loss. The idea is that of the fused heads of Liger
   (https://arxiv.org/abs/2410.10989) and TRL, without tiles.
-- Tokens that all rows of a batch begin with, such as a system message, go through the model once: their keys and values
-  are the same for every row, so the rows take them from one cache, and the gradients of all rows add up in it (the
-  forward pass of Prefix Grouper, https://arxiv.org/abs/2506.05433, with transformers' cache).
+- Padding, and all but one copy of the tokens that all rows of a batch begin with, such as a system message: the batch
+  goes through the model as one row of its different tokens, see :mod:`studio.models.rows`.
 - Rows that are padded on the right need no mask: the padding comes after everything that is looked at, and each
   position sees what is before it. Without a mask attention skips what lies after a position, which is half of its work.
 """
@@ -22,9 +21,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from studio.models.attention import UNDERSTAND_ROWS, register
+from studio.models.rows import layout_of
+
 IGNORE = -100
-_LEAST_PREFIX = 12  # tokens; a pass over fewer costs more than it saves
-LEAST_SAVING = 0.4  # of the tokens of a batch: rows behind a cache need a mask, which makes their attention dearer
+LEAST_SAVING = 0.05  # of the places of a batch; attention takes a little longer to find its rows in one
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 log = logging.getLogger(__name__)
 
@@ -32,21 +33,20 @@ log = logging.getLogger(__name__)
 class LabelledLogits:
     """The logits of a causal language model at the positions whose next token is labelled.
 
-    A beginning that all rows share is computed once where the model allows it: plain causal attention with the usual
-    cache, no dropout, no recomputation of activations. The first batch that could use it is computed both ways on
-    two of its rows, and where the losses differ beyond rounding, sharing stays off for this model. Where these rows
-    carry no loss, the next batch decides.
+    A batch goes through the model as one row where the model allows it: plain causal attention, no dropout. The first
+    batch for which that saves something is computed both ways on two of its rows, and where the losses differ beyond
+    rounding, it stays off for this model. Where these rows carry no loss, the next batch decides.
 
     Args:
         model: as it is called: bare, or PEFT's.
-        share_prefix: False always computes every row whole.
+        one_row: False always gives the model rows that are padded.
     """
 
-    def __init__(self, model: torch.nn.Module, share_prefix: bool = True):
+    def __init__(self, model: torch.nn.Module, one_row: bool = True):
         self._model = model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.head = base.get_output_embeddings()
-        self.shares_prefix: bool | None = None if share_prefix and can_share(model) else False
+        self.one_row: bool | None = None if one_row and can_be_one_row(model) else False
         self.needs_mask: bool | None = None
 
     def __call__(
@@ -73,19 +73,17 @@ class LabelledLogits:
         targets = functional.pad(labels, (0, 1), value=IGNORE)[:, 1:]
         mask = targets != IGNORE
         model = self._model if model is None else model
-        shared = 0
         if position_ids is not None:
             with labelled_positions(self.head, mask, before_head):
                 logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
             return logits if logits.dim() == 2 else logits[mask], targets[mask], mask
         if self.needs_mask is None:
             self.needs_mask = self._sees_padding(input_ids, targets)
-        if self.shares_prefix is not False and not _recomputes(self._model):
-            shared = shared_prefix(input_ids, attention_mask, mask)
-        if shared and self.shares_prefix is None:
-            self.shares_prefix = self._same_both_ways(input_ids[:2], attention_mask[:2], targets[:2], shared)
-        if shared and self.shares_prefix:
-            logits = self._after_prefix(model, input_ids, attention_mask, mask, shared, before_head)
+        shared = saves(input_ids, attention_mask, mask) if self.one_row is not False else None
+        if shared is not None and self.one_row is None:
+            self.one_row = self._same_both_ways(input_ids[:2], attention_mask[:2], targets[:2])
+        if shared is not None and self.one_row:
+            logits = self._as_one_row(model, input_ids, attention_mask, mask, shared, before_head)
         else:
             logits = self._whole(model, input_ids, attention_mask if self.needs_mask else None, mask, before_head)
         return logits, targets[mask], mask
@@ -102,7 +100,7 @@ class LabelledLogits:
             logits = model(input_ids=input_ids, attention_mask=attention, use_cache=False).logits
         return logits if logits.dim() == 2 else logits[mask]  # a model without a head that could be hooked
 
-    def _after_prefix(
+    def _as_one_row(
         self,
         model: Any,
         input_ids: torch.Tensor,
@@ -111,15 +109,14 @@ class LabelledLogits:
         shared: int,
         before_head: bool = False,
     ) -> torch.Tensor:
-        with labelled_positions(self.head, torch.zeros_like(mask[:1, :shared])):
-            # not through ``model``: of several ranks each may share or not, so only one pass may be a matter of all
-            cache = self._model(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
-        cache.batch_repeat_interleave(len(input_ids))
-        with labelled_positions(self.head, mask[:, shared:], before_head):
-            logits = model(
-                input_ids=input_ids[:, shared:], attention_mask=attention, past_key_values=cache, use_cache=True
-            ).logits
-        return logits if logits.dim() == 2 else logits[mask[:, shared:]]
+        layout, tokens = layout_of(attention, shared)
+        ids, positions, wanted = (
+            each.flatten()[tokens][None]
+            for each in (input_ids, torch.arange(input_ids.shape[1], device=mask.device).expand_as(input_ids), mask)
+        )
+        with labelled_positions(self.head, wanted, before_head):
+            logits = model(input_ids=ids, attention_mask=layout, position_ids=positions, use_cache=False).logits
+        return logits if logits.dim() == 2 else logits[wanted]
 
     @torch.no_grad()
     def _sees_padding(self, input_ids: torch.Tensor, targets: torch.Tensor) -> bool | None:
@@ -144,25 +141,25 @@ class LabelledLogits:
         return not same
 
     @torch.no_grad()
-    def _same_both_ways(
-        self, input_ids: torch.Tensor, attention: torch.Tensor, targets: torch.Tensor, shared: int
-    ) -> bool | None:
-        """Whether the loss is the same from a shared beginning; None if there is no loss to tell it by."""
+    def _same_both_ways(self, input_ids: torch.Tensor, attention: torch.Tensor, targets: torch.Tensor) -> bool | None:
+        """Whether the loss is the same from one row; None if there is no loss to tell it by."""
         mask = targets != IGNORE
         if not mask.any():
             return None
         try:
-            logits = self._after_prefix(self._model, input_ids, attention, mask, shared)
+            logits = self._as_one_row(
+                self._model, input_ids, attention, mask, shared_prefix(input_ids, attention, mask)
+            )
         except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            log.warning("Shared beginnings are computed for every row: %s", str(error)[:200])
+            log.warning("Rows are padded: %s", str(error)[:200])
             return False
         whole = self._whole(self._model, input_ids, attention, mask)
         one, other = (functional.cross_entropy(each.float(), targets[mask]).item() for each in (logits, whole))
         same = abs(one - other) <= TOLERANCE.get(whole.dtype, 1e-3) * max(1.0, abs(other))
         if not same:
-            log.warning("Shared beginnings are computed for every row: the loss would be %g, not %g.", one, other)
+            log.warning("Rows are padded: as one row their loss would be %g, not %g.", one, other)
         return same
 
 
@@ -205,13 +202,22 @@ def labelled_positions(head: torch.nn.Module | None, mask: torch.Tensor, aside: 
 
 
 def shared_prefix(input_ids: torch.Tensor, attention_mask: torch.Tensor, mask: torch.Tensor) -> int:
-    """How many tokens all rows of a batch begin with before the first position in ``mask``; 0 if too few to pay."""
-    rows, length = input_ids.shape
-    if rows < 2:
-        return 0
+    """How many tokens all rows of a batch begin with before the first position in ``mask``."""
     same = (input_ids == input_ids[:1]) & (attention_mask == 1) & ~mask
-    count = min(int(same.all(0).long().cumprod(0).sum()), length - 1)
-    return count if count >= _LEAST_PREFIX and count * (rows - 1) >= LEAST_SAVING * rows * length else 0
+    return min(int(same.all(0).long().cumprod(0).sum()), input_ids.shape[1] - 1) if len(input_ids) > 1 else 0
+
+
+def saves(input_ids: torch.Tensor, attention_mask: torch.Tensor, mask: torch.Tensor) -> int | None:
+    """How many tokens the rows share, if one row saves enough to matter; None where it does not."""
+    shared = shared_prefix(input_ids, attention_mask, mask)
+    less = mask.numel() - int(attention_mask.sum()) + shared * (len(mask) - 1)
+    return shared if less >= LEAST_SAVING * mask.numel() else None
+
+
+def can_be_one_row(model: torch.nn.Module) -> bool:
+    """Whether attention understands a batch as one row, and nothing else depends on how it is put together."""
+    register()
+    return can_share(model) and model.config.get_text_config()._attn_implementation in UNDERSTAND_ROWS
 
 
 def can_share(model: torch.nn.Module) -> bool:
@@ -228,10 +234,6 @@ def can_share(model: torch.nn.Module) -> bool:
         return False
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return False
-    rates = [v for k, v in config.to_dict().items() if k.endswith(("dropout", "pdrop")) and isinstance(v, (int, float))]
+    own = {k: v for k, v in config.to_dict().items() if not k.startswith(("classifier", "summary"))}  # not other heads'
+    rates = [v for k, v in own.items() if k.endswith(("dropout", "pdrop")) and isinstance(v, (int, float))]
     return not any(rates) and not any(m.p for m in model.modules() if isinstance(m, torch.nn.Dropout))
-
-
-def _recomputes(model: torch.nn.Module) -> bool:
-    """Whether activations are computed again in the backward pass, which does not go together with a cache."""
-    return model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from studio.models.blocks import block_positions
+from studio.models.blocks import block_positions, rows_together
 from studio.models.head import TOLERANCE, LabelledLogits, without_dropout
 
 log = logging.getLogger(__name__)
@@ -31,12 +31,12 @@ class LabelledLoss:
 
     Args:
         model: as it is called: bare, or PEFT's.
-        share_prefix: see :class:`studio.models.head.LabelledLogits`.
+        one_row: see :class:`studio.models.head.LabelledLogits`.
         whole_head: the weights are in this process as they are, and not parts of what is spread over several.
     """
 
-    def __init__(self, model: torch.nn.Module, share_prefix: bool = True, whole_head: bool = True):
-        self.model, self.logits = model, LabelledLogits(model, share_prefix)
+    def __init__(self, model: torch.nn.Module, one_row: bool = True, whole_head: bool = True):
+        self.model, self.logits = model, LabelledLogits(model, one_row)
         if not whole_head:
             self.logits.needs_mask = True  # trying it out is a matter of all processes
         self.skips_logits: bool | None = None if whole_head and _is_plain(self.logits.head) else False
@@ -115,6 +115,7 @@ class _HeadLoss(torch.autograd.Function):
         smoothing: float,
     ) -> torch.Tensor:
         of_states, of_weight, of_bias = ctx.needs_input_grad[:3]
+        wanted = of_states or of_weight or of_bias
         total = states.new_zeros((), dtype=torch.promote_types(states.dtype, torch.float32))
         grad_states = torch.empty_like(states) if of_states else None
         grad_weight = torch.zeros_like(weight, dtype=total.dtype) if of_weight else None
@@ -122,17 +123,12 @@ class _HeadLoss(torch.autograd.Function):
         size = block_positions(len(weight), states.device.type)
         for start in range(0, len(states), size):
             block, right = states[start : start + size], targets[start : start + size, None]
-            logs = functional.log_softmax(functional.linear(block, weight, bias), dim=-1, dtype=total.dtype)
-            total -= (1 - smoothing) * logs.gather(1, right).sum()
-            if smoothing:
-                total -= smoothing * logs.mean(-1).sum()
-            if not (of_states or of_weight or of_bias):
+            grad = functional.linear(block, weight, bias)  # the logits, turned into their gradients
+            for few in range(0, len(block), together := rows_together(len(weight), states.device.type)):
+                rows = slice(few, few + together)
+                total += _to_gradients(grad[rows], right[rows], smoothing, total.dtype, wanted)
+            if not wanted:
                 continue
-            grad = logs.exp_()
-            if smoothing:
-                grad -= smoothing / len(weight)
-            grad.scatter_add_(1, right, grad.new_full((1, 1), smoothing - 1).expand_as(right))
-            grad = grad.to(weight.dtype)
             if of_states:
                 torch.mm(grad, weight, out=grad_states[start : start + size])
             if of_weight and weight.dtype == total.dtype:
@@ -148,3 +144,24 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor):
         grads = (None if each is None else each * grad.to(each.dtype) for each in ctx.saved_tensors)
         return *grads, None, None
+
+
+def _to_gradients(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: float, dtype: torch.dtype, wanted: bool
+) -> torch.Tensor:
+    """The loss of ``logits`` (positions, vocabulary), summed; its gradients take their place, if they are ``wanted``.
+
+    Both are computed in ``dtype``. ``targets`` (positions, 1).
+    """
+    logs = functional.log_softmax(logits, dim=-1, dtype=dtype)
+    total = (smoothing - 1) * logs.gather(1, targets).sum()
+    if smoothing:
+        total -= smoothing * logs.mean(-1).sum()
+    if not wanted:
+        return total
+    grad = logs.exp_()
+    if smoothing:
+        grad -= smoothing / logits.shape[-1]
+    grad.scatter_add_(1, targets, grad.new_full((1, 1), smoothing - 1).expand_as(targets))
+    logits.copy_(grad)
+    return total

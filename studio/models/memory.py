@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from studio.models.blocks import block_positions
+from studio.models.blocks import block_positions, rows_together
 from studio.models.counts import (
     Adapted,
     Block,
@@ -358,9 +358,10 @@ class _Plan:
         return not (self.shapes.classes or self.shapes.capped)
 
     def _block(self, positions: int) -> float:
-        """The logits of a block as they are and in float32."""
-        most = block_positions(self.shapes.vocabulary, "cuda" if self.cuda else "cpu")
-        return min(positions, most) * self.shapes.vocabulary * (4 + self.wide)
+        """The logits of a block, and those of them that are float32 at a time."""
+        vocabulary, device = self.shapes.vocabulary, "cuda" if self.cuda else "cpu"
+        whole = min(positions, block_positions(vocabulary, device))
+        return vocabulary * (whole * self.wide + 4 * min(whole, rows_together(vocabulary, device)))
 
     def kept(self, batch: int, length: int) -> float:
         """Bytes that the forward pass keeps for the backward pass, but for the head's."""

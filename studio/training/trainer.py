@@ -181,7 +181,7 @@ class StudioTrainer(RunTrainer, SFTTrainer):
         # noise on the embeddings is drawn for each row, so a shared beginning would not be the same for all
         self.loss = LabelledLoss(
             self.model,
-            share_prefix=not self.args.neftune_noise_alpha and not self.is_fsdp_enabled,
+            one_row=not self.args.neftune_noise_alpha and not self.is_fsdp_enabled,
             whole_head=not self.is_fsdp_enabled and not self.is_deepspeed_enabled,
         )
 

@@ -1,4 +1,4 @@
-"""The loss from logits at labelled positions, and from a shared beginning, is the loss of the full logits."""
+"""The loss from logits at labelled positions, and of a batch as one row, is the loss of the full logits."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from tiny import make_tiny_gpt2
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from studio.models.head import LabelledLogits, shared_prefix
+from studio.models.head import LabelledLogits, saves, shared_prefix
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +112,11 @@ def test_a_shared_beginning_is_computed_once_and_changes_neither_loss_nor_gradie
     widths = []
     hook = model.get_input_embeddings().register_forward_hook(lambda m, a, out: widths.append(tuple(out.shape[:2])))
     labelled_loss(model, head, inputs)  # the first batch is computed both ways on two rows
-    assert head.shares_prefix is True
+    assert head.one_row is True
     widths.clear()
     loss, _ = labelled_loss(model, head, inputs)
     hook.remove()
-    assert widths == [(1, 16), (3, 10)]
+    assert widths == [(1, 46)]  # 16 together, then 10, 4 and 10, and all the padding on the way to 48
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
     found = gradients(model, loss)
     assert found.keys() == expected_gradients.keys()
@@ -126,58 +126,77 @@ def test_a_shared_beginning_is_computed_once_and_changes_neither_loss_nor_gradie
 
 def test_a_beginning_that_carries_loss_or_padding_is_not_shared():
     inputs = alike(50)
+    ids, attention = inputs["input_ids"], inputs["attention_mask"]
     mask = functional.pad(inputs["labels"], (0, 1), value=-100)[:, 1:] != -100
-    assert shared_prefix(inputs["input_ids"], inputs["attention_mask"], mask) == 16
+    assert shared_prefix(ids, attention, mask) == 16
     labelled = mask.clone()
     labelled[2, 3] = True
-    assert shared_prefix(inputs["input_ids"], inputs["attention_mask"], labelled) == 0
-    padded = inputs["attention_mask"].clone()
+    assert shared_prefix(ids, attention, labelled) == 3
+    padded = attention.clone()
     padded[1, 5:] = 0
-    assert shared_prefix(inputs["input_ids"], padded, mask) == 0
-    assert shared_prefix(inputs["input_ids"][:1], inputs["attention_mask"][:1], mask[:1]) == 0
+    assert shared_prefix(ids, padded, mask) == 5
+    assert shared_prefix(ids[:1], attention[:1], mask[:1]) == 0
 
 
-def test_a_model_with_dropout_computes_every_row_whole(models):
+def test_a_batch_is_one_row_where_that_saves_enough():
+    ids = torch.randint(1, 50, (4, 30), generator=torch.Generator().manual_seed(0))
+    ids[:, 0] = torch.arange(4)
+    attention, mask = torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool)
+    assert saves(ids, attention, mask) is None  # nothing in common, no padding
+    attention[2, -5:] = 0
+    assert saves(ids, attention, mask) is None  # 5 of 120
+    attention[3, -1:] = 0
+    assert saves(ids, attention, mask) == 0  # 6 of 120
+
+
+def test_a_model_with_dropout_gets_padded_rows(models):
     _, head = prepared(models["gpt2"], "full")
-    assert head.shares_prefix is False
+    assert head.one_row is False
 
 
-def test_virtual_tokens_are_not_shared(models):
+def test_behind_virtual_tokens_rows_are_padded(models):
     from peft import PromptTuningConfig, get_peft_model
 
     model = AutoModelForCausalLM.from_pretrained(models["llama"])
     model = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
-    assert LabelledLogits(model).shares_prefix is False
+    assert LabelledLogits(model).one_row is False
 
 
-def test_a_model_that_answers_otherwise_from_a_cache_computes_every_row_whole(models, monkeypatch):
+def test_a_model_that_answers_otherwise_from_one_row_gets_padded_rows(models, monkeypatch):
     model, head = prepared(models["llama"], "full")
-    wrong = torch.nn.Linear(1, 1)  # stands for a model whose cached keys are not those of the whole row
+    wrong = torch.nn.Linear(1, 1)  # stands for a model that is not told where a row begins
     monkeypatch.setattr(
         LabelledLogits,
-        "_after_prefix",
+        "_as_one_row",
         lambda self, model, ids, attention, mask, shared: self._whole(model, ids, attention, mask) * 2 + wrong.bias,
     )
     inputs = alike(model.config.vocab_size)
     loss, _ = labelled_loss(model, head, inputs)
-    assert head.shares_prefix is False
+    assert head.one_row is False
     torch.testing.assert_close(loss.double(), full_loss(model, inputs), rtol=1e-6, atol=0)
 
 
-def test_a_first_batch_without_labels_leaves_the_question_of_sharing_to_the_next(models):
+def test_a_first_batch_without_labels_leaves_the_question_to_the_next(models):
     model, head = prepared(models["llama"], "full")
     inputs = alike(model.config.vocab_size)
     unlabelled = {**inputs, "labels": torch.full_like(inputs["labels"], -100)}
     assert labelled_loss(model, head, unlabelled)[1] == 0
-    assert head.shares_prefix is None
+    assert head.one_row is None
     labelled_loss(model, head, inputs)
-    assert head.shares_prefix is True
+    assert head.one_row is True
 
 
-def test_recomputed_activations_and_a_shared_beginning_do_not_meet(models):
-    model, head = prepared(models["llama"], "full")
-    model.gradient_checkpointing_enable()
+def test_recomputed_activations_find_their_rows_again(models):
+    model, head = prepared(models["llama"], "lora")
     inputs = alike(model.config.vocab_size)
+    expected = full_loss(model, inputs)
+    expected_gradients = gradients(model, expected)
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable()
     loss, _ = labelled_loss(model, head, inputs)
-    assert head.shares_prefix is None  # never tried
-    torch.testing.assert_close(loss.double(), full_loss(model, inputs), rtol=1e-6, atol=0)
+    assert head.one_row is True
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    found = gradients(model, loss)
+    assert found.keys() == expected_gradients.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6)

@@ -264,7 +264,7 @@ def kept_by_autograd(config, method, dtype, padded, batch, length, fused):
     mask[0, length - padded :] = 0
     saved = torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor)
     with FusedLayers(model).in_place() if fused else nullcontext(), saved:
-        loss, _ = LabelledLoss(model, share_prefix=False)(ids, mask, ids)
+        loss, _ = LabelledLoss(model, one_row=False)(ids, mask, ids)
     storages = [ref().tensor.untyped_storage() for ref in holders if ref() is not None]
     assert loss.requires_grad
     return sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}.values())
@@ -316,7 +316,7 @@ def test_the_worst_moment_is_the_allocators(kind, checkpointing):
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained)
-    loss_of = LabelledLoss(model, share_prefix=False)
+    loss_of = LabelledLoss(model, one_row=False)
     ids = torch.randint(5, 3000, (batch, length))
 
     layers = FusedLayers(model)

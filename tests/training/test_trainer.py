@@ -137,7 +137,7 @@ def test_the_loss_of_accumulated_batches_is_that_of_one_large_batch(built):
 
 def test_a_run_may_share_the_beginning_of_its_rows(built):
     trainer, _, _ = built()
-    assert trainer.loss.logits.shares_prefix is None  # the first batch decides; False would never
+    assert trainer.loss.logits.one_row is None  # the first batch decides; False would never
 
 
 def test_of_two_ranks_the_last_batch_of_an_epoch_has_no_row_twice(built, monkeypatch):
