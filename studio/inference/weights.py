@@ -62,6 +62,10 @@ class Weights:
         # ends when these weights and their twins are collected
         self._thread = first._thread if first else ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._route_forward()
+        if not first:
+            from studio.models.head import read_compactly
+
+            read_compactly(model)
 
     @property
     def device(self) -> Any:

@@ -1,9 +1,10 @@
-"""LoRA's forward and backward pass in one autograd function a layer: fewer passes over memory, the same numbers.
+"""LoRA's forward and backward pass in one autograd function: fewer passes over memory, the same numbers.
 
 PEFT computes ``W x + scale * B (A x)`` with a tensor of the layer's output size for each of the product, its scaling
 and the sum. Here the low-rank product is added in place (``addmm_``), the scale is folded into ``B``, and only ``x``
-and ``A x`` are kept for the backward pass. The order of the products is the one of LoRA's paper
-(https://arxiv.org/abs/2106.09685); doing it by hand for speed is Unsloth's idea.
+and ``A x`` are kept for the backward pass. Layers that read the same tensor go through one function together, so that
+their ``A`` are one matrix, and the gradients of what they read are added up where they are made. The order of the
+products is the one of LoRA's paper (https://arxiv.org/abs/2106.09685); doing it by hand for speed is Unsloth's idea.
 
 DoRA (https://arxiv.org/abs/2402.09353) divides by the length of each row of ``W + scale * B A``. PEFT builds that
 matrix for it, from an identity matrix. Here the lengths come from the square's three parts, ``|W|^2 +
@@ -13,39 +14,63 @@ made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+_READ_THE_SAME = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
-class _LoraLinear(torch.autograd.Function):
-    """``x`` (tokens, in), ``weight`` (out, in), ``a`` (r, in), ``b`` (out, r) -> (tokens, out)."""
+
+class _LoraLinears(torch.autograd.Function):
+    """``x`` (tokens, in); of each layer that reads it ``weight`` (out, in), ``bias`` or None, ``a`` (r, in) and ``b``
+    (out, r), all weights first -> (tokens, out) of each."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, a: torch.Tensor, b: torch.Tensor, scale: float
-    ):
-        scaled_b = (b * scale).to(x.dtype)
-        low_a = a.to(x.dtype)
+    def forward(ctx: Any, x: torch.Tensor, scales: tuple[float, ...], *tensors: Any):
+        weights, biases, each_a, each_b = _quarters(tensors)
+        low_a = _joined(each_a, 0).to(x.dtype)
         low = x @ low_a.t()
-        out = functional.linear(x, weight, bias).addmm_(low, scaled_b.t())
-        ctx.save_for_backward(x, low, weight, low_a, scaled_b)
-        ctx.scale, ctx.dtypes = scale, (a.dtype, b.dtype)
-        return out
+        scaled = [(b * scale).to(x.dtype) for b, scale in zip(each_b, scales, strict=True)]
+        parts = low.split([len(a) for a in each_a], 1)
+        layers = zip(weights, biases, parts, scaled, strict=True)
+        outs = [functional.linear(x, weight, bias).addmm_(part, b.t()) for weight, bias, part, b in layers]
+        ctx.save_for_backward(x, low, low_a, *weights, *scaled)
+        ctx.scales, ctx.ranks, ctx.dtypes = scales, [len(a) for a in each_a], (each_a[0].dtype, each_b[0].dtype)
+        return tuple(outs)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor):
-        x, low, weight, a, scaled_b = ctx.saved_tensors
-        grad_low = grad @ scaled_b
-        grad_x = (grad @ weight).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
-        grad_a = (grad_low.t() @ x).to(ctx.dtypes[0])
-        grad_b = (low.t() @ grad).mul_(ctx.scale).t().to(ctx.dtypes[1])
-        return grad_x, None, None, grad_a, grad_b, None
+    def backward(ctx: Any, *grads: torch.Tensor):
+        x, low, a, *others = ctx.saved_tensors
+        count = len(grads)
+        weights, scaled = others[:count], others[count:]
+        grad_low = _joined([grad @ b for grad, b in zip(grads, scaled, strict=True)], 1)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grads[0] @ weights[0]
+            for grad, weight in zip(grads[1:], weights[1:], strict=True):
+                grad_x.addmm_(grad, weight)
+            grad_x.addmm_(grad_low, a)
+        grad_a = (grad_low.t() @ x).to(ctx.dtypes[0]).split(ctx.ranks)
+        parts = zip(low.split(ctx.ranks, 1), grads, ctx.scales, strict=True)
+        grad_b = [(part.t() @ grad).mul_(scale).t().to(ctx.dtypes[1]) for part, grad, scale in parts]
+        return grad_x, None, *[None] * (2 * count), *grad_a, *grad_b
+
+
+def _quarters(tensors: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    count = len(tensors) // 4
+    return [tensors[start : start + count] for start in range(0, 4 * count, count)]
+
+
+def _joined(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), dim)
 
 
 class _DoraLinear(torch.autograd.Function):
-    """As :class:`_LoraLinear`, times ``magnitude`` (out,) over the rows' ``lengths`` (out,), which get no gradient."""
+    """One layer as in :class:`_LoraLinears`, times ``magnitude`` (out,) over the rows' ``lengths`` (out,), which get no
+    gradient."""
 
     @staticmethod
     def forward(
@@ -94,6 +119,11 @@ def fuse_lora(model: torch.nn.Module) -> int:
         if type(module) is Linear and _is_plain(module):
             module.forward = _dora_forward(module) if module.lora_variant else _forward(module)
             count += 1
+    for module in list(model.modules()):
+        for names in _READ_THE_SAME:
+            layers = [getattr(module, name, None) for name in names]
+            if all(type(layer) is Linear and "forward" in vars(layer) and not layer.lora_variant for layer in layers):
+                _Together(layers)
     return count
 
 
@@ -114,18 +144,61 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _forward(layer: Any) -> Any:
-    original, name = layer.forward, layer.active_adapters[0]
+    original = layer.forward
 
     def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         if not layer.training or arguments or options or not _applies(layer, x):
             return original(x, *arguments, **options)
-        base = layer.base_layer
-        flat = x.reshape(-1, x.shape[-1])
-        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-        out = _LoraLinear.apply(flat, base.weight, base.bias, a, b, layer.scaling[name])
-        return out.view(*x.shape[:-1], out.shape[-1])
+        return _computed([layer], x)[0]
 
     return forward
+
+
+def _computed(layers: list[Any], x: torch.Tensor) -> list[torch.Tensor]:
+    """What each layer gives for ``x`` (..., in), which all of them read."""
+    names = [layer.active_adapters[0] for layer in layers]
+    pairs = list(zip(layers, names, strict=True))
+    outs = _LoraLinears.apply(
+        x.reshape(-1, x.shape[-1]),
+        tuple(layer.scaling[name] for layer, name in pairs),
+        *(layer.base_layer.weight for layer in layers),
+        *(layer.base_layer.bias for layer in layers),
+        *(layer.lora_A[name].weight for layer, name in pairs),
+        *(layer.lora_B[name].weight for layer, name in pairs),
+    )
+    return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
+
+
+class _Together:
+    """Layers that a module calls one after another with the same tensor, such as those of queries, keys and values.
+
+    The first that is called computes for all, and the others hand out what is there. Where one of them is called with
+    another tensor it computes for itself, and a module that leaves results behind goes back to one at a time.
+    """
+
+    def __init__(self, layers: list[Any]):
+        self._layers = layers
+        self._alone = [layer.forward for layer in layers]
+        self._x: torch.Tensor | None = None
+        self._outs: dict[int, torch.Tensor] = {}
+        self._pays = True
+        for number, layer in enumerate(layers):
+            layer.forward = partial(self._forward, number)
+
+    def _forward(self, number: int, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if arguments or options or not self._pays:
+            return self._alone[number](x, *arguments, **options)
+        if x is self._x and number in self._outs:
+            out = self._outs.pop(number)
+            self._x = self._x if self._outs else None
+            return out
+        left, self._x, self._outs = bool(self._outs), None, {}
+        self._pays = not left
+        if number or left or not all(layer.training and _applies(layer, x) for layer in self._layers):
+            return self._alone[number](x)
+        first, *others = _computed(self._layers, x)
+        self._x, self._outs = x, dict(enumerate(others, 1))
+        return first
 
 
 def _dora_forward(layer: Any) -> Any:

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, TrainerCallback
 
 from studio.data import Encoded
 from studio.data.encode import IGNORE
+from studio.models.head import read_compactly
 from studio.recipe import Recipe
 from studio.recipe_methods import TAKEN_STARTS
 from studio.runs import EventLog, Run
@@ -177,12 +178,14 @@ def answers(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens
     devices = [model.device] if model.device.type == "cuda" else []
     without = model.disable_adapter() if base and hasattr(model, "peft_config") else nullcontext()
     model.eval()
+    as_before = read_compactly(model)
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad(), without:
             output = model.generate(
                 input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
             )
     finally:
+        as_before()
         model.train(training)
     said = [[*takewhile(lambda token: token not in ends, ids)] for ids in output[:, width:].tolist()]
     return [decode(tokenizer, ids) for ids in said]

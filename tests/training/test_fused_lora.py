@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from studio.training import fused_lora
 from studio.training.fused_lora import fuse_lora, row_lengths
 
 
@@ -112,3 +113,36 @@ def test_adapters_off_give_the_base_while_training(tiny_model):
 )
 def test_variants_are_left_to_peft(tiny_model, options):
     assert fuse_lora(lora(tiny_model, **options)) == 0
+
+
+def test_layers_that_read_the_same_are_computed_together(tiny_model, monkeypatch):
+    model = lora(tiny_model)
+    fuse_lora(model)
+    counts, real = [], fused_lora._computed
+    monkeypatch.setattr(fused_lora, "_computed", lambda layers, x: counts.append(len(layers)) or real(layers, x))
+    step(model)
+    assert counts == [3, 1, 2, 1] * 2  # queries, keys and values; the output; gate and up; down
+
+
+def test_ranks_and_scales_may_differ_between_layers_that_are_computed_together(tiny_model):
+    plain = lora(tiny_model, rank_pattern={"k_proj": 2, "up_proj": 6}, alpha_pattern={"v_proj": 3})
+    fused = copy.deepcopy(plain)
+    fuse_lora(fused)
+    wanted, wanted_gradients = step(plain)
+    given, given_gradients = step(fused)
+    torch.testing.assert_close(given, wanted, rtol=1e-5, atol=1e-6)
+    for name in wanted_gradients:
+        torch.testing.assert_close(given_gradients[name], wanted_gradients[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_layer_that_is_called_with_another_tensor_computes_for_itself(tiny_model):
+    model = lora(tiny_model)
+    attention = model.base_model.model.model.layers[0].self_attn
+    x, other = torch.randn(2, 3, 5, attention.q_proj.in_features)
+    expected = [attention.q_proj(x), attention.k_proj(other), attention.v_proj(x)]
+    fuse_lora(model)
+    for _ in range(3):  # the keys' layer leaves its part behind; after that each is computed alone
+        found = [attention.q_proj(x), attention.k_proj(other), attention.v_proj(x)]
+        for one, another in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, another)
+    assert attention.q_proj.forward.func.__self__._pays is False
