@@ -121,6 +121,9 @@ def largest(
     }
 
 
+_READ_THE_SAME = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # see studio.training.fused_lora
+
+
 def _last(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
     """The largest number from ``low`` to ``high`` that fits, if all below it fit too; None if none does."""
     if not fits(low):
@@ -465,8 +468,10 @@ class _Plan:
         rate = getattr(method, _DROPOUT.get(kind, ""), 0)
         mask = (1 if self.cuda else own) if rate else 0  # what is dropped, for each number
         if kind == "lora" and self._fused():
-            # the studio's pass: copies of both matrices in the base's format, of one of them in its own
-            copies = r * (o * 4 if size == 4 else (i + o) * size)
+            # the studio's pass: copies of both matrices in the base's format; in its own of the second, and of the
+            # first where it becomes one with those of layers that read the same
+            joined = linear.name.endswith(_READ_THE_SAME) and not method.use_dora
+            copies = r * size * (o if size == 4 and not joined else i + o)
             if method.use_dora:  # and the result before it is scaled, the factors and the lengths of the rows
                 return True, (r + o) * size, copies + o * (size + 4)
             return True, r * size, copies

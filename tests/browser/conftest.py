@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,7 @@ def visit(browser, studio, tiny_recipe):
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
+        page.wait_for_function = partial(_wait, page.wait_for_function)
         page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
         page.on("request", lambda r: troubles.append(f"request to {r.url}") if _leaves(r.url) else None)
         separator = "&" if query else "?"
@@ -128,6 +130,11 @@ def visit(browser, studio, tiny_recipe):
     for context in contexts:
         context.close()
     assert not troubles, troubles
+
+
+def _wait(wait, condition: str, **options) -> None:
+    """Wait for what a function in the page says; what is not there yet, while the page draws itself, is waited for."""
+    wait(f"value => {{ try {{ return ({condition})(value); }} catch {{ return false; }} }}", **options)
 
 
 def _leaves(url: str) -> bool:
