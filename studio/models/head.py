@@ -150,7 +150,7 @@ class LabelledLogits:
             logits = self._as_one_row(
                 self._model, input_ids, attention, mask, shared_prefix(input_ids, attention, mask)
             )
-        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        except (TypeError, ValueError, AttributeError, RuntimeError, LookupError, AssertionError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             log.warning("Rows are padded: %s", str(error)[:200])

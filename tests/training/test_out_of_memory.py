@@ -73,11 +73,11 @@ def test_the_event_says_what_was_taken_expected_and_available(tiny_model, tmp_pa
 
 @pytest.fixture
 def large(tmp_path):
-    """A recipe whose step does not fit into 200 MB, and that of half of its batch does."""
+    """A recipe whose step does not fit into 200 MB, and that of half of its batch does; rows differ from the start."""
     model = make_tiny_chat_model(tmp_path / "wide", hidden_size=256)
     rows = tmp_path / "rows.jsonl"
-    row = {"prompt": "word " * 50, "completion": "yes " * 20}
-    rows.write_text("".join(json.dumps(row | {"prompt": f"{row['prompt']}{n}?"}) + "\n" for n in range(40)))
+    told = [{"prompt": f"{n}? " + "word " * 50, "completion": "yes " * 20} for n in range(40)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in told))
     recipe = lesson(model, rows, max_steps=1, per_device_train_batch_size=64, eval_steps=0)
     recipe.data.max_length, recipe.data.holdout = 256, 0
     return recipe
