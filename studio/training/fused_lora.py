@@ -186,7 +186,8 @@ class _Together:
             layer.forward = partial(self._forward, number)
 
     def _forward(self, number: int, x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-        if arguments or options or not self._pays:
+        # a compiler does not take layers that remember something where activations are computed again
+        if arguments or options or not self._pays or torch.compiler.is_compiling():
             return self._alone[number](x, *arguments, **options)
         if x is self._x and number in self._outs:
             out = self._outs.pop(number)
