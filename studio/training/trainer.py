@@ -343,7 +343,7 @@ def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: boo
         fp16=model.dtype == torch.float16,
         dataloader_pin_memory=device == "cuda",
         disable_tqdm=True,
-        use_cache=True,  # left at transformers' False it would turn shared beginnings off, which go through the cache
+        use_cache=True,  # left at transformers' False it would turn batches as one row off, see can_share
         **ranks.arguments(recipe, device),
     )
 
