@@ -133,8 +133,9 @@ def visit(browser, studio, tiny_recipe):
 
 
 def _wait(wait, condition: str, **options) -> None:
-    """Wait for what a function in the page says; what is not there yet, while the page draws itself, is waited for."""
-    wait(f"value => {{ try {{ return ({condition})(value); }} catch {{ return false; }} }}", **options)
+    """Wait for what a function or an expression in the page says; what is not drawn yet is waited for."""
+    asked = f"const asked = ({condition}); return typeof asked === 'function' ? asked(value) : asked;"
+    wait(f"value => {{ try {{ {asked} }} catch {{ return false; }} }}", **options)
 
 
 def _leaves(url: str) -> bool:
