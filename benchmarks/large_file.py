@@ -46,9 +46,9 @@ def main() -> None:
         timed("first preview, with the start of the process that reads", lambda: desk.viewer.view(Wanted(recipe)))
         for row in (1, count // 2, count, count):
             timed(f"row {row:,}", lambda row=row: desk.viewer.view(Wanted(recipe, start=row)))
-        timed("the panel", lambda: desk.glance(recipe))
+        timed("the panel", lambda: desk.known.glance(recipe))
         start = time.perf_counter()
-        counted = desk.count(recipe)
+        counted = desk.known.count(recipe)
         while counted.going:
             time.sleep(0.02)
         print(f"counted in the background: {counted.said()} after {time.perf_counter() - start:.2f} s")

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from studio import terminal
-from studio.cli_runs import RunId
+from studio.cli_arguments import Json, RunId
 from studio.errors import StudioError
 from studio.runs import Run
 
 app = typer.Typer(rich_markup_mode=None)
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Own = Annotated[
     list[str] | None,
     typer.Option("--metric", metavar="NAME=REGEX", help="A metric of your own: answers that match; {reference} in it."),

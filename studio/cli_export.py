@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from studio import terminal
-from studio.cli_runs import RunId
+from studio.cli_arguments import RunId
 from studio.export.kinds import DTYPES, GGUF_TYPES, KINDS, Options
 from studio.runs import Run
 

@@ -7,16 +7,16 @@ from typing import Annotated
 import typer
 
 from studio import terminal
+from studio.cli_arguments import Json, RunId
 from studio.errors import StudioError
 from studio.runs import Run, queue, trash
 from studio.runs.index import RunIndex
 
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as `runs` lists it.")]
 app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
-def runs(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
+def runs(as_json: Json = False) -> None:
     """List the runs of this workspace, newest first."""
     found = RunIndex().summaries()
     if as_json:

@@ -72,7 +72,7 @@ def weights(folder: Path) -> dict[str, Any]:
 
 def stop_after(monkeypatch, step: int, ask: str = "stop") -> None:
     """Ask any run to stop (or to ``pause``) during this step."""
-    from studio.training.trainer import EventCallback
+    from studio.training.event_callback import EventCallback
 
     real = EventCallback.on_step_end
 

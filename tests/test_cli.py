@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from studio import cli, cli_runs, follow
+from studio import cli, cli_models, cli_runs, follow
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run, process
 
@@ -352,7 +352,7 @@ def test_compare_without_a_prompt_says_so():
 )
 def test_prompts_come_from_text_json_and_jsonl(tmp_path, name, text, expected):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert cli._read_prompts(tmp_path / name) == expected
+    assert cli_models._read_prompts(tmp_path / name) == expected
 
 
 def test_evaluate_scores_base_and_tuned_on_the_held_out_rows(trained):

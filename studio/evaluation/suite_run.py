@@ -162,7 +162,8 @@ def _next_batch(waiting: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
 
 def _ask(handle: Handle, prompts: list[Prompt], sampling: Sampling) -> list[Answer]:
     """The answers to some prompts; one that the model cannot take is told as such, the others are answered."""
-    from studio.inference.generate import answer_batches, prompt_ids, room_for_answer
+    from studio.inference.batches import answer_batches
+    from studio.inference.generate import prompt_ids, room_for_answer
 
     answers, fit = [], []
     for prompt in prompts:

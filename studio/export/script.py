@@ -170,7 +170,7 @@ def _arguments(run: Run, dtype: str, rows: int, measured: bool) -> str:
     """The trainer's settings as keyword arguments, one a line: all of those that the run gives its own trainer."""
     import torch
 
-    from studio.training.trainer import arguments_for
+    from studio.training.run_trainer import arguments_for
 
     train = run.recipe.train
     device = "cpu" if train.device == "cpu" or not torch.cuda.is_available() else "cuda"

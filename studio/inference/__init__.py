@@ -12,7 +12,7 @@ __all__ = ["Engine", "Handle", "Piece", "Sampling", "Target", "compare", "genera
 
 
 def generate_batch(*arguments, **options) -> list[str]:
-    """See :func:`studio.inference.generate.generate_batch`, which is loaded (with torch) at the first call."""
-    from studio.inference.generate import generate_batch
+    """See :func:`studio.inference.batches.generate_batch`, which is loaded (with torch) at the first call."""
+    from studio.inference.batches import generate_batch
 
     return generate_batch(*arguments, **options)

@@ -23,7 +23,6 @@ from studio.inference.drawing import processors
 from studio.inference.engine import Handle
 from studio.inference.text import TextSoFar
 from studio.inference.types import Piece, Sampling
-from studio.models.head import can_share
 
 
 def generate_streaming(
@@ -45,7 +44,7 @@ def generate_streaming(
         out = _Streamer(TextSoFar(lambda ids: decode(handle, ids)), start, emit, over)
         if not stopped():
             inputs = torch.tensor([prompt])
-            _generate(handle, inputs, torch.ones_like(inputs), sampling, room, stopped, streamer=out)
+            run_generate(handle, inputs, torch.ones_like(inputs), sampling, room, stopped, streamer=out)
     ended = bool(out.tokens) and out.tokens[-1] in handle.stop_ids
     out.finish("end" if ended else "length" if len(out.tokens) >= room else "stopped")
 
@@ -73,77 +72,6 @@ def _turn(stopped: Callable[[], bool]) -> Iterator[Callable[[], None]]:
         yield over
     finally:
         over()
-
-
-def generate_batch(
-    handle: Handle,
-    conversations: list[list[dict]],
-    sampling: Sampling,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    *,
-    max_tokens: int = 8192,
-) -> list[str]:
-    """Answers to many conversations, in their order: sorted by length, padded on the left, in batches.
-
-    What all prompts of a batch begin with, such as a system message, is read once, where the model allows it. In
-    float32 they are those of one conversation at a time. In bfloat16 and float16 a batch rounds differently from a
-    single row, so that where two tokens are almost equally likely the other one may be taken.
-
-    Args:
-        progress: called with (conversations done, conversations in total) after every batch.
-        max_tokens: tokens at a time, prompts and longest answers together; at least one conversation.
-
-    Raises:
-        StudioError: a conversation is refused by the template or does not fit the context, or memory ran out.
-    """
-    answers = [""] * len(conversations)
-    done = 0
-    for batch in answer_batches(handle, conversations, sampling, max_tokens=max_tokens):
-        for number, answer, _ in batch:
-            answers[number] = answer
-        done += len(batch)
-        progress(done, len(answers))
-    return answers
-
-
-def answer_batches(
-    handle: Handle, conversations: list[list[dict]], sampling: Sampling, *, max_tokens: int = 8192
-) -> Iterator[list[tuple[int, str, int]]]:
-    """What :func:`generate_batch` does, batch by batch: (number of the conversation, answer, its tokens) each."""
-    prompts = [prompt_ids(handle, messages) for messages in conversations]
-    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    while waiting:
-        width = len(prompts[waiting[0]])
-        room = room_for_answer(handle, width, sampling.max_new_tokens)
-        count = max(1, max_tokens // (width + room))
-        rows, waiting = waiting[:count], waiting[count:]
-        shared = shared_beginning([prompts[row] for row in rows]) if can_share(handle.weights.model) else 0
-        inputs = torch.full((len(rows), width), _pad_id(handle), dtype=torch.long)
-        mask = torch.zeros_like(inputs)
-        for line, row in enumerate(rows):  # the padding stands between what is shared and the rest
-            rest = torch.tensor(prompts[row][shared:])
-            inputs[line, :shared] = torch.tensor(prompts[row][:shared])
-            inputs[line, width - len(rest) :] = rest
-            mask[line, :shared] = mask[line, width - len(rest) :] = 1
-        output = _generate(handle, inputs, mask, sampling, room, lambda: False, shared=shared)
-        batch = []
-        for row, ids in zip(rows, output[:, width:].tolist(), strict=True):
-            end = next((i for i, token in enumerate(ids) if token in handle.stop_ids), len(ids))
-            batch.append((row, decode(handle, ids[:end]), end))
-        yield batch
-
-
-_LEAST_SHARED = 16  # tokens; a pass over fewer costs more than it saves
-
-
-def shared_beginning(prompts: list[list[int]]) -> int:
-    """How many tokens all prompts begin with; 0 if too few to pay. At least one token of each prompt is left."""
-    if len(prompts) < 2:
-        return 0
-    first, last, least = min(prompts), max(prompts), min(map(len, prompts))
-    count = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), least)
-    count = min(count, least - 1)
-    return count if count >= _LEAST_SHARED else 0
 
 
 def prompt_ids(handle: Handle, messages: list[dict]) -> list[int]:
@@ -227,7 +155,7 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(int(token) for token in found if token is not None)
 
 
-def _generate(
+def run_generate(
     handle: Handle,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
@@ -237,8 +165,15 @@ def _generate(
     streamer: Any = None,
     shared: int = 0,
 ) -> torch.Tensor:
-    """Prompts and answers as one tensor (batch, length). ``input_ids`` and ``attention_mask``: (batch, prompt);
-    ``shared`` tokens at their beginning are the same in all rows."""
+    """Prompts and answers as one tensor (batch, length).
+
+    Args:
+        input_ids, attention_mask: (batch, prompt), padded on the left or behind what is shared.
+        shared: how many tokens at their beginning are the same in all rows, and are read once.
+
+    Raises:
+        StudioError: memory ran out.
+    """
     weights = handle.weights
     settings = GenerationConfig(
         do_sample=False,  # the drawing is done by _Draw, see there
@@ -250,7 +185,7 @@ def _generate(
         max_new_tokens=max_new_tokens,
         min_length=0,
         eos_token_id=sorted(handle.stop_ids) or None,
-        pad_token_id=_pad_id(handle),
+        pad_token_id=pad_id(handle),
         use_cache=True,
     )
     with weights.speaking_as(handle.adapter), _memory(handle):
@@ -343,6 +278,7 @@ def _memory(handle: Handle):
         ) from error
 
 
-def _pad_id(handle: Handle) -> int:
+def pad_id(handle: Handle) -> int:
+    """The token that fills a row up."""
     pad = handle.tokenizer.pad_token_id
     return pad if pad is not None else min(handle.stop_ids, default=0)

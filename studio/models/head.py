@@ -233,18 +233,18 @@ def saves(input_ids: torch.Tensor, attention_mask: torch.Tensor, mask: torch.Ten
 def can_be_one_row(model: torch.nn.Module) -> bool:
     """Whether attention understands a batch as one row, and nothing else depends on how it is put together."""
     register()
-    return can_share(model) and model.config.get_text_config()._attn_implementation in UNDERSTAND_ROWS
+    return attends_plainly(model) and model.config.get_text_config()._attn_implementation in UNDERSTAND_ROWS
 
 
-def can_share(model: torch.nn.Module) -> bool:
-    """Whether rows may take their common beginning from one cache: plain causal attention and no dropout."""
+def attends_plainly(model: torch.nn.Module) -> bool:
+    """Whether tokens with the same tokens before them get the same states: plain causal attention and no dropout."""
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTuner
 
     if isinstance(model, PeftModel) and not isinstance(model.base_model, BaseTuner):
         return False  # virtual tokens stand before the row
     config = model.config.get_text_config()
-    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "use_cache", True):
+    if getattr(config, "is_encoder_decoder", False):
         return False
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return False

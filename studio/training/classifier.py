@@ -18,7 +18,7 @@ from studio.models.classifier import as_tensor, logits_of, mean_loss, padded, su
 from studio.models.continued import adapter_folder
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
-from studio.training.trainer import RunTrainer, add_callbacks, arguments_for
+from studio.training.run_trainer import RunTrainer, add_callbacks, arguments_for
 
 
 class ClassificationTrainer(RunTrainer, Trainer):

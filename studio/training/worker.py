@@ -63,23 +63,15 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     from studio.models import load, methods, store
     from studio.models.classifier import check_lengths, prepare
     from studio.training.checkpoints import last_whole
-    from studio.training.choices import (
-        Choices,
-        choose_attention,
-        choose_checkpointing,
-        choose_compile,
-        choose_kernels,
-        choose_layers,
-        choose_loader,
-        choose_padding,
-        say_dtype,
-    )
+    from studio.training.choices import Choices, choose_checkpointing, choose_loader, choose_padding, say_dtype
     from studio.training.classifier import build_classifier, same_classes
     from studio.training.compiled import CompiledLayers
+    from studio.training.event_callback import Stopped
     from studio.training.fused_lora import fuse_lora
+    from studio.training.layer_choices import choose_attention, choose_compile, choose_kernels, choose_layers
     from studio.training.packing import check_apart
     from studio.training.samples import add_samples
-    from studio.training.trainer import Stopped, build_trainer
+    from studio.training.trainer import build_trainer
 
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(recipe.train.seed)

@@ -90,7 +90,7 @@ def build(desk: Desk) -> gr.Blocks:
         counting = gr.Timer(1.0, active=False)
 
         def panel(recipe: Recipe) -> dict:
-            seen = desk.glance(recipe)
+            seen = desk.known.glance(recipe)
             return {
                 glance: seen.html,
                 launch: gr.update(interactive=seen.ready),
@@ -137,7 +137,7 @@ def build(desk: Desk) -> gr.Blocks:
             form.fields[path].change(trigger_mode="always_last", **refresh_model)
 
         def get_model(values: dict) -> tuple[Any, Any, Any]:
-            desk.fetch(form.read(values))
+            desk.background.fetch(form.read(values))
             return views.working("Starting the download"), gr.update(visible=False), gr.Timer(active=True)
 
         def watch_model(values: dict) -> dict:
@@ -351,7 +351,7 @@ def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> 
         raise StudioError(f"Port {port} on {host} cannot be opened.", "Choose another one with --port.") from error
     print(f"SFT Studio is at http://{host}:{port} (workspace {Workspace.current().root})", flush=True)
     if get_model:
-        desk.fetch(recipe, quiet=False)
+        desk.background.fetch(recipe, quiet=False)
     try:
         page.block_thread()
     finally:

@@ -67,7 +67,7 @@ class Caretaker:
         from studio.models import store
 
         try:
-            numbers = self._desk.numbers(run.recipe, store.local_folder(run.recipe.model), None)
+            numbers = self._desk.known.numbers(run.recipe, store.local_folder(run.recipe.model), None)
         except (StudioError, OSError, json.JSONDecodeError):  # the run itself says what is wrong
             return None
         return numbers.memory_bytes["total"] if numbers else None

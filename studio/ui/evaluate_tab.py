@@ -165,7 +165,7 @@ def wire(desk: Desk, tab: EvaluateTab) -> dict[str, Any]:
     def begin(run_id: str | None, suites: list[str] | None) -> dict:
         if not run_id:
             raise StudioError("No run is chosen.", "Train one first.")
-        desk.evaluate(Run.open(run_id), suites or [])
+        desk.background.evaluate(Run.open(run_id), suites or [])
         return show(desk, tab, run_id, starting=True)
 
     def end(run_id: str | None) -> dict:

@@ -115,8 +115,8 @@ def show_value(value: Any) -> str:
 def cost(desk: Desk, recipe: Recipe) -> str:
     """The memory estimate as a bar."""
     try:
-        folder, seen = store.local_folder(recipe.model), desk.survey(recipe)
-        numbers, fits = desk.numbers(recipe, folder, seen), desk.largest(recipe, folder, seen)
+        folder, seen = store.local_folder(recipe.model), desk.known.survey(recipe)
+        numbers, fits = desk.known.numbers(recipe, folder, seen), desk.known.largest(recipe, folder, seen)
     except StudioError:  # the panel says what is wrong
         numbers, fits = None, {}
     if numbers is None:

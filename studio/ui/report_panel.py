@@ -76,7 +76,7 @@ def wire(desk: Desk, form: Form, panel: ReportPanel) -> tuple[dict, dict]:
 
     def begin(values: dict) -> tuple:
         recipe = form.read(values).check()
-        desk.check_rows(recipe)
+        desk.background.check_rows(recipe)
         return show(recipe, starting=True)
 
     def end(values: dict) -> tuple:
@@ -88,7 +88,7 @@ def wire(desk: Desk, form: Form, panel: ReportPanel) -> tuple[dict, dict]:
         hidden = gr.update(visible=False)
         yield views.working("Writing the cleaned copy"), gr.skip(), hidden, hidden
         try:
-            path, download, said = desk.clean(form.read(values).check(), values[panel.without] or [])
+            path, download, said = desk.background.clean(form.read(values).check(), values[panel.without] or [])
         except StudioError as error:
             yield views.problem(error), gr.skip(), hidden, hidden
             return

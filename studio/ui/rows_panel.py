@@ -52,11 +52,11 @@ def build() -> RowsPanel:
             )
             options["min_width"] = 150
             text = gr.Textbox(
-                label="Search", placeholder="Text in a row", max_lines=1, scale=3, elem_id="rows-search", **options
+                label="Search", placeholder="Text in a row", max_lines=1, scale=2, elem_id="rows-search", **options
             )
             options["filterable"] = False
             flag = gr.Dropdown([("All rows", "")], value="", label="Show", scale=3, elem_id="rows-flag", **options)
-            order = gr.Dropdown(ORDERS, value="file", label="Order", scale=2, elem_id="rows-order", **options)
+            order = gr.Dropdown(ORDERS, value="file", label="Order", scale=3, elem_id="rows-order", **options)
             before = gr.Button("Previous 20", min_width=132, scale=0, interactive=False, elem_id="rows-before")
             after = gr.Button("Next 20", min_width=104, scale=0, interactive=False, elem_id="rows-after")
         page = gr.Textbox(_NO_PAGE, visible="hidden", elem_id="rows-page")

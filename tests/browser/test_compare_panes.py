@@ -115,16 +115,16 @@ def test_a_blind_round_hides_the_names_until_a_key_votes(compare, run):
 
 
 def test_a_suite_is_asked_of_both_panes_paused_and_gone_on_with(compare, run, tmp_path, monkeypatch):
-    from studio.inference import generate
+    from studio.inference import batches
 
-    real = generate.answer_batches
+    real = batches.answer_batches
 
     def slow(*arguments, **options):
         for batch in real(*arguments, **options):
             time.sleep(1.5)
             yield batch
 
-    monkeypatch.setattr(generate, "answer_batches", slow)
+    monkeypatch.setattr(batches, "answer_batches", slow)
     monkeypatch.setattr(suite_run, "_AT_ONCE", 2)
     page = compare
     prompts = tmp_path / "mine.txt"

@@ -35,7 +35,7 @@ def test_a_disk_that_is_full_in_a_checkpoint_fails_the_run_and_it_goes_on_later(
     monkeypatch.setenv("STUDIO_HOME", str(small_disk / "home"))
     run = Run.create(recipe)
     filler = small_disk / "filler"
-    from studio.training.trainer import EventCallback
+    from studio.training.event_callback import EventCallback
 
     real = EventCallback.on_step_end
 

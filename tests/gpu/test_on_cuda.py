@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from studio.models.head import LabelledLogits
 from studio.models.loss import LabelledLoss
 from studio.recipe import Recipe
-from studio.training.choices import Choices, choose_attention, choose_kernels
+from studio.training.choices import Choices
 from studio.training.compiled import CompiledLayers
 from studio.training.fused_lora import fuse_lora
+from studio.training.layer_choices import choose_attention, choose_kernels
 
 pytestmark = [
     pytest.mark.gpu,

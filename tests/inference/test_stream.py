@@ -223,26 +223,26 @@ def test_a_batch_gives_the_answers_of_one_at_a_time(panes, sampling, pane):
 
 @pytest.mark.parametrize("pane", [0, 1])
 def test_a_shared_system_message_is_read_once_and_changes_no_answer(panes, pane, monkeypatch):
-    from studio.inference import generate as module
+    from studio.inference import batches as module
 
     system = {"role": "system", "content": "You are a clerk who answers letters about orders, shortly and kindly."}
     conversations = [[system, *chat(text)] for text in ("hi", "Where is my order 48213?", "One 1", "Write. " * 5)]
     alone = [generate_batch(panes[pane], [each], GREEDY)[0] for each in conversations]
     given = []
-    whole = module._generate
+    whole = module.run_generate
     monkeypatch.setattr(
-        module, "_generate", lambda *a, shared=0, **more: given.append(shared) or whole(*a, shared=shared, **more)
+        module, "run_generate", lambda *a, shared=0, **more: given.append(shared) or whole(*a, shared=shared, **more)
     )
     assert generate_batch(panes[pane], conversations, GREEDY) == alone
     assert given[0] >= 16
     given.clear()
-    monkeypatch.setattr(module, "can_share", lambda model: False)
+    monkeypatch.setattr(module, "_can_share", lambda model: False)
     assert generate_batch(panes[pane], conversations, GREEDY) == alone
     assert given == [0]
 
 
 def test_what_prompts_share_leaves_a_token_of_each():
-    from studio.inference.generate import shared_beginning
+    from studio.inference.batches import shared_beginning
 
     long = list(range(40))
     assert shared_beginning([long, [*long[:30], 7]]) == 30

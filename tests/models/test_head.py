@@ -52,10 +52,18 @@ def prepared(folder, method: str):
     return model.train(), LabelledLogits(model)
 
 
-def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+def loss_and_gradients(model, loss: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model.zero_grad()
     loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_the_same(model, loss: torch.Tensor, expected: tuple[torch.Tensor, dict[str, torch.Tensor]]) -> None:
+    value, found = loss_and_gradients(model, loss)
+    torch.testing.assert_close(value.double(), expected[0], rtol=1e-6, atol=0)
+    assert found.keys() == expected[1].keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[1][name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -64,15 +72,10 @@ def test_the_loss_at_labelled_positions_is_that_of_the_full_logits_in_value_and_
     model, head = prepared(models[family], method)
     model.eval()  # GPT-2 has dropout
     inputs = batch(model.config.vocab_size)
-    expected = full_loss(model, inputs)
-    expected_gradients = gradients(model, expected)
+    expected = loss_and_gradients(model, full_loss(model, inputs))
     loss, count = labelled_loss(model, head, inputs)
     assert count == int((inputs["labels"][:, 1:] != -100).sum())
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
-    found = gradients(model, loss)
-    assert found.keys() == expected_gradients.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6)
+    assert_the_same(model, loss, expected)
 
 
 def test_the_head_sees_every_position_again_after_the_loss(models):
@@ -107,8 +110,7 @@ def alike(vocabulary: int, shared: int = 16) -> dict[str, torch.Tensor]:
 def test_a_shared_beginning_is_computed_once_and_changes_neither_loss_nor_gradients(models, method):
     model, head = prepared(models["llama"], method)
     inputs = alike(model.config.vocab_size)
-    expected = full_loss(model, inputs)
-    expected_gradients = gradients(model, expected)
+    expected = loss_and_gradients(model, full_loss(model, inputs))
     widths = []
     hook = model.get_input_embeddings().register_forward_hook(lambda m, a, out: widths.append(tuple(out.shape[:2])))
     labelled_loss(model, head, inputs)  # the first batch is computed both ways on two rows
@@ -117,11 +119,7 @@ def test_a_shared_beginning_is_computed_once_and_changes_neither_loss_nor_gradie
     loss, _ = labelled_loss(model, head, inputs)
     hook.remove()
     assert widths == [(1, 46)]  # 16 together, then 10, 4 and 10, and all the padding on the way to 48
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
-    found = gradients(model, loss)
-    assert found.keys() == expected_gradients.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6)
+    assert_the_same(model, loss, expected)
 
 
 def test_a_beginning_that_carries_loss_or_padding_is_not_shared():
@@ -189,17 +187,12 @@ def test_a_first_batch_without_labels_leaves_the_question_to_the_next(models):
 def test_recomputed_activations_find_their_rows_again(models):
     model, head = prepared(models["llama"], "lora")
     inputs = alike(model.config.vocab_size)
-    expected = full_loss(model, inputs)
-    expected_gradients = gradients(model, expected)
+    expected = loss_and_gradients(model, full_loss(model, inputs))
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable()
     loss, _ = labelled_loss(model, head, inputs)
     assert head.one_row is True
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
-    found = gradients(model, loss)
-    assert found.keys() == expected_gradients.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6)
+    assert_the_same(model, loss, expected)
 
 
 def test_the_head_reads_the_last_states_as_a_tensor_of_their_own(models):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_head import batch, full_loss, gradients
+from test_head import assert_the_same, batch, full_loss, loss_and_gradients
 from tiny import make_tiny_gpt2
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
@@ -34,18 +34,13 @@ def test_the_loss_and_its_gradients_are_those_of_the_full_logits(families, famil
     monkeypatch.setattr(loss_module, "block_positions", lambda *_: positions)  # 3: in several blocks
     model = loaded(families[family], method)
     inputs = batch(model.config.vocab_size)
-    expected = full_loss(model, inputs)
-    expected_gradients = gradients(model, expected)
+    expected = loss_and_gradients(model, full_loss(model, inputs))
     loss_of = LabelledLoss(model)
     loss, count = loss_of(**inputs)
     assert loss_of.skips_logits is True
     assert loss_of.logits.needs_mask is False
     assert count == int((inputs["labels"][:, 1:] != -100).sum())
-    torch.testing.assert_close(loss, expected.double(), rtol=1e-6, atol=0)
-    found = gradients(model, loss)
-    assert found.keys() == expected_gradients.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6)
+    assert_the_same(model, loss, expected)
 
 
 def test_smoothed_labels_are_those_of_pytorch(families):
@@ -53,11 +48,12 @@ def test_smoothed_labels_are_those_of_pytorch(families):
     inputs = batch(model.config.vocab_size)
     loss_of = LabelledLoss(model)
     loss, _ = loss_of(**inputs, label_smoothing=0.2)
-    mine = gradients(model, loss)
+    value, mine = loss_and_gradients(model, loss)
     logits, targets, _ = loss_of.logits(**inputs)
     expected = functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=0.2)
-    torch.testing.assert_close(loss, expected)
-    for name, gradient in gradients(model, expected).items():
+    expected, theirs = loss_and_gradients(model, expected)
+    torch.testing.assert_close(value, expected)
+    for name, gradient in theirs.items():
         torch.testing.assert_close(mine[name], gradient)
 
 

@@ -12,14 +12,9 @@ from studio.errors import StudioError
 from studio.models import attention
 from studio.recipe import Recipe
 from studio.training import choices as module
-from studio.training.choices import (
-    Choices,
-    choose_attention,
-    choose_checkpointing,
-    choose_kernels,
-    choose_loader,
-    say_dtype,
-)
+from studio.training import layer_choices
+from studio.training.choices import Choices, choose_checkpointing, choose_loader, say_dtype
+from studio.training.layer_choices import choose_attention, choose_kernels
 
 
 def loaded(folder, dtype="bfloat16"):
@@ -27,7 +22,7 @@ def loaded(folder, dtype="bfloat16"):
 
 
 def tried(monkeypatch, usual: float, wide: float):
-    monkeypatch.setattr(module, "_tried", lambda *_: {"sdpa": usual, attention.FLOAT32: wide})
+    monkeypatch.setattr(layer_choices, "_tried", lambda *_: {"sdpa": usual, attention.FLOAT32: wide})
 
 
 @pytest.mark.parametrize(("wide", "expected"), [(0.5, "sdpa_float32"), (0.95, "sdpa"), (2.0, "sdpa")])
@@ -40,20 +35,20 @@ def test_attention_of_half_precision_is_the_faster_one_by_a_tenth(tiny_model, mo
 
 
 def test_a_float32_base_tries_nothing(tiny_model, monkeypatch):
-    monkeypatch.setattr(module, "_tried", None)
+    monkeypatch.setattr(layer_choices, "_tried", None)
     choices = Choices()
     choose_attention(choices, Recipe(), loaded(tiny_model, "float32"), [5], "cpu")
     assert choices.chosen("attention") == "sdpa"
 
 
 def test_both_ways_are_really_timed(tiny_model):
-    seconds = module._tried(loaded(tiny_model).config, torch.bfloat16, 2, 16)
+    seconds = layer_choices._tried(loaded(tiny_model).config, torch.bfloat16, 2, 16)
     assert set(seconds) == {"sdpa", "sdpa_float32"} and all(value > 0 for value in seconds.values())
 
 
 @pytest.mark.parametrize("name", ["eager", "sdpa_float32"])
 def test_the_recipes_attention_is_obeyed(tiny_model, monkeypatch, name):
-    monkeypatch.setattr(module, "_tried", None)
+    monkeypatch.setattr(layer_choices, "_tried", None)
     model, choices = loaded(tiny_model), Choices()
     choose_attention(choices, Recipe.parse({"model": {"attn_implementation": name}}), model, [5], "cpu")
     assert model.config._attn_implementation == name
@@ -61,7 +56,7 @@ def test_the_recipes_attention_is_obeyed(tiny_model, monkeypatch, name):
 
 
 def test_a_resumed_run_keeps_the_attention_that_it_began_with(tiny_model, monkeypatch):
-    monkeypatch.setattr(module, "_tried", None)
+    monkeypatch.setattr(layer_choices, "_tried", None)
     model, choices = loaded(tiny_model), Choices()
     choose_attention(choices, Recipe(), model, [5], "cpu", "sdpa_float32")
     assert model.config._attn_implementation == choices.chosen("attention") == "sdpa_float32"

@@ -25,7 +25,7 @@ from studio.training.saving import merge
 METHODS = {
     "full": ({"kind": "full"}, 0.005),
     "lora": ({"kind": "lora", "r": 8}, 0.01),
-    "bottleneck": ({"kind": "bottleneck", "reduction_factor": 2}, 0.003),
+    "bottleneck": ({"kind": "bottleneck", "reduction_factor": 2}, 0.01),  # 0.003 did not get there with every seed
 }
 
 

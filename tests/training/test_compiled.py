@@ -7,9 +7,10 @@ from tiny import make_tiny_gpt2
 from transformers import AutoModelForCausalLM
 
 from studio.recipe import Recipe
-from studio.training import choices as module
-from studio.training.choices import Choices, choose_compile
+from studio.training import layer_choices as module
+from studio.training.choices import Choices
 from studio.training.compiled import CompiledLayers, repeated_layers
+from studio.training.layer_choices import choose_compile
 
 pytestmark = pytest.mark.usefixtures("home")
 

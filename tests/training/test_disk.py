@@ -6,7 +6,8 @@ import shutil
 import pytest
 from lessons import done, lesson, write_rows
 
-from studio.models.memory import SMALL_FILES, TOKEN_BYTES, estimate
+from studio.models.held import SMALL_FILES, TOKEN_BYTES
+from studio.models.memory import estimate
 from studio.recipe_methods import METHODS
 from studio.runs import Run
 from studio.training import checkpoints, train

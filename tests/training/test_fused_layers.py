@@ -16,8 +16,9 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 
 from studio.recipe import Recipe
-from studio.training.choices import Choices, choose_layers
+from studio.training.choices import Choices
 from studio.training.fused_layers import FusedLayers
+from studio.training.layer_choices import choose_layers
 
 SIZES = {
     "vocab_size": 64,

@@ -185,7 +185,7 @@ def test_a_model_that_cannot_answer_is_trained_without_samples(plan, monkeypatch
 
 def test_the_time_of_samples_is_not_training_time(plan, monkeypatch):
     from studio.training import samples as module
-    from studio.training.trainer import EventCallback
+    from studio.training.event_callback import EventCallback
 
     told = []
     monkeypatch.setattr(EventCallback, "leave_out", lambda self, seconds: told.append(seconds))

@@ -7,7 +7,7 @@ from tiny import make_tiny_chat_model
 
 from studio.runs import EventLog, Run
 from studio.training import train
-from studio.training.trainer import EventCallback
+from studio.training.event_callback import EventCallback
 
 pytestmark = pytest.mark.usefixtures("home")
 

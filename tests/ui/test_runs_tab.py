@@ -1,6 +1,6 @@
 def test_what_the_worker_chose_is_told_as_text():
     from studio.runs import View
-    from studio.ui.runs_tab import chosen
+    from studio.ui.run_words import chosen
 
     view = View()
     assert chosen(view) == ""

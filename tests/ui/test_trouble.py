@@ -10,7 +10,7 @@ from studio.recipe import Recipe
 from studio.runs import EventLog, Run
 from studio.runs.feed import Feed
 from studio.ui import trouble
-from studio.ui.runs_tab import state, warnings
+from studio.ui.run_words import state, warnings
 
 OOM = {
     "reason": "out_of_memory",

@@ -1,0 +1,110 @@
+"""Commands about models: compare, merge, fetch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studio import terminal
+from studio.cli_arguments import Json, RunId
+from studio.errors import StudioError
+from studio.models.builtin import NAME as BUILTIN_MODEL
+from studio.runs import Run
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|base ...", help="Runs, RUN@STEP for a checkpoint, base, base:MODEL, or adapter:NAME."
+        ),
+    ],
+    prompt: Annotated[list[str] | None, typer.Option(help="What to ask; may be given several times.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file of prompts: one a line, or a .json list, or .jsonl with `prompt`.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep so many of the likeliest tokens; 0 keeps all.")] = 0,
+    min_p: Annotated[
+        float, typer.Option(help="Keep the tokens at least this share as likely as the likeliest; 0 keeps all.")
+    ] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repetition less likely.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask base and tuned models the same prompts. `base` is the model under the first run, checkpoint or adapter."""
+    from studio.inference import Engine, Sampling
+    from studio.inference import compare as compare_models
+
+    asked = [*(prompt or []), *(_read_prompts(prompts) if prompts else [])]
+    if not asked:
+        raise StudioError("There is no prompt.", "Give --prompt TEXT or --prompts FILE.")
+    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, max_new_tokens, seed, min_p)
+    with terminal.working() as report:
+        answers = compare_models(Engine(), models, asked, sampling, report)
+    if as_json:
+        terminal.print_json(answers)
+        return
+    console = terminal.stdout()
+    for question, given in answers.items():
+        console.print(terminal.answers_table(given, question))
+
+
+def _read_prompts(path: Path) -> list[str]:
+    """The prompts in a file: a ``.json`` list, ``.jsonl`` (strings, or objects with ``prompt``), or lines of text."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        lines = [line for line in text.splitlines() if line.strip()]
+        kind = path.suffix.lower()
+        if kind not in (".json", ".jsonl"):
+            return lines
+        items = json.loads(text) if kind == ".json" else [json.loads(line) for line in lines]
+    except OSError as error:
+        raise StudioError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+    except ValueError as error:  # broken JSON, or bytes that are not UTF-8
+        raise StudioError(f"{path} cannot be read: {error}.", "Mend the file; it must be UTF-8.") from error
+    items = items if isinstance(items, list) else [items]
+    prompts = [item.get("prompt") if isinstance(item, dict) else item for item in items]
+    if not all(isinstance(item, str) for item in prompts):
+        raise StudioError(f"{path} is not a list of prompts.", 'Use strings, or objects such as {"prompt": "..."}.')
+    return prompts
+
+
+@app.command()
+def merge(
+    run: RunId,
+    folder: Annotated[Path, typer.Argument(help="Where the merged model goes; it must not exist yet.")],
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Fold a run's adapter into its base: a model that needs no PEFT."""
+    from studio.training.saving import merge as merge_adapter
+
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise StudioError(f"--dtype is {dtype!r}.", "Use auto, float32, bfloat16 or float16.")
+    with terminal.working() as report:
+        made = merge_adapter(Run.open(run), folder, dtype=dtype, progress=report)
+    terminal.stdout().print(str(made), soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="builtin/NAME, a Hub id, a folder or a .gguf file.")] = BUILTIN_MODEL,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Fetch the model's own Python code too.")] = False,
+) -> None:
+    """Fetch a base model ahead of time. The last line on stdout is its folder."""
+    from studio.models.fetch import main as fetch_model
+
+    if not model.strip():
+        raise StudioError("No model is named.", f"Name one, for example {BUILTIN_MODEL}.")
+    options = ["--revision", revision] if revision else []
+    options += ["--trust-remote-code"] if trust_remote_code else []
+    raise typer.Exit(fetch_model([*options, "--", model]))

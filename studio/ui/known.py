@@ -1,0 +1,283 @@
+"""What is known about a recipe before it runs: its rows, its size, what it takes, and the side panel that says so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.data.conversations import Survey, invalid_rows
+from studio.data.count import count_rows, countable
+from studio.data.files import identity
+from studio.data.report import INVALID
+from studio.data.sources import locate, parts
+from studio.errors import StudioError
+from studio.models import store
+from studio.models.memory import Estimate, estimate, largest
+from studio.recipe import DataSpec, Recipe
+from studio.recipe_methods import METHODS
+from studio.runs.feed import Feed
+from studio.runs.index import RunIndex
+from studio.training.check import check_state
+from studio.ui import views
+from studio.ui.viewer import Viewer
+from studio.workspace import Workspace
+
+_COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The side panel: its HTML, whether to launch, whether rows wait to be dropped, whether rows are being counted."""
+
+    html: str
+    ready: bool
+    asks: bool
+    counting: bool
+
+
+class Count:
+    """The rows of large files, counted in a thread."""
+
+    def __init__(self) -> None:
+        self.rows: int | None = None
+        self.share = 0.0
+        self.error = ""
+
+    @property
+    def going(self) -> bool:
+        """Whether it goes on."""
+        return self.rows is None and not self.error
+
+    def run(self, source: Path) -> None:
+        """Count, and say how far it is."""
+        try:
+            self.rows = count_rows(source, lambda share: setattr(self, "share", share))
+        except (StudioError, OSError) as error:
+            self.error = str(error)
+
+    def said(self) -> str:
+        """The count in words."""
+        if self.rows is not None:
+            return f"{self.rows:,} rows"
+        return f"Counting the rows: {self.share:.0%}" if self.going else f"Not counted: {self.error}"
+
+
+def ask_to_drop(invalid: dict[str, int], first: dict[str, str]) -> StudioError:
+    """The question that stands in the way of a launch while some rows cannot be trained on."""
+    refusal = invalid_rows(invalid, first)
+    return StudioError(refusal.what, "Mend them, or leave them out with the button below.", field=refusal.field)
+
+
+class Known:
+    """One for the whole studio.
+
+    Args:
+        machine: what ``machine_memory`` says.
+        index, feed: the runs, for the pace of earlier ones.
+    """
+
+    def __init__(self, viewer: Viewer, machine: dict, index: RunIndex, feed: Feed):
+        self._viewer, self._machine, self._index, self._feed = viewer, machine, index, feed
+        self._lock = threading.Lock()
+        self._counts: dict[str, Count] = {}
+        self._surveys: dict[tuple, Survey | StudioError] = {}
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``, as ``train.device: auto`` would take it."""
+        return "cpu" if self._machine["device"] == "CPU" else "cuda"
+
+    def survey(self, recipe: Recipe) -> Survey | None:
+        """What one pass over the dataset tells; None if it would take long (a Hub dataset, a large file).
+
+        Raises:
+            StudioError: the dataset cannot be read.
+        """
+        data = recipe.data
+        files = self._files(data)
+        if files is None or sum(size for _, size, _ in files) > _COUNTED_BYTES:
+            return None
+        settings = data.model_dump_json(exclude={"max_length", "train_on", "chat_template", "holdout", "invalid_rows"})
+        key = (str(files), settings, recipe.model.task)
+        if key not in self._surveys:
+            try:
+                self._surveys[key] = self._viewer.survey(recipe)
+            except StudioError as error:
+                self._surveys[key] = error
+        known = self._surveys[key]
+        if isinstance(known, StudioError):
+            raise known
+        return known
+
+    @staticmethod
+    def _files(data: DataSpec) -> list[tuple[str, int, int]] | None:
+        """The files of a dataset as ``identity`` has them; None if some of it is on the Hub."""
+        paths = [locate(spec, spec.split) for spec in parts(data)]
+        return None if None in paths else [file for path in paths for file in identity(path)]
+
+    def count(self, recipe: Recipe) -> Count | None:
+        """How far the rows of a large local dataset have been counted in the background; None if they are not.
+
+        Raises:
+            StudioError: there is no such dataset.
+        """
+        data = recipe.data
+        files = self._files(data)
+        if files is None or sum(size for _, size, _ in files) <= _COUNTED_BYTES:
+            return None
+        if data.mix or data.skip_rows or data.max_rows or not countable(locate(data, data.split)):
+            return None
+        key = str(files)
+        with self._lock:
+            if key not in self._counts:
+                self._counts[key] = Count()
+                source = locate(data, data.split)
+                threading.Thread(target=self._counts[key].run, args=(source,), daemon=True).start()
+            return self._counts[key]
+
+    def invalid(self, recipe: Recipe, seen: Survey | None) -> StudioError | None:
+        """What asks whether rows that cannot be trained on are to be dropped, if it has not been answered yet."""
+        if recipe.data.invalid_rows != "ask":
+            return None
+        if seen and seen.invalid:
+            return ask_to_drop(seen.invalid, seen.first)
+        try:
+            report, _ = check_state(recipe)
+        except StudioError:  # the model is not here, and the panel says so
+            return None
+        refused = next((f for f in report.findings if f.kind in INVALID), None) if report else None
+        if refused is None:
+            return None
+        row, reason = refused.rows[0]
+        return ask_to_drop({reason.rstrip("."): refused.count}, {reason.rstrip("."): f"row {row:,}"})
+
+    def glance(self, recipe: Recipe) -> Glance:
+        """The side panel: what it says, whether the recipe can be launched, and what else it shows."""
+        problems = list(recipe.problems())
+        seen = counted = None
+        if not any(p.field and p.field.startswith("data") for p in problems):
+            try:
+                seen, counted = self.survey(recipe), self.count(recipe)
+            except StudioError as error:
+                problems.append(error)
+        asked = self.invalid(recipe, seen) if not problems else None
+        folder = self._folder(recipe, problems)
+        rows = "Rows are counted at the launch."
+        if seen:
+            rows = f"{seen.rows:,} rows"
+        elif counted:
+            rows = counted.said()
+        lines = [
+            ("Model", _short(recipe.model.id), "" if folder else "Fetched at the launch, once."),
+            ("Data", _short(recipe.data.source), rows),
+            ("Method", _method_line(recipe), ""),
+        ]
+        lines += self._cost(recipe, folder, seen, seen.rows if seen else counted.rows if counted else None)
+        html = views.glance(lines, [*problems, *([asked] if asked else [])])
+        return Glance(html, not problems and not asked, asked is not None, bool(counted and counted.going))
+
+    @staticmethod
+    def _folder(recipe: Recipe, problems: list[StudioError]) -> Path | None:
+        try:
+            return store.local_folder(recipe.model)
+        except StudioError as error:
+            problems.append(error)
+            return None
+
+    def _cost(
+        self, recipe: Recipe, folder: Path | None, seen: Survey | None, rows: int | None
+    ) -> list[tuple[str, str, str]]:
+        """Trainable parameters, memory and steps, as far as they are known."""
+        from studio.training.steps import planned_steps
+
+        lines = []
+        numbers = self.numbers(recipe, folder, seen)
+        if numbers is not None:
+            share = numbers.trainable_parameters / max(1, numbers.total_parameters)
+            lines.append(("Trained", f"{views.number(numbers.trainable_parameters)} parameters", f"{share:.2%} of all"))
+            machine = self._machine
+            total, room = numbers.memory_bytes["total"], machine["total_bytes"]
+            fits = "fits" if total < room else "more than there is"
+            lines.append(
+                ("Memory", f"about {views.size(total)}", f"of {views.size(room)} on {machine['device']}: {fits}")
+            )
+            lines.append(_disk_line(numbers.disk_bytes))
+        if rows and recipe.train.packing:
+            lines.append(("Steps", "known at the launch", "Rows are packed when they are encoded."))
+        elif rows:
+            data = recipe.data
+            shared = not (data.holdout_rows or data.holdout_column or data.holdout_source)
+            training = max(1, rows - (int(rows * data.holdout) if shared else min(data.holdout_rows, rows - 1)))
+            steps = planned_steps(training, recipe.train)
+            lines.append(("Steps", f"about {steps:,}", self._time_line(recipe, steps)))
+        return lines
+
+    def numbers(self, recipe: Recipe, folder: Path | None, seen: Survey | None) -> Estimate | None:
+        """The estimate for a recipe, from the model's config.json alone; None if that is not here."""
+        if folder is None or recipe.problems():
+            return None
+        length = seen.longest_tokens(recipe.data.max_length) if seen else None
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            return estimate(recipe, config, device=self.device, folder=folder, length=length)
+        except (StudioError, OSError, ValueError):  # the launch says what is wrong with the model
+            return None
+
+    def largest(self, recipe: Recipe, folder: Path | None, seen: Survey | None) -> dict[str, int | None]:
+        """The largest batch and the longest rows that would fit this machine; empty if that cannot be told."""
+        if folder is None or recipe.problems():
+            return {}
+        length = seen.longest_tokens(recipe.data.max_length) if seen else None
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            room = self._machine["total_bytes"]
+            return largest(recipe, config, room, device=self.device, folder=folder, length=length)
+        except (StudioError, OSError, ValueError):  # as above
+            return {}
+
+    def _time_line(self, recipe: Recipe, steps: int) -> str:
+        """The time that these steps would take at the pace of the last run with the same model, data and method."""
+        for run, _ in self._index.look(2.0)[:20]:
+            earlier = run.recipe
+            same = (
+                earlier.model.id,
+                earlier.data.source,
+                earlier.method.kind,
+                earlier.train.per_device_train_batch_size,
+            )
+            if same != (
+                recipe.model.id,
+                recipe.data.source,
+                recipe.method.kind,
+                recipe.train.per_device_train_batch_size,
+            ):
+                continue
+            view = self._feed.view(run)
+            if view.started and view.step > view.first_step and view.first_step_time:
+                pace = (view.last_time - view.first_step_time) / (view.step - view.first_step)
+                return f"about {views.duration(pace * steps)}, as in {run.id}"
+        return "The time is known after the first steps."
+
+
+def _disk_line(disk_bytes: dict[str, int]) -> tuple[str, str, str]:
+    free = shutil.disk_usage(Workspace.current().runs).free
+    fits = "fits" if disk_bytes["total"] < free else "more than is free"
+    return "Disk", f"up to {views.size(disk_bytes['total'])}", f"of {views.size(free)} free: {fits}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else "…" + text[-58:]
+
+
+def _method_line(recipe: Recipe) -> str:
+    """The method in a few words: LoRA, rank 16; QLoRA, 4 bits, rank 16; Full fine-tuning."""
+    method, quantization = recipe.method, recipe.model.quantization
+    parts = [("Q" * (quantization != "none" and method.kind == "lora")) + METHODS[method.kind].title]
+    if quantization != "none":
+        parts.append("8 bits" if quantization == "int8" else "4 bits")
+    if rank := getattr(method, "r", None):
+        parts.append(f"rank {rank}")
+    return ", ".join(parts)
