@@ -25,7 +25,7 @@ from studio.training.saving import merge
 METHODS = {
     "full": ({"kind": "full"}, 0.005),
     "lora": ({"kind": "lora", "r": 8}, 0.01),
-    "bottleneck": ({"kind": "bottleneck", "reduction_factor": 2}, 0.01),  # 0.003 did not get there with every seed
+    "bottleneck": ({"kind": "bottleneck", "reduction_factor": 2}, 0.006),  # ten seeds gave 0.77 to 1.0; half and twice it fail with some
 }
 
 
