@@ -103,8 +103,7 @@ function legend() {  // of several runs: letter, colour, dashes and mark of each
 }
 
 function drawOne(name) {
-  const run = runs[shown[0]] ?? empty(), place = box(name);
-  place.hidden = name !== 'loss' && !run.curves[name];
+  const place = box(name);
   if (place.hidden) { if (place.data) P.purge(place); return; }
   const fresh = !place.data;
   P.react(place, traces(name), layout(name), {responsive: true, displaylogo: false, showSendToCloud: false,
@@ -122,6 +121,8 @@ function await_points(yes) {  // what is drawn is of another run
 
 function draw() {  // the loss at once, the small charts one by one behind it, so that the page answers in between
   const turn = ++drawing, left = Object.keys(CHARTS);
+  const {curves} = runs[shown[0]] ?? empty();
+  for (const name of left) box(name).hidden = name !== 'loss' && !curves[name];  // first: how many there are says how wide
   let spent = 0;
   const next = () => {
     if (turn !== drawing || !element.isConnected) return;

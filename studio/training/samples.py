@@ -98,8 +98,9 @@ def add_samples(
 
 
 class SampleCallback(TrainerCallback):
-    """Writes ``sample`` events (``step``, ``number`` of the prompt, ``prompt``, ``output``, ``expected`` if known) at
-    step 0 and at every measurement; where nothing is held out, every ``eval_steps`` and at the end.
+    """Writes ``sample`` events (``step``, ``number`` of the prompt, ``prompt``, ``output``, ``cut`` if its length ended
+    it, ``expected`` if known) at step 0 and at every measurement; where nothing is held out, every ``eval_steps`` and
+    at the end.
 
     Args:
         spent: is told how many seconds each round took.
@@ -143,14 +144,18 @@ class SampleCallback(TrainerCallback):
                 "warning", what=what, fix="Set train.sample_count to 0 to do without.", step=state.global_step
             )
             said = []
-        for number, (prompt, output) in enumerate(zip(self._prompts, said, strict=True)):
-            more = {} if prompt.expected is None else {"expected": prompt.expected}
+        for number, (prompt, (output, cut)) in enumerate(zip(self._prompts, said, strict=True)):
+            more = {"cut": True} if cut else {}
+            more |= {} if prompt.expected is None else {"expected": prompt.expected}
             self._log.write("sample", step=state.global_step, number=number, prompt=prompt.text, output=output, **more)
         self._spent(time.monotonic() - start)
 
 
-def answers(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, base: bool = False) -> list[str]:
-    """Greedy answers to all prompts at once, padded on the left; ``base`` switches an adapter off.
+def answers(
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, base: bool = False
+) -> list[tuple[str, bool]]:
+    """Greedy answers to all prompts at once, padded on the left, and whether ``max_new_tokens`` cut each of them off;
+    ``base`` switches an adapter off.
 
     The random numbers and whether the model trains are afterwards as before.
     """
@@ -187,8 +192,9 @@ def answers(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens
     finally:
         as_before()
         model.train(training)
-    said = [[*takewhile(lambda token: token not in ends, ids)] for ids in output[:, width:].tolist()]
-    return [decode(tokenizer, ids) for ids in said]
+    given = output[:, width:].tolist()
+    said = [[*takewhile(lambda token: token not in ends, ids)] for ids in given]
+    return [(decode(tokenizer, ids), len(ids) == max_new_tokens) for ids in said]
 
 
 def decode(tokenizer: Any, ids: list[int]) -> str:

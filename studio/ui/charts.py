@@ -45,6 +45,9 @@ _TEMPLATE = """
 """
 _STYLE = """
 .small-charts { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; }
+@media (min-width: 1180px) {
+  .small-charts:has(> [data-chart=gpu_utilization][hidden]) { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+}
 .small-charts > [hidden] { display: none; }
 [data-chart].awaiting { opacity: .35; }
 .ema-value { display: inline-block; min-width: 2.6em; font-variant-numeric: tabular-nums; }

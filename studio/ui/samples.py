@@ -30,7 +30,7 @@ def html(view: View) -> str:
     if not steps:
         return ""
     last = steps[-1]
-    outputs = {step: {number: told["output"].strip() for number, told in view.samples[step].items()} for step in steps}
+    outputs = {step: {number: _output(told) for number, told in view.samples[step].items()} for step in steps}
     prompts: dict[int, dict[str, Any]] = {}
     for step in steps:
         for number, told in view.samples[step].items():
@@ -57,6 +57,10 @@ def _prompt(number: int, told: dict[str, Any], outputs: dict[int, dict[int, str]
         f'<div class="said tuned"><small>At step <span class="at">{last:,}</span></small>'
         f'<div data-number="{number}">{_said(outputs[last].get(number))}</div></div></div>{wanted}</div>'
     )
+
+
+def _output(told: dict[str, Any]) -> str:
+    return told["output"].strip() + (" …" if told.get("cut") else "")
 
 
 def _said(output: str | None) -> str:

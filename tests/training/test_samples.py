@@ -117,7 +117,10 @@ def test_an_answer_ends_where_the_model_ends_it(tiny_model, tiny_tokenizer):
     ids = tiny_tokenizer("Hi")["input_ids"]
     first = model.generate(torch.tensor([ids]), max_new_tokens=1, do_sample=False)[0, -1].item()
     model.generation_config.eos_token_id = first
-    assert answers(model, tiny_tokenizer, [ids], 6) == [""]
+    assert answers(model, tiny_tokenizer, [ids], 6) == [("", False)]
+    model.generation_config.eos_token_id = None
+    ((_, cut),) = answers(model, tiny_tokenizer, [ids], 1)
+    assert cut
 
 
 @pytest.mark.parametrize(("quantization", "dtype"), [("nf4", "float32"), ("int8", "float32"), ("none", "bfloat16")])

@@ -63,6 +63,11 @@ def test_the_card_is_drawn_anew_only_for_new_samples():
     assert samples.signature("r", one.add(more)) != before
 
 
+def test_an_answer_that_was_cut_off_says_so():
+    told = {"time": 0, "kind": "sample", "step": 0, "number": 0, "prompt": "Q", "output": "one two ", "cut": True}
+    assert outputs(samples.html(View().add([told])))["0"] == {"0": "one two …"}
+
+
 def test_a_resumed_run_replaces_what_it_says_again():
     shown = view((0, 0, "a"), (5, 0, "b"), (5, 0, "c"))
     assert outputs(samples.html(shown))["5"] == {"0": "c"}
