@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from studio.data import load_conversations  # noqa: E402
-from studio.inference import Engine, Sampling, generate  # noqa: E402
+from studio.inference import Engine, Sampling, batches  # noqa: E402
+from studio.inference.generate import decode, prompt_ids  # noqa: E402
 from studio.recipe import DataSpec  # noqa: E402
 
 LONG = "Answer in one line. " + " ".join(f"Rule {n}: a ticket of kind {n} goes to desk {n % 7}." for n in range(24))
@@ -30,16 +31,16 @@ LONG = "Answer in one line. " + " ".join(f"Rule {n}: a ticket of kind {n} goes t
 
 def in_batches(handle, conversations: list, sampling: Sampling, least: int) -> list[str]:
     """The studio's way; beginnings of fewer than ``least`` tokens are read with each prompt."""
-    usual, generate._LEAST_SHARED = generate._LEAST_SHARED, least
+    usual, batches._LEAST_SHARED = batches._LEAST_SHARED, least
     try:
-        return generate.generate_batch(handle, conversations, sampling)
+        return batches.generate_batch(handle, conversations, sampling)
     finally:
-        generate._LEAST_SHARED = usual
+        batches._LEAST_SHARED = usual
 
 
 def static(handle, conversations: list, sampling: Sampling) -> list[str]:
     """One batch with keys and values in tensors of their final size."""
-    prompts = [generate.prompt_ids(handle, messages) for messages in conversations]
+    prompts = [prompt_ids(handle, messages) for messages in conversations]
     width = max(map(len, prompts))
     inputs, mask = torch.zeros(2, len(prompts), width, dtype=torch.long)
     for line, prompt in enumerate(prompts):
@@ -59,7 +60,7 @@ def static(handle, conversations: list, sampling: Sampling) -> list[str]:
     answers = []
     for ids in out[:, width:].tolist():
         end = next((place for place, token in enumerate(ids) if token in handle.stop_ids), len(ids))
-        answers.append(generate.decode(handle, ids[:end]))
+        answers.append(decode(handle, ids[:end]))
     return answers
 
 

@@ -205,7 +205,7 @@ class TrainSpec(Section):
         1, "Batches added up before one optimizer step: a larger effective batch at no memory.", ge=1, le=4096
     )
     learning_rate: float = knob(
-        1.0e-3, "Size of the optimizer's steps: about 1e-3 to 1e-4 for LoRA, 5e-5 to 1e-5 for full tuning.", gt=0, le=1
+        1.0e-3, "Size of the optimizer's steps: about 1e-4 to 2e-3 for LoRA, 1e-5 to 5e-5 for full tuning.", gt=0, le=1
     )
     lr_scheduler_type: Literal[
         "linear",

@@ -1,6 +1,7 @@
 """Imports go one way, and what is heavy is loaded only where it is used."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -75,6 +76,29 @@ def part(path: Path) -> str:
 
 def parts_imported(path: Path) -> set[str]:
     return {name.split(".")[1] for name in imports(path) if name.startswith("studio.")}
+
+
+def used_of_modules(path: Path) -> set[tuple[str, str]]:
+    """(module, attribute) for what a file takes from the modules of the studio that it imports."""
+    tree, modules, used = ast.parse((ROOT / path).read_text(encoding="utf-8")), {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("studio"):
+            for alias in node.names:
+                try:
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                    modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                except ModuleNotFoundError:
+                    used.add((node.module, alias.name))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            used.add((modules[node.value.id], node.attr))
+    return used
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(ROOT) for p in (ROOT / "benchmarks").glob("*.py")), ids=str)
+def test_what_a_benchmark_takes_from_the_studio_is_there(path):
+    for module, name in used_of_modules(path):
+        assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
 
 
 @pytest.mark.parametrize("module", ["studio.ui.app", "studio.cli"])

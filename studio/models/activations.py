@@ -47,8 +47,23 @@ class Activations:
             before + kept + max(head, work),
             before + kept + max(made, of_head + work),
             gradients + max(again, work),
-            gradients + self._held.step(),
+            gradients + self.step(),
         )
+
+    def step(self) -> float:
+        """Bytes that the optimizer's step works with beside its state."""
+        optim, most = self.recipe.train.optim, self.trained.largest
+        if optim == "adamw_torch":  # the root of the second state: on a GPU of all tensors at once, else of one, twice
+            return self._held.gradients() if self.cuda else 2 * most * self._largest_bytes()
+        if optim == "adafactor":  # in float32: the update and its square; of shorter numbers also weight and gradient
+            return (2 if self._largest_bytes() == 4 else 4) * most * 4
+        if optim in ("galore_adamw", "apollo_adamw"):  # the decomposition of the largest matrix's gradient
+            return 3 * 4 * max((t.numbers for t in self.trained.tensors if t.where == "block"), default=0)
+        return 0
+
+    def _largest_bytes(self) -> int:
+        largest = max(self.trained.tensors, key=lambda t: t.numbers, default=None)
+        return self._held.bytes_of(largest) if largest else 0
 
     def validation(self, length: int) -> float:
         """What the validation needs between two steps, when there are no gradients: the logits, as they are and in

@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from studio.models.attention import UNDERSTAND_ROWS, register
-from studio.models.rows import layout_of
+from studio.models.rows import layout_of, missing_columns
 
 IGNORE = -100
 LEAST_SAVING = 0.05  # of the places of a batch; attention takes a little longer to find its rows in one
@@ -109,11 +109,11 @@ class LabelledLogits:
         shared: int,
         before_head: bool = False,
     ) -> torch.Tensor:
+        longest, more = input_ids.shape[1], missing_columns(attention, shared)
+        places = torch.arange(longest + more, device=mask.device).clamp(max=longest - 1).expand(len(input_ids), -1)
+        input_ids, attention, mask = (functional.pad(each, (0, more)) for each in (input_ids, attention, mask))
         layout, tokens = layout_of(attention, shared)
-        ids, positions, wanted = (
-            each.flatten()[tokens][None]
-            for each in (input_ids, torch.arange(input_ids.shape[1], device=mask.device).expand_as(input_ids), mask)
-        )
+        ids, positions, wanted = (each.flatten()[tokens][None] for each in (input_ids, places, mask))
         with labelled_positions(self.head, wanted, before_head):
             logits = model(input_ids=ids, attention_mask=layout, position_ids=positions, use_cache=False).logits
         return logits if logits.dim() == 2 else logits[wanted]

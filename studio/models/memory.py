@@ -141,7 +141,7 @@ def _plan(
         notes.append("A paged optimizer moves its state out of a full GPU; it is counted as on the GPU.")
     context = text.get("max_position_embeddings") or text.get("n_positions")
     held = Held(recipe=recipe, shapes=shapes, trained=trained, cuda=cuda, size=size, new_tokens=new_tokens)
-    return _Plan(held, context, [*notes, *shapes.notes])
+    return _Plan(held, Activations(held), context, [*notes, *shapes.notes])
 
 
 def _dtype(recipe: Recipe, device: str) -> str:
@@ -155,21 +155,15 @@ class _Plan:
     """A recipe and a model, ready to be computed for any batch and length."""
 
     held: Held
+    activations: Activations
     context: int | None  # tokens that the model can read
     notes: list[str]
 
-    @property
-    def recipe(self) -> Recipe:
-        return self.held.recipe
-
-    @property
-    def activations(self) -> Activations:
-        return Activations(self.held)
-
     def of_rows(self, longest: int | None) -> int:
         """Tokens of the longest row that goes through the model; packed rows are full."""
-        full = min(self.recipe.data.max_length, self.context or self.recipe.data.max_length)
-        return full if self.recipe.train.packing else longest or full
+        wanted = self.held.recipe.data.max_length
+        full = min(wanted, self.context or wanted)
+        return full if self.held.recipe.train.packing else longest or full
 
     def memory(self, batch: int, length: int) -> dict[str, int]:
         held, gradients = self.held, self.held.gradients()

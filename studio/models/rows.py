@@ -19,17 +19,23 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-MULTIPLE = 16
-"""Of the tokens of the one row. Kernels are made for each number of tokens anew: a millisecond and half a megabyte for
-every product of a layer, where oneDNN makes them."""
+_MULTIPLES = (16, 32)
+_MANY = 192  # tokens from which on the larger one costs little
 
 Attention = Callable[..., tuple[torch.Tensor, Any]]
+
+
+def rounded(tokens: int) -> int:
+    """The number of tokens that the one row gets. Kernels are made anew for each number, where oneDNN makes them: half
+    a second and twenty megabytes for the layers of a small model, which are kept. So there shall be few."""
+    return tokens + -tokens % _MULTIPLES[tokens >= _MANY]
 
 
 def layout_of(attention_mask: torch.Tensor, shared: int) -> tuple[torch.Tensor, torch.Tensor]:
     """How the tokens of a batch lie in one row: the common beginning, then the rest of each row, one after the other.
 
-    Some padding comes along, so that the tokens are a multiple of ``MULTIPLE``, as far as there is padding.
+    Some padding comes along, so that there are :func:`rounded` tokens, as far as there is padding
+    (:func:`missing_columns`).
 
     Args:
         attention_mask: (rows, length), 1 for tokens and 0 for the padding on the right.
@@ -42,7 +48,8 @@ def layout_of(attention_mask: torch.Tensor, shared: int) -> tuple[torch.Tensor, 
     taken = attention_mask.bool().clone()
     padding = (~taken).flatten().nonzero()[:, 0]
     taken[1:, :shared] = False
-    taken.view(-1)[padding[: -int(taken.sum()) % MULTIPLE]] = True
+    count = int(taken.sum())
+    taken.view(-1)[padding[: rounded(count) - count]] = True
     tokens = taken.flatten().nonzero()[:, 0]
     places = torch.zeros(rows * length, dtype=torch.long, device=attention_mask.device)
     places[tokens] = torch.arange(len(tokens), device=places.device)
@@ -50,6 +57,14 @@ def layout_of(attention_mask: torch.Tensor, shared: int) -> tuple[torch.Tensor, 
     places[1:, :shared] = places[0, :shared]
     where = functional.pad(tokens, (0, rows * length - len(tokens))).view(rows, length)
     return torch.stack([places, where]).expand(1 + shared, 2, rows, length), tokens
+
+
+def missing_columns(attention_mask: torch.Tensor, shared: int) -> int:
+    """How many more columns of padding a batch needs, so that its one row can have :func:`rounded` tokens."""
+    rows, tokens = len(attention_mask), int(attention_mask.sum())
+    different = tokens - shared * (rows - 1)
+    missing = rounded(different) - different - (attention_mask.numel() - tokens)
+    return max(0, -(-missing // rows))
 
 
 def is_layout(mask: Any) -> bool:

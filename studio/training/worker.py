@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import signal
 import sys
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -74,6 +75,8 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     from studio.training.trainer import build_trainer
 
     transformers.utils.logging.disable_progress_bar()
+    # transformers' and TRL's own way of speaking with each other; nobody who reads the log can mend it
+    warnings.filterwarnings("ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning)
     transformers.set_seed(recipe.train.seed)
     device = pick_device(recipe.train.device)
     ranks.begin(device)

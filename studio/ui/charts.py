@@ -44,7 +44,7 @@ _TEMPLATE = """
 </div>
 """
 _STYLE = """
-.small-charts { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; }
+.small-charts { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; margin-top: 14px; }
 @media (min-width: 1180px) {
   .small-charts:has(> [data-chart=gpu_utilization][hidden]) { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 }

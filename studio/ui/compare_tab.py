@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from studio.data.classes import FILE as CLASSES
 from studio.errors import StudioError
 from studio.runs import Run
 from studio.ui import judging, pane, suite_panel, views
@@ -17,6 +16,7 @@ from studio.ui import talk as talking
 from studio.ui.desk import Desk
 from studio.ui.live import live, slot
 from studio.ui.panes import LEAST, MOST
+from studio.ui.run_words import writes_text
 from studio.ui.settings import Settings
 from studio.ui.talk import Question
 from studio.ui.wiring import QUEUED, QUIET, told
@@ -128,7 +128,7 @@ def build(choices: Sequence[tuple[str, str]] = (), in_memory: Callable[[], str] 
             )
             system = gr.Textbox(
                 label="System message",
-                placeholder="Put before every conversation; empty means none.",
+                placeholder="Put before every conversation. Empty: the template's own, if it has one.",
                 lines=2,
                 max_lines=8,
                 scale=2,
@@ -180,12 +180,6 @@ def defaults(choices: Sequence[tuple[str, str]]) -> list[str | None]:
 def tuned(desk: Desk) -> list[tuple[str, str]]:
     """Runs with a model that writes text, newest first."""
     return [(f"{run.id} · {status}", run.id) for run, status in desk.index.look() if run.has_model and writes_text(run)]
-
-
-def writes_text(run: Run) -> bool:
-    """Whether a tuned model can be talked to; a classifier's has its classes beside it. Reads no recipe: there may be
-    a thousand runs."""
-    return not (run.model_dir / CLASSES).exists()
 
 
 def offered(desk: Desk, tab: CompareTab, values: Sequence[str | None] = (), run_id: str | None = None) -> list[Any]:

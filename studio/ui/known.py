@@ -7,6 +7,7 @@ import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from studio.data.conversations import Survey, invalid_rows
 from studio.data.count import count_rows, countable
@@ -15,9 +16,10 @@ from studio.data.report import INVALID
 from studio.data.sources import locate, parts
 from studio.errors import StudioError
 from studio.models import store
-from studio.models.memory import Estimate, estimate, largest
+from studio.models.memory import ELEMENT_BYTES, Estimate, estimate, largest
 from studio.recipe import DataSpec, Recipe
-from studio.recipe_methods import METHODS
+from studio.recipe_methods import METHODS, WHOLE
+from studio.runs import Run
 from studio.runs.feed import Feed
 from studio.runs.index import RunIndex
 from studio.training.check import check_state
@@ -25,6 +27,7 @@ from studio.ui import views
 from studio.ui.viewer import Viewer
 from studio.workspace import Workspace
 
+_RECENT = 20  # runs that are looked at
 _COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them
 
 
@@ -84,6 +87,7 @@ class Known:
         self._lock = threading.Lock()
         self._counts: dict[str, Count] = {}
         self._surveys: dict[tuple, Survey | StudioError] = {}
+        self._chosen: tuple[str, str | None] = ("", None)  # by the version of the index
 
     @property
     def device(self) -> str:
@@ -222,7 +226,7 @@ class Known:
         length = seen.longest_tokens(recipe.data.max_length) if seen else None
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            return estimate(recipe, config, device=self.device, folder=folder, length=length)
+            return estimate(recipe, config, **self._options(recipe, folder, length))
         except (StudioError, OSError, ValueError):  # the launch says what is wrong with the model
             return None
 
@@ -234,13 +238,35 @@ class Known:
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             room = self._machine["total_bytes"]
-            return largest(recipe, config, room, device=self.device, folder=folder, length=length)
+            return largest(recipe, config, room, **self._options(recipe, folder, length))
         except (StudioError, OSError, ValueError):  # as above
             return {}
 
+    def _options(self, recipe: Recipe, folder: Path, length: int | None) -> dict[str, Any]:
+        """What the estimate is told. The number format that ``auto`` takes here is known from the last run, which has
+        tried it; until then it is the larger one."""
+        known = recipe.model.dtype == "auto" and recipe.method.kind not in WHOLE
+        return {"device": self.device, "folder": folder, "length": length, "dtype": self._auto() if known else None}
+
+    def _auto(self) -> str | None:
+        """The number format that the newest run took for a frozen base when it was free to choose."""
+        version = self._index.version(2.0)
+        if self._chosen[0] != version:
+            self._chosen = version, next(filter(None, map(self._auto_of, self._index.look(2.0)[:_RECENT])), None)
+        return self._chosen[1]
+
+    def _auto_of(self, known: tuple[Run, str]) -> str | None:
+        try:
+            recipe = known[0].recipe
+        except StudioError:  # its folder has just gone
+            return None
+        found, free = recipe.resolved, recipe.model.dtype == "auto" and recipe.method.kind not in WHOLE
+        here = found is not None and (found.device or "").startswith(self.device)
+        return found.dtype if free and here and found.dtype in ELEMENT_BYTES else None
+
     def _time_line(self, recipe: Recipe, steps: int) -> str:
         """The time that these steps would take at the pace of the last run with the same model, data and method."""
-        for run, _ in self._index.look(2.0)[:20]:
+        for run, _ in self._index.look(2.0)[:_RECENT]:
             earlier = run.recipe
             same = (
                 earlier.model.id,

@@ -15,6 +15,9 @@ from studio.recipe_methods import WHOLE
 from studio.ui import views
 from studio.ui.desk import Desk
 from studio.ui.form import METHOD_TITLES, Form, label
+from studio.ui.wiring import QUIET
+
+_FOUR_BITS = ("nf4", "fp4")  # of which the scales can be quantised, too
 
 
 @dataclass
@@ -48,7 +51,7 @@ def build(form: Form) -> MethodTab:
                     folded.visible = form.section(f"method.{name}", advanced=True) > 0
         with gr.Column(visible=kind not in WHOLE) as quantization, gr.Row(elem_classes="fields"):
             form.add("model.quantization")
-            form.add("model.double_quantization")
+            form.add("model.double_quantization", visible=form.recipe.model.quantization in _FOUR_BITS)
             form.add("model.adapter")
     with gr.Column(elem_classes="card"):
         gr.HTML("<h3>Training</h3>")
@@ -73,6 +76,8 @@ def build(form: Form) -> MethodTab:
     with gr.Column(elem_classes="card"):
         gr.HTML("<h3>Estimated memory</h3>")
         cost = gr.HTML(elem_id="cost")
+    bits, scales = form.fields["model.quantization"], form.fields["model.double_quantization"]
+    bits.change(lambda chosen: gr.update(visible=chosen in _FOUR_BITS), bits, scales, **QUIET)
     return MethodTab(buttons, changed, about, quantization, groups, cost)
 
 

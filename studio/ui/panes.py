@@ -139,7 +139,7 @@ def answer(
     Args:
         stops: one a pane; set it to end that answer.
         targets: one a pane (``studio.inference.Target``).
-        systems: the system message of each pane; empty means none.
+        systems: the system message of each pane; empty leaves it to the chat template.
 
     Yields:
         (the histories as they are, whether all have ended), a few times a second and at the end.

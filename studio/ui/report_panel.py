@@ -40,7 +40,7 @@ class ReportPanel:
 
 def build() -> ReportPanel:
     with gr.Column(elem_classes="card"):
-        with gr.Row(elem_classes="bottom"):
+        with gr.Row(elem_classes="middle"):
             gr.HTML("<h3>The whole dataset</h3>")
             start = gr.Button("Check all rows", min_width=140, scale=0, elem_id="check-rows")
             stop = gr.Button("Cancel", variant="stop", visible=False, min_width=100, scale=0, elem_id="check-cancel")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 
+from studio.data.classes import FILE as CLASSES
 from studio.runs import Run, View
 from studio.runs.feed import Look
 from studio.ui import trouble, views
-from studio.ui.compare_tab import writes_text
 
 
 def nothing() -> str:
@@ -142,3 +142,9 @@ def chosen(view: View) -> str:
         for one in told
     )
     return f'<details class="card chosen"><summary>How it computes</summary><table>{lines}</table></details>'
+
+
+def writes_text(run: Run) -> bool:
+    """Whether a tuned model can be talked to; a classifier's has its classes beside it. Reads no recipe: there may be
+    a thousand runs."""
+    return not (run.model_dir / CLASSES).exists()

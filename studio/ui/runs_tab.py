@@ -15,10 +15,10 @@ from studio.runs.feed import file_size
 from studio.runs.label import Label
 from studio.ui import overlay, run_actions, run_words, samples, ship_panel, trouble, views
 from studio.ui.charts import MOST_RUNS, SEPARATOR, live_chart
-from studio.ui.compare_tab import writes_text
 from studio.ui.desk import Desk
 from studio.ui.live import live, slot
 from studio.ui.run_log import log_panel
+from studio.ui.run_words import writes_text
 from studio.ui.wiring import QUIET
 
 TICK_SECONDS = 1.5

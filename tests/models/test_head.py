@@ -118,7 +118,7 @@ def test_a_shared_beginning_is_computed_once_and_changes_neither_loss_nor_gradie
     widths.clear()
     loss, _ = labelled_loss(model, head, inputs)
     hook.remove()
-    assert widths == [(1, 46)]  # 16 together, then 10, 4 and 10, and all the padding on the way to 48
+    assert widths == [(1, 48)]  # 16 together, then 10, 4 and 10, and padding on the way to 48
     assert_the_same(model, loss, expected)
 
 

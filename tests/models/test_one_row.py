@@ -11,7 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from studio.models import attention
 from studio.models.head import LabelledLogits
-from studio.models.rows import MULTIPLE, in_rows, is_layout, layout_of
+from studio.models.rows import in_rows, is_layout, layout_of, missing_columns, rounded
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2}
@@ -84,6 +84,12 @@ def test_other_kernels_and_other_settings_keep_padded_rows():
     assert LabelledLogits(model).one_row is False
 
 
+def test_the_one_row_has_few_lengths():
+    assert [rounded(n) for n in (0, 1, 16, 17, 176, 177, 191, 192, 193, 224, 225)] == [
+        *(0, 16, 16, 32, 176, 192, 192, 192, 224, 224, 256)
+    ]
+
+
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     shared=st.integers(0, 30),
@@ -99,13 +105,31 @@ def test_every_token_has_one_place_and_every_row_finds_all_its_tokens(lengths, s
     assert len(set(tokens.tolist())) == len(tokens)
     needed = sum(lengths) - shared * (len(lengths) - 1)
     padding = len(lengths) * longest - sum(lengths)
-    assert len(tokens) == min(needed + padding, needed + -needed % MULTIPLE)
+    assert len(tokens) == min(needed + padding, rounded(needed))
     numbers = torch.arange(len(lengths) * longest).view(len(lengths), longest)
     for row, length in enumerate(lengths):  # the tokens that a row finds are its own, or the first row's beginning
         own = numbers[row, :length].clone()
         own[:shared] = numbers[0, :shared]
         assert torch.equal(tokens[layout[0, 0, row, :length]], own)
     assert torch.equal(layout[0, 1].flatten()[: len(tokens)], tokens)
+    more = missing_columns(mask, shared)
+    assert len(layout_of(torch.nn.functional.pad(mask, (0, more)), shared)[1]) == rounded(needed)
+
+
+def test_columns_are_added_where_no_padding_fills_the_row_up_and_learned_positions_stay_in_bounds():
+    config = copy.deepcopy(CONFIGS["gpt2"])
+    config.n_positions = 22  # as long as the rows are
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).double()
+    inputs = batch() | {"attention_mask": torch.ones(4, 22, dtype=torch.long)}
+    inputs["labels"] = inputs["input_ids"].clone()
+    inputs["labels"][:, :8] = -100
+    widths = []
+    model.get_input_embeddings().register_forward_hook(lambda module, given, out: widths.append(out.shape[1]))
+    padded, one_row = (LabelledLogits(model, each) for each in (False, True))
+    torch.testing.assert_close(one_row(**inputs)[0], padded(**inputs)[0], rtol=1e-6, atol=1e-9)
+    assert one_row.one_row is True
+    assert 80 in widths  # 7 together and 15 of each: 67
 
 
 def test_a_mask_that_is_none_of_ours_goes_through_as_it_is():

@@ -192,6 +192,6 @@ def test_the_time_of_samples_is_not_training_time(plan, monkeypatch):
 
     told = []
     monkeypatch.setattr(EventCallback, "leave_out", lambda self, seconds: told.append(seconds))
-    monkeypatch.setattr(module, "answers", lambda model, tokenizer, prompts, *_, **__: ["x"] * len(prompts))
+    monkeypatch.setattr(module, "answers", lambda model, tokenizer, prompts, *_, **__: [("x", False)] * len(prompts))
     done(plan())
     assert len(told) == 3

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("home")
 def built(tiny_model, tiny_tokenizer, tmp_path):
     """Builds the trainer of a recipe, and the encoded rows that it was given."""
 
-    def build(count: int = 12, **settings):
+    def build(count: int = 12, dtype: str = "float32", **settings):
         recipe: Recipe = lesson(tiny_model, write_rows(tmp_path / "rows.jsonl", count), **settings)
         run = Run.create(recipe)
         training, held_out = split_conversations(load_conversations(recipe.data), recipe.data, 0)
@@ -30,7 +30,7 @@ def built(tiny_model, tiny_tokenizer, tmp_path):
             run=run,
             recipe=recipe,
             log=EventLog(run.events_path),
-            model=AutoModelForCausalLM.from_pretrained(tiny_model),
+            model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype=getattr(torch, dtype)),
             tokenizer=tiny_tokenizer,
             examples=examples,
             held_out=others,
@@ -50,6 +50,16 @@ def rows_of(batch) -> list[tuple[list[int], list[int]]]:
         assert (labels[length:] == -100).all()
         rows.append((ids[:length].tolist(), labels[:length].tolist()))
     return rows
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_batches_have_few_widths_where_each_costs_kernels_of_its_own(built, dtype):
+    trainer, examples, _ = built(40, dtype=dtype, per_device_train_batch_size=4)
+    batches = list(trainer.get_train_dataloader())
+    assert sorted(row for batch in batches for row in rows_of(batch)) == sorted(
+        (e.input_ids, e.labels) for e in examples
+    )
+    assert all(batch["input_ids"].shape[1] % 8 == 0 for batch in batches) == (dtype == "bfloat16")
 
 
 @pytest.mark.parametrize("group_by_length", [True, False])
