@@ -55,6 +55,8 @@ def theme() -> gr.themes.Base:
         button_primary_text_color="#ffffff",
         button_secondary_background_fill="#ffffff",
         button_secondary_background_fill_dark="#1e2530",
+        button_secondary_background_fill_hover="#f1f4f8",
+        button_secondary_background_fill_hover_dark="#263040",
         button_secondary_border_color="#cbd2dc",
         button_secondary_border_color_dark="#364152",
         checkbox_background_color_selected="#4f46e5",
