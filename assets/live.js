@@ -1,7 +1,8 @@
 // Asks `server.answer` every SECONDS while the element is seen, and fills the places that the answer names. Each place
 // is written only where its text has changed, so that what a reader has unfolded or marked there stays.
 const filled = {};
-let have = null, busy = false, of = props.value;
+const PATIENCE = 10000;  // ms; an answer that takes longer is not waited for
+let have = null, asked = 0, turn = 0, of = props.value;
 
 function fill(parts) {
   for (const [id, html] of Object.entries(parts)) {
@@ -14,17 +15,17 @@ function fill(parts) {
 
 async function look() {
   if (document.visibilityState !== 'visible' || !element.offsetParent) return;
-  if (busy) return;
-  busy = true;
-  const value = props.value, seen = document.querySelector('#seen :is(input, textarea)')?.value ?? '';
+  if (asked && performance.now() - asked < PATIENCE) return;
+  asked = performance.now();
+  const mine = ++turn, value = props.value, seen = document.querySelector('#seen :is(input, textarea)')?.value ?? '';
   try {
     const said = await server.answer({value, seen, have});
-    if (!said || value !== props.value) return;
+    if (!said || value !== props.value || mine !== turn) return;
     fill(said.parts ?? {});
     have = said.news ? null : said.have ?? have;  // asked once more until the page has taken the news
     if (said.news) trigger('tick');
   } finally {
-    busy = false;
+    if (mine === turn) asked = 0;
     if (value !== props.value) look();
   }
 }

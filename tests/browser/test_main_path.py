@@ -6,6 +6,7 @@ import re
 import time
 
 import pytest
+from playwright.sync_api import TimeoutError
 
 from studio.inference import generate
 from studio.runs import Run, list_runs, queue
@@ -18,9 +19,13 @@ def open_tab(page, name):
 
 
 def wait_for_status(page, words):
-    page.wait_for_function(
-        "words => document.querySelector('#run-state')?.innerText.includes(words)", arg=words, timeout=120_000
-    )
+    try:
+        page.wait_for_function(
+            "words => document.querySelector('#run-state')?.innerText.includes(words)", arg=words, timeout=120_000
+        )
+    except TimeoutError as error:
+        chosen, said = page.input_value("#run input"), page.inner_text("#run-state")
+        raise AssertionError(f"The page shows {chosen!r} as {said!r}, not as {words}.") from error
 
 
 @pytest.fixture
