@@ -261,7 +261,7 @@ class Known:
         except StudioError:  # its folder has just gone
             return None
         found, free = recipe.resolved, recipe.model.dtype == "auto" and recipe.method.kind not in WHOLE
-        here = found is not None and (found.device or "").startswith(self.device)
+        here = found is not None and found.device == self._machine["device"]
         return found.dtype if free and here and found.dtype in ELEMENT_BYTES else None
 
     def _time_line(self, recipe: Recipe, steps: int) -> str:

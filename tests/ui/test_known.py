@@ -23,16 +23,16 @@ def ran(recipe: Recipe, device: str, dtype: str) -> None:
 
 
 def test_the_estimate_takes_the_number_format_that_the_last_run_chose_here(desk, tiny_model, monkeypatch):
-    monkeypatch.setattr(type(desk.known), "device", "cpu")
+    monkeypatch.setitem(desk.machine, "device", "CPU")
     monkeypatch.setattr(desk.index, "look", lambda max_age=0.0, look=desk.index.look: look())
     monkeypatch.setattr(desk.index, "version", lambda max_age=0.0, version=desk.index.version: version())
     recipe = Recipe.parse({"model": {"id": str(tiny_model)}})
     wide = weights(desk, recipe, tiny_model)
-    ran(recipe, "cuda:0", "bfloat16")
+    ran(recipe, "NVIDIA H200", "bfloat16")
     assert weights(desk, recipe, tiny_model) == wide, "of another device"
-    ran(Recipe.parse({"model": {"id": str(tiny_model), "dtype": "bfloat16"}}), "cpu", "bfloat16")
+    ran(Recipe.parse({"model": {"id": str(tiny_model), "dtype": "bfloat16"}}), "CPU", "bfloat16")
     assert weights(desk, recipe, tiny_model) == wide, "the recipe had named it"
-    ran(recipe, "cpu", "bfloat16")
+    ran(recipe, "CPU", "bfloat16")
     assert weights(desk, recipe, tiny_model) == wide / 2
     named = Recipe.parse({"model": {"id": str(tiny_model), "dtype": "float32"}})
     assert weights(desk, named, tiny_model) == wide
