@@ -270,8 +270,11 @@ axisChoice.addEventListener('change', () => {
   visible = null;
   pull();
 });
+let away = 0;  // seconds that the element has not been in the page; Gradio moves parts about while it draws one
 const timer = setInterval(() => {
-  if (element.isConnected) return performance.now() < rest ? null : pull();
+  away = element.isConnected ? 0 : away + 1;
+  if (!away) return performance.now() < rest ? null : pull();
+  if (away < 60) return;
   clearInterval(timer); colours.disconnect();
   document.removeEventListener('pointerover', look); document.removeEventListener('pointerdown', press, true);
   Object.keys(CHARTS).forEach(name => box(name) && P.purge(box(name)));

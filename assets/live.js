@@ -30,8 +30,11 @@ async function look() {
   }
 }
 
+let away = 0;  // seconds that the element has not been in the page; Gradio moves parts about while it draws one
 const timer = setInterval(() => {
-  if (element.isConnected) return look();
+  away = element.isConnected ? 0 : away + SECONDS;
+  if (!away) return look();
+  if (away < 60) return;
   clearInterval(timer); appears.disconnect(); document.removeEventListener('visibilitychange', look);
 }, 1000 * SECONDS);
 const appears = new IntersectionObserver(entries => { if (entries.at(-1).isIntersecting) look(); });

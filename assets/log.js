@@ -38,6 +38,11 @@ async function copied() {
 
 wanted.addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(look, 250); });
 copy.addEventListener('click', copied);
-const timer = setInterval(() => element.isConnected ? look() : clearInterval(timer), 1500);
+let away = 0;  // seconds that the element has not been in the page; Gradio moves parts about while it draws one
+const timer = setInterval(() => {
+  away = element.isConnected ? 0 : away + 1.5;
+  if (!away) look();
+  else if (away > 60) clearInterval(timer);
+}, 1500);
 watch('value', look);
 look();
