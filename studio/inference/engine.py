@@ -205,7 +205,8 @@ class Engine:
                 if plan.switched:
                     self._forget(plan.key)  # PEFT may have changed the model half
                 raise
-        from studio.inference.generate import context_length, stop_ids
+        from studio.inference.generate import stop_ids
+        from studio.models.load import context_length
 
         return Handle(
             plan.target, weights, adapter, tokenizer, stop_ids(weights.model, tokenizer), context_length(weights.model)

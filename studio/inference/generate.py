@@ -135,12 +135,6 @@ def steered(model: Any) -> bool:
     return any(getattr(model.generation_config, name, None) for name in _STEERING)
 
 
-def context_length(model: Any) -> int | None:
-    """The longest sequence the model was built for, in tokens, or None if its configuration does not say."""
-    config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-
-
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Tokens that end an answer: the model's, the tokenizer's, and the one its chat template puts after a turn."""
     known = getattr(model.generation_config, "eos_token_id", None)

@@ -266,3 +266,9 @@ def _explain(error: Exception, folder: Path, part: str) -> StudioError:
     return StudioError(
         f"The {part} in {folder} cannot be read: {first}", "Download it again, or choose another.", field="model.id"
     )
+
+
+def context_length(model: Any) -> int | None:
+    """The longest sequence the model was built for, in tokens, or None if its configuration does not say."""
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)

@@ -10,6 +10,7 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 from studio.data import Encoded
+from studio.models.load import context_length
 from studio.models.loss import LabelledLoss
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
@@ -120,10 +121,8 @@ def _width_multiple(recipe: Recipe, model: Any, device: str) -> int | None:
     On a CPU products in half precision get kernels of their own for each number of tokens, see
     :func:`studio.models.rows.rounded`.
     """
-    config = model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 0
     wanted = device == "cpu" and model.dtype in (torch.bfloat16, torch.float16)
-    return _WIDTHS if wanted and context % _WIDTHS == 0 and not recipe.train.packing else None
+    return _WIDTHS if wanted and (context_length(model) or 0) % _WIDTHS == 0 and not recipe.train.packing else None
 
 
 def _table(examples: list[Encoded]) -> datasets.Dataset:
