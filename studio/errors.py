@@ -12,16 +12,18 @@ class StudioError(Exception):
         what: what happened, naming the file, line, field or value.
         fix: what to do about it.
         field: dotted path of the recipe field at fault (``method.r``), if there is one.
+        code: a stable identifier of the kind of error, for tests and for code that reacts to it; empty if it has none.
     """
 
-    def __init__(self, what: str, fix: str, field: str | None = None):
+    def __init__(self, what: str, fix: str, field: str | None = None, code: str = ""):
         super().__init__(f"{what} {fix}".strip())
         self.what = what
         self.fix = fix
         self.field = field
+        self.code = code
 
     def __reduce__(self):
-        return (type(self), (self.what, self.fix, self.field))
+        return (type(self), (self.what, self.fix, self.field, self.code))
 
     def __repr__(self) -> str:
         return f"StudioError({self.what!r}, {self.fix!r}, field={self.field!r})"

@@ -27,6 +27,7 @@ class Conversation:
         input_ids, labels: tokens that pass through; or
         dropped: why it is left out. ``unwanted`` says that the dataset wants it so and nothing needs mending, and
             ``raw`` is the row as it stands there.
+        code: a stable identifier of that reason; empty if it has none.
         copies: how often it is trained on in an epoch (a mixture's weight).
         held_out: whether ``data.holdout_column`` holds it out.
     """
@@ -44,6 +45,7 @@ class Conversation:
     copies: int = 1
     held_out: bool = False
     raw: dict[str, Any] | None = None
+    code: str = ""
 
     def content(self) -> dict[str, Any]:
         """What the encoder takes."""
@@ -118,7 +120,7 @@ def _convert(source: sources.Source, row: Row, data: DataSpec, reading: Reading,
         return Conversation(**known, dropped=reason, raw=row.values)
     except Dropped as reason:
         reading.dropped[str(reason)] += 1
-        return Conversation(**known, dropped=str(reason), unwanted=reason.wanted, raw=row.values)
+        return Conversation(**known, dropped=str(reason), unwanted=reason.wanted, raw=row.values, code=reason.code)
     if source.weight != 1:
         whole, part = divmod(source.weight, 1)
         known["copies"] = int(whole) + (content_hash(content, seed=-1) < part * 2**64)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from studio.data.turns import Dropped, Messages, any_turns, text_of, tools_of, turns
+from studio.data.turns import Dropped, Messages, any_turns, none_trained, text_of, tools_of, turns
 
 
 @dataclass(frozen=True)
@@ -286,6 +286,8 @@ def convert(
         raise Dropped("no assistant turn")
     if not any(m["content"].strip() or m.get("tool_calls") for m in said):
         raise Dropped("the assistant's answer is empty")
+    if none_trained(result):
+        raise Dropped("every assistant turn is excluded from the loss by its training flag", code="all_turns_masked")
     if system_prompt and result[0]["role"] != "system":
         result = [{"role": "system", "content": system_prompt}, *result]
     tools = tools_of(parts.get("tools"))

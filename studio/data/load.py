@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
 _JSON = ("messages", "tools", "label")
-_VERSION = 4  # of the columns in the workspace; an older cache is made anew
+_VERSION = 5  # of the columns in the workspace; an older cache is made anew
 _UNRELATED = (  # settings that do not change the conversations
     *("max_length", "train_on", "chat_template", "eval_split", "invalid_rows"),
     *("holdout", "holdout_rows", "holdout_source"),

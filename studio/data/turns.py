@@ -2,6 +2,7 @@
 
 A canonical message has ``role`` (system, user, assistant or tool) and ``content`` (text), and where the dataset says so
 ``reasoning_content``, ``tool_calls`` in OpenAI's form with the arguments as an object, ``tool_call_id`` and ``name``.
+A message that the dataset excludes from the loss has ``train: False``; the key is absent otherwise.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ ROLES = {
 }
 _CALLING = ("function_call", "tool_call")  # roles whose text is the call itself
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_TRAIN_FLAGS = ("weight", "train", "trainable", "training", "loss")  # false or 0 excludes a message from the loss
+_MASK_FLAGS = ("masked",)  # true or 1 excludes it (torchtune)
+_DETAILS = ("train_detail", "training_detail")  # Axolotl: parts of a message
+_SWITCH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
@@ -41,11 +46,13 @@ class Dropped(Exception):
 
     Attributes:
         wanted: whether the dataset itself says so (an answer marked as unwanted), so that nothing needs mending.
+        code: a stable identifier of the kind of reason; empty if it has none.
     """
 
-    def __init__(self, reason: str, *, wanted: bool = False):
+    def __init__(self, reason: str, *, wanted: bool = False, code: str = ""):
         super().__init__(reason)
         self.wanted = wanted
+        self.code = code
 
 
 def text_of(value: Any, part: str) -> str:
@@ -118,7 +125,40 @@ def _more(turn: dict, index: int) -> dict[str, Any]:
     for key in ("tool_call_id", "name"):
         if isinstance(turn.get(key), str) and turn[key]:
             more[key] = turn[key]
+    if not _is_trained(turn, index):
+        more["train"] = False
     return more
+
+
+def _is_trained(turn: dict, index: int) -> bool:
+    """Return whether the flags of a message leave it in the loss; null and absent flags say nothing.
+
+    Raises:
+        Dropped: a flag is neither true nor false, two flags disagree, or parts of a message are flagged.
+    """
+    said: dict[str, bool] = {}
+    for key in (*_TRAIN_FLAGS, *_MASK_FLAGS):
+        value = turn.get(key)
+        measured = key == "loss" and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is None or value == "" or measured:
+            continue
+        flag = _SWITCH.get(str(value).strip().lower())
+        if flag is None:
+            allowed = "0 or 1" if key == "weight" else "true or false"
+            raise Dropped(f"turn {index} has {key} {str(value)[:40]!r}, which is not {allowed}", code="training_flag")
+        said[key] = flag != (key in _MASK_FLAGS)
+    if len(set(said.values())) > 1:
+        raise Dropped(f"turn {index} has flags that disagree: {', '.join(said)}", code="training_flag")
+    if part := next((key for key in _DETAILS if turn.get(key)), None):
+        raise Dropped(
+            f"turn {index} has {part}: only whole messages can be excluded from the loss", code="training_flag"
+        )
+    return all(said.values())
+
+
+def none_trained(messages: Messages) -> bool:
+    """Return whether the dataset excludes every assistant message from the loss."""
+    return all(message.get("train") is False for message in messages if message["role"] == "assistant")
 
 
 def _tool_calls(calls: Any, index: int) -> list[dict]:

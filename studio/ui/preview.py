@@ -103,7 +103,8 @@ def _turn(message: dict[str, Any], number: int) -> str:
         shown = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         inner += f'<code class="call">{escape(str(call["function"]["name"]))}({_short(shown)})</code>'
     role = escape(message["role"])
-    return f'<div class="turn {role}" dir="auto" data-turn="{number}"><small>{role}</small>{inner}</div>'
+    name = f"{role}, no loss (training flag)" if message.get("train") is False else role
+    return f'<div class="turn {role}" dir="auto" data-turn="{number}"><small>{name}</small>{inner}</div>'
 
 
 def _short(text: str) -> str:

@@ -54,3 +54,9 @@ def test_direction_marks_and_control_characters_are_shown_by_their_code(tokenize
     for code in ("\\u202e", "\\u0007", "\\u2066"):
         assert code in page
     assert not set(page) & set("\u202e\x07\u2066")
+
+
+def test_data_02_a_message_that_is_excluded_from_the_loss_says_so_in_its_bubble(tokenizer):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "train": False}]
+    page = preview.html([(Conversation(1, messages), encode_conversation(tokenizer, messages))])
+    assert re.findall(r"<small>(\w+)(.*?)</small>", page) == [("user", ""), ("assistant", ", no loss (training flag)")]
