@@ -11,18 +11,28 @@ from studio.knobs import Section, knob
 _ALL_LINEAR = "Which layers get an adapter: all-linear, a list of module names, or a regular expression."
 _SAVED = "Layers that are trained and saved whole beside the adapter, for example lm_head."
 _LAYERS = "Adapt only the blocks with these numbers, counted from 0; empty means all."
+_USUAL_FACTORS = (50, 10)  # below and above the suggested learning rate
+
+
+def _one_digit(value: float) -> float:
+    return float(f"{value:.1g}")
 
 
 class Method(Section):
     """Base of all methods.
 
     ``title`` is what a person calls it, ``suggested`` the learning rate to start from, and ``merges`` says whether the
-    result can be folded into the base weights.
+    result can be folded into the base weights. :meth:`usual_rates` is the range around the suggestion.
     """
 
     title: ClassVar[str] = ""
     suggested: ClassVar[float] = 1e-3
     merges: ClassVar[bool] = True
+
+    @classmethod
+    def usual_rates(cls) -> tuple[float, float]:
+        """The lowest and the highest learning rate that usually train with this method (AdamW)."""
+        return _one_digit(cls.suggested / _USUAL_FACTORS[0]), min(1.0, _one_digit(cls.suggested * _USUAL_FACTORS[1]))
 
 
 class _Targeted(Method):
@@ -128,7 +138,7 @@ class AdaloraMethod(_Targeted):
     )
     deltaT: int = knob(1, "Prune every so many steps.", unit="steps", ge=1, advanced=True)
     orth_reg_weight: float = knob(
-        0.5, "Weight of the penalty that keeps the directions of a layer apart.", ge=0, le=100, advanced=True
+        0.5, "Weight of the penalty that keeps the directions of a layer apart.", ge=0, le=100, advanced=True, step=0.1
     )
 
 
@@ -259,7 +269,7 @@ class VeraMethod(_Targeted):
     suggested: ClassVar[float] = 2e-2
     kind: Literal["vera"] = knob("vera", "How the model is tuned.", link="https://arxiv.org/abs/2310.11454")
     r: int = knob(256, "Rank of the shared matrices.", ge=1, le=4096)
-    d_initial: float = knob(0.1, "Where the first vector of each layer starts.", advanced=True)
+    d_initial: float = knob(0.1, "Where the first vector of each layer starts.", advanced=True, step=0.01)
     vera_dropout: float = knob(0.0, "Share of the inputs dropped at random.", ge=0, lt=1, advanced=True)
     projection_prng_key: int = knob(0, "Seed of the shared matrices.", ge=0, advanced=True)
 

@@ -133,6 +133,7 @@ class MixSpec(SourceSpec):
         "How often each of its rows is used in an epoch: 0.5 takes half of the rows, 2 each row twice.",
         gt=0,
         le=100,
+        step=0.1,
     )
 
 
@@ -175,7 +176,11 @@ class DataSpec(SourceSpec):
         advanced=True,
     )
     holdout: float = knob(
-        0.1, "Share of the rows kept from training to measure the validation loss; 0 turns it off.", ge=0, le=0.5
+        0.1,
+        "Share of the rows kept from training to measure the validation loss; 0 turns it off.",
+        ge=0,
+        le=0.5,
+        step=0.01,
     )
     holdout_rows: int = knob(
         0, "Hold out so many rows instead of a share; 0 goes by the share.", unit="rows", ge=0, advanced=True
@@ -193,7 +198,7 @@ class DataSpec(SourceSpec):
 class TrainSpec(Section):
     """How the training itself goes."""
 
-    num_train_epochs: float = knob(2, "How often every row is seen.", unit="epochs", gt=0, le=1000)
+    num_train_epochs: float = knob(2, "How often every row is seen.", unit="epochs", gt=0, le=1000, step=0.5)
     max_steps: int = knob(-1, "Stop after so many optimizer steps; -1 means all epochs.", unit="steps", ge=-1)
     per_device_train_batch_size: int = knob(
         8, "Rows that go through the model at once; more is faster and takes more memory.", unit="rows", ge=1, le=4096
@@ -205,7 +210,12 @@ class TrainSpec(Section):
         1, "Batches added up before one optimizer step: a larger effective batch at no memory.", ge=1, le=4096
     )
     learning_rate: float = knob(
-        1.0e-3, "Size of the optimizer's steps: about 1e-4 to 2e-3 for LoRA, 1e-5 to 5e-5 for full tuning.", gt=0, le=1
+        1.0e-3,
+        "Size of the optimizer's steps. Each method has its usual range, from about 1e-5 for full fine-tuning to 1 for "
+        "prompt tuning; a value outside of it is trained with a warning.",
+        gt=0,
+        le=1,
+        step="factor",
     )
     lr_scheduler_type: Literal[
         "linear",
@@ -229,12 +239,15 @@ class TrainSpec(Section):
         advanced=True,
         link="https://arxiv.org/abs/2404.06395",
     )
-    weight_decay: float = knob(0.0, "Pull of the trained weights towards 0 at each step.", ge=0, le=1, advanced=True)
+    weight_decay: float = knob(
+        0.0, "Pull of the trained weights towards 0 at each step.", ge=0, le=1, advanced=True, step=0.01
+    )
     adam_beta1: float = knob(
         0.9,
         "Adam and Lion: weight of the past in the mean of the gradients at each step.",
         ge=0,
         lt=1,
+        step=0.01,
         advanced=True,
     )
     adam_beta2: float = knob(
@@ -242,10 +255,11 @@ class TrainSpec(Section):
         "Adam and Lion: weight of the past in the mean of their squares; 0.95 to 0.99 follows faster in short runs.",
         ge=0,
         lt=1,
+        step=0.001,
         advanced=True,
     )
     max_grad_norm: float = knob(
-        1.0, "Longer gradients are scaled down to this norm; 0 turns it off.", ge=0, advanced=True
+        1.0, "Longer gradients are scaled down to this norm; 0 turns it off.", ge=0, advanced=True, step=0.1
     )
     optim: Literal[
         "adamw_torch_fused",

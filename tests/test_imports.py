@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "studio").rglob("*.py"))
-LOW = {"errors", "workspace", "recipe", "recipe_methods", "hub"}  # what every layer may know
+LOW = {"errors", "workspace", "recipe", "recipe_methods", "recipe_warnings", "hub"}  # what every layer may know
 TOP = {
     "cli",
     "cli_runs",
@@ -36,6 +36,7 @@ ALLOWED = {
     "combinations": {"errors", "recipe", "recipe_methods"},
     "recipe": {"errors", "workspace", "knobs", "recipe_methods", "recipe_sections", "combinations"},
     "presets": {"recipe"},
+    "recipe_warnings": {"errors", "recipe", "recipe_methods"},
     "data": LOW,
     "models": LOW,
     "runs": {"errors", "workspace", "recipe", "recipe_methods"},

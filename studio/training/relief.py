@@ -11,6 +11,7 @@ from typing import Any
 from studio.errors import StudioError
 from studio.models.memory import estimate, largest
 from studio.recipe import Recipe
+from studio.recipe_warnings import safer_rate
 from studio.runs import Run, View
 from studio.runs.ended import killed_for_memory
 
@@ -160,8 +161,8 @@ _KINDS = (_batch, _checkpointing, _length, _quantization)
 
 
 def slower(recipe: Recipe) -> Relief:
-    """For a run that diverged: a third of the learning rate."""
-    rate = float(f"{recipe.train.learning_rate / 3:.1g}")
+    """For a run that diverged: a learning rate that cures it (:func:`studio.recipe_warnings.safer_rate`)."""
+    rate = safer_rate(recipe.method.kind, recipe.train.learning_rate)
     title = f"a learning rate of {rate:g} instead of {recipe.train.learning_rate:g}"
     return Relief("learning_rate", title, {"train.learning_rate": rate})
 

@@ -27,11 +27,13 @@ class Settings:
     """What of the recipe the rules go by, with the recipe's own names.
 
     Attributes:
+        safer_rate: the learning rate to propose where the recipe's is too high.
         steps: logged steps of the whole run.
         warmup: logged steps over which the learning rate rises.
     """
 
     learning_rate: float = 1e-3
+    safer_rate: float = 1e-4
     steps: int = 100
     warmup: int = 0
     keep_best: bool = False
@@ -201,7 +203,7 @@ class HighLearningRate(Rule):
     def _lower(self) -> str:
         rate = self.settings.learning_rate
         return (
-            f"The learning rate may be too high: lower train.learning_rate from {rate:g} to {rate / 3:.1g}, "
+            f"The learning rate may be too high: lower train.learning_rate from {rate:g} to {self.settings.safer_rate:g}, "
             "or warm up longer."
         )
 

@@ -212,7 +212,7 @@ def add_callbacks(trainer: RunTrainer, run: Run, recipe: Recipe, log: EventLog, 
     callback = EventCallback(run, log, spec.save_minutes)
     callback.trainer, trainer.events = trainer, callback
     trainer.add_callback(callback)
-    trainer.watch = WatchCallback(log, spec, trainer, examples)
+    trainer.watch = WatchCallback(log, recipe, trainer, examples)
     trainer.add_callback(trainer.watch)
     if trainer.eval_dataset is not None and (spec.keep_best or spec.early_stopping_patience):
         trainer.add_callback(BestCallback(log, patience=spec.early_stopping_patience, keep=spec.keep_best))

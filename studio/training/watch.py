@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 from studio.data import Encoded
 from studio.data.encode import IGNORE
 from studio.data.once import short_text
-from studio.recipe import TrainSpec
+from studio.recipe import Recipe
+from studio.recipe_warnings import safer_rate
 from studio.runs import EventLog
 from studio.training.checkpoints import last_whole
 from studio.training.failures import Diverged
@@ -72,8 +73,9 @@ class WatchCallback(TrainerCallback):
             behind the logged step at which the loss has been too high for too long.
     """
 
-    def __init__(self, log: EventLog, spec: TrainSpec, trainer: Any, examples: list[Encoded]):
-        self._log, self._spec, self.trainer, self.examples = log, spec, trainer, examples
+    def __init__(self, log: EventLog, recipe: Recipe, trainer: Any, examples: list[Encoded]):
+        self._log, self._spec, self.trainer, self.examples = log, recipe.train, trainer, examples
+        self._safer_rate = safer_rate(recipe.method.kind, recipe.train.learning_rate)
         self._overflows, self._diverged = 0, False
         self.divergence = Divergence()
         self._rules = [rule(Settings()) for rule in RULES]
@@ -83,6 +85,7 @@ class WatchCallback(TrainerCallback):
         every = self._spec.logging_steps
         settings = Settings(
             learning_rate=self._spec.learning_rate,
+            safer_rate=self._safer_rate,
             steps=max(1, state.max_steps // every),
             warmup=math.ceil(self._spec.warmup_steps / every),
             keep_best=self._spec.keep_best,
@@ -181,7 +184,7 @@ class WatchCallback(TrainerCallback):
 
     def _lower(self) -> str:
         rate = self._spec.learning_rate
-        return f" from {rate:g} to {rate / 3:.1g}"
+        return f" from {rate:g} to {self._safer_rate:g}"
 
     def _end(self, what: str, fix: str, step: int, rows: list[dict[str, Any]], blamed: bool = False) -> None:
         state, folder = self.trainer.state, Path(self.trainer.args.output_dir)

@@ -13,6 +13,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from studio import recipe as recipes
+from studio.knobs import limits_of, step_of
 from studio.recipe import METHODS, Recipe
 from studio.recipe_methods import WHOLE
 
@@ -101,6 +102,7 @@ CHOICES = {
     "data.invalid_rows": [("Ask before a launch", "ask"), ("Drop them", "drop"), ("Stop at them", "stop")],
     "data.train_on": [("All assistant turns", "assistant"), ("The last assistant turn", "last"), ("Everything", "all")],
 }
+_SMALLEST_FACTOR_STEP = 1e-6  # of a field that goes by factors, should the page's script not be there
 METHOD_TITLES = [(method.title, kind) for kind, method in METHODS.items()]
 
 
@@ -136,9 +138,10 @@ def _component(path: str, field: FieldInfo, value: Any) -> gr.components.Compone
     if kinds == {bool}:
         return gr.Checkbox(value=value, **options)
     if kinds == {int}:
-        return gr.Number(value=value, precision=0, **options)
+        return gr.Number(value=value, precision=0, step=step_of(field), **options)
     if kinds <= {int, float}:
-        return gr.Number(value=value, **options)
+        step = step_of(field)
+        return gr.Number(value=value, step=_SMALLEST_FACTOR_STEP if step == "factor" else step, **options)
     lines = 3 if _is_sources(field) or extra.get("lines") else 1
     return gr.Textbox(value=_shown(value, field), lines=lines, max_lines=max(lines, 12 if lines > 1 else 1), **options)
 
@@ -211,6 +214,20 @@ class Form:
 
     def components(self) -> set[gr.components.Component]:
         return set(self.fields.values())
+
+    def number_fields(self) -> dict[str, dict[str, Any]]:
+        """What the page's script knows of the fields for numbers, by ``elem_id``: ``min`` and ``max``, and ``factor``
+        where an arrow key goes to the next of 1, 2, 5, 10. (Gradio's own bounds would hide what was entered.)"""
+        found = {}
+        for path, component in self.fields.items():
+            if isinstance(component, gr.Number):
+                limits, step = limits_of(declared(path)), step_of(declared(path))
+                found[component.elem_id] = {
+                    "min": limits.get("ge", limits.get("gt")),
+                    "max": limits.get("le", limits.get("lt")),
+                    "factor": step == "factor",
+                }
+        return found
 
     def read(self, values: dict[Any, Any]) -> Recipe:
         """The recipe that the components describe; its ``problems()`` say what was entered wrong."""

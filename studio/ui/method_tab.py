@@ -87,7 +87,8 @@ def explain(kind: str) -> str:
     link = (method.model_fields["kind"].json_schema_extra or {}).get("link")
     source = f' <a href="{link}" target="_blank" rel="noreferrer">Source</a>' if link else ""
     text = " ".join((method.__doc__ or "").split())
-    rate = f"A learning rate about {method.suggested:g} suits it."
+    low, high = method.usual_rates()
+    rate = f"Start with a learning rate of {method.suggested:g}; {low:g} to {high:g} is usual."
     return f'<p class="note">{views.escape(text)} {rate}{source}</p>'
 
 

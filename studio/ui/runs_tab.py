@@ -247,6 +247,8 @@ def empty(desk: Desk, tab: RunsTab) -> dict:
 
 
 def _resumes(status: str, view: View) -> bool:
+    if status == "failed" and (view.ended or {}).get("reason") == "diverged":
+        return False  # the same steps would diverge again; the retry changes the learning rate
     return status == "paused" or (status in ("interrupted", "stopped", "failed") and bool(view.started))
 
 

@@ -139,6 +139,8 @@ def test_a_model_that_is_not_here_is_refused_with_advice(home):
     assert "per_device_train_batch_size" in caught.value.fix
 
 
-def test_a_run_that_diverged_is_offered_a_third_of_its_rate():
+def test_page_06_a_run_that_diverged_is_offered_the_suggested_rate_or_a_tenth_of_its_own():
     step = slower(recipe(learning_rate=0.01))
-    assert step.apply(recipe(learning_rate=0.01)).train.learning_rate == 0.003
+    assert step.apply(recipe(learning_rate=0.01)).train.learning_rate == 0.001
+    assert slower(recipe(learning_rate=1)).changes == {"train.learning_rate": 0.001}
+    assert slower(recipe(learning_rate=0.001)).changes == {"train.learning_rate": 0.0001}

@@ -92,9 +92,9 @@ def test_a_validation_loss_that_falls_answers_a_noisy_training_loss():
 
 def test_a_loss_that_rises_early_says_that_the_learning_rate_may_be_too_high():
     losses = [2.0, 1.9, 1.8, 2.5, 3.2, 4.0, 4.5, 5.0, 5.0, 5.0]
-    ((step, advice),) = told(HighLearningRate(Settings(learning_rate=0.01)), curve(losses))
+    ((step, advice),) = told(HighLearningRate(Settings(learning_rate=0.01, safer_rate=0.002)), curve(losses))
     assert 5 <= step <= 8
-    assert "from 0.01 to 0.003" in advice.fix
+    assert "from 0.01 to 0.002" in advice.fix
 
 
 def test_a_loss_that_rises_late_is_none_of_a_high_learning_rates_business():

@@ -69,7 +69,7 @@ def test_a_loss_that_leaves_stops_the_run_with_the_batchs_rows_worst_first(tiny_
     run, event = failure(recipe)
     assert event["reason"] == "diverged"
     assert "diverged" in event["what"]
-    assert "train.learning_rate from 1 to 0.3" in event["fix"]
+    assert "train.learning_rate from 1 to 5e-05" in event["fix"]
     losses = [row["loss"] for row in event["rows"]]
     assert losses == sorted(losses, reverse=True)
     assert {row["row"] for row in event["rows"]} <= set(range(1, 13))

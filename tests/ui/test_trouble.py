@@ -9,7 +9,7 @@ from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
 from studio.runs.feed import Feed
-from studio.ui import trouble
+from studio.ui import runs_tab, trouble
 from studio.ui.run_words import state, warnings
 
 OOM = {
@@ -96,7 +96,15 @@ def test_rows_are_named_and_their_markup_stays_text(failed):
 def test_a_run_that_left_is_offered_a_lower_rate(failed):
     run = failed(**DIVERGED, rows=[], blamed=False)
     ((step,), enough) = trouble.remedies(run, run.status, run.view())
-    assert (step.changes, enough) == ({"train.learning_rate": 0.003}, ["learning_rate"])
+    assert (step.changes, enough) == ({"train.learning_rate": 0.001}, ["learning_rate"])
+
+
+@pytest.mark.parametrize(("fields", "offered"), [({**DIVERGED, "blamed": False}, False), ({}, True)])
+def test_page_06_resume_is_not_offered_to_a_run_that_would_diverge_again(failed, fields, offered):
+    run = failed(**fields)
+    EventLog(run.events_path).write("started", max_steps=10)
+    EventLog(run.events_path).write("failed", what="x", fix="y", **fields)
+    assert runs_tab._resumes(run.status, run.view()) is offered
 
 
 @pytest.mark.parametrize("fields", [{**DIVERGED, "blamed": True}, {}], ids=["rows to blame", "another failure"])
