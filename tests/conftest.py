@@ -1,5 +1,6 @@
 """What all tests share: a workspace of their own, no network, one core, and a tiny model made once."""
 
+import gc
 import os
 import sys
 
@@ -14,6 +15,16 @@ def one_core():
     """Torch keeps to one thread where a test has loaded it: a tiny model gains nothing from more."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_heap():
+    """Take what is loaded by now out of garbage collection.
+
+    A worker collects garbage twice a run. The libraries' several million objects made that half of the time of a run.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
