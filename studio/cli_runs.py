@@ -23,6 +23,10 @@ def runs(as_json: Json = False) -> None:
         terminal.print_json(found)
     elif found:
         terminal.stdout().print(terminal.runs_table(found))
+        for run in found:
+            if run.get("damaged"):
+                told = f"{run['id']} is damaged: {run['damaged']}"
+                terminal.stderr().print(told, markup=False, soft_wrap=True)
     else:
         terminal.stderr().print("There are no runs yet. Start one: python app.py train recipes/quickstart.yaml")
 

@@ -186,7 +186,8 @@ def _colours(console: Console) -> bool:
 def runs_table(runs: list[dict[str, Any]]) -> Table:
     table = Table("Run", "Status", "Recipe", "Step", "Loss", "Started", "Took")
     for run in runs:
-        status = Text(run["status"], style=STATUS_STYLES.get(run["status"], ""))
+        word = f"{run['status']} (damaged)" if run.get("damaged") else run["status"]
+        status = Text(word, style=STATUS_STYLES.get(run["status"], ""))
         loss = "" if run["loss"] is None else f"{run['loss']:.4f}"
         steps = f"{run['step']} of {run['max_steps']}" if run["max_steps"] else ""
         started = datetime.fromtimestamp(run["started"]).strftime("%Y-%m-%d %H:%M") if run["started"] else ""

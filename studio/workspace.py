@@ -86,9 +86,14 @@ class Workspace:
         Raises:
             StudioError: ``run_id`` is not a plain name (``..``, slashes, empty).
         """
-        if not _NAME.fullmatch(run_id):
+        if not is_run_id(run_id):
             raise StudioError(f"{run_id!r} is not a run's id.", "List the runs with `python app.py runs`.")
         return self.runs / run_id
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text can be the id of a run: a plain name, not a path."""
+    return bool(_NAME.fullmatch(text))
 
 
 def safe_name(text: str, fallback: str = "file") -> str:

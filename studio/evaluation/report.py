@@ -24,6 +24,7 @@ from studio.evaluation.suites import BUILTIN, load_suite, suites_for
 from studio.inference import Engine, Handle, Target
 from studio.models.progress import Report, alive, quiet
 from studio.runs import Run
+from studio.runs.json_file import read_json
 
 _PLAIN_TEXT = BUILTIN / "plain-text.txt"
 _SHOWN = 12  # held-out rows whose answers the report prints
@@ -148,12 +149,9 @@ def report_state(run: Run) -> tuple[dict[str, Any] | None, dict[str, Any] | None
             state = {
                 "error": ["The evaluation ended before it was done.", "Start it again; what was answered is kept."]
             }
-    except (OSError, ValueError):  # none is being made
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # none is being made, or the file is damaged
         state = None
-    try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        made = None
+    made = read_json(path)
     if made and _changed(run) > path.stat().st_mtime:
         made = None  # the run went on since then
     return made, state

@@ -147,7 +147,9 @@ def read_answers(path: Path) -> dict[str, Answer]:
     for line in whole.splitlines():
         try:
             answer = Answer(**json.loads(line))
-        except (ValueError, TypeError):  # damaged: it is asked again
+        except (ValueError, TypeError, RecursionError):  # damaged: it is asked again
+            continue
+        if not isinstance(answer.prompt_id, str) or not isinstance(answer.output, str):
             continue
         if not answer.error:
             found[answer.prompt_id] = answer

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.export.kinds import Options, check, place
+from studio.export.kinds import KINDS, Options, check, place
 from studio.runs import Run, process
+from studio.runs.json_file import read_json
 
 NAME = "export.json"
 LOG = "export.log"
@@ -56,9 +57,8 @@ def read(run: Run) -> dict[str, Any] | None:
 
     A process that is gone without having said how it ended has failed.
     """
-    try:
-        state = json.loads((run.folder / NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    state = read_json(run.folder / NAME)
+    if state is None or not _is_state(state):
         return None
     if state["state"] != "working" or time.time() - state["time"] < _STARTING_SECONDS:
         return state
@@ -66,6 +66,22 @@ def read(run: Run) -> dict[str, Any] | None:
         return state
     problem = {"what": "The export ended without a word.", "fix": f"See {LOG} in the run's folder; is memory short?"}
     return {**state, "state": "failed", **problem}
+
+
+def _is_state(state: dict[str, Any]) -> bool:
+    """Whether a file has what :func:`write` puts into it; anybody may have changed it."""
+    wanted = {
+        "working": {"what": str, "done": (int, float), "total": (int, float)},
+        "failed": {"what": str, "fix": str},
+        "done": {"path": str, "told": list},
+    }.get(str(state.get("state")))
+    return (
+        wanted is not None
+        and str(state.get("kind")) in KINDS
+        and type(state.get("time")) in (int, float)
+        and isinstance(state.get("code") or {}, dict)
+        and all(isinstance(state.get(name), kind) for name, kind in wanted.items())
+    )
 
 
 def write(run: Run, state: dict[str, Any]) -> None:
@@ -79,5 +95,5 @@ def stamp(run: Run) -> str:
     """What changes when there is something new to show."""
     try:
         return str((run.folder / NAME).stat().st_mtime_ns)
-    except FileNotFoundError:
+    except OSError:
         return ""

@@ -12,8 +12,19 @@ from typing import Any
 
 import orjson
 
+from studio.runs.event_check import is_usable
+
 TERMINAL = ("finished", "stopped", "failed", "paused")  # the worker ends behind each; after the last it goes on later
 PORTION_BYTES = 1 << 19  # some 2,000 steps: a few milliseconds in which no other thread of Python gets on
+LONGEST_LINE = 1 << 24  # bytes; a longer line is damage, and is not kept in memory
+_READ_AT_ONCE = 1 << 22  # bytes of the file
+_LAST_WINDOW = 1 << 26  # bytes from the end of a file in which a last event is looked for
+
+
+class Events(list):
+    """Events in their order; ``bad`` counts the lines that could not be used and were skipped."""
+
+    bad = 0
 
 
 class EventLog:
@@ -51,37 +62,51 @@ def finite(value: Any) -> Any:
     return value
 
 
-def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+def read_events(path: Path, offset: int = 0) -> tuple[Events, int]:
     """Events from byte ``offset`` up to the last newline, and the offset to go on from.
 
-    A line that is not whole JSON (a crash in the middle of a write) is passed over.
+    A line that is not a usable event (a crash in the middle of a write, a value of a wrong type) is skipped and
+    counted.
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return [], offset
-    end = data.rfind(b"\n") + 1
-    return _parse_lines(data[:end]), offset + end
+    found = Events()
+    for events, after in read_portions(path, offset, _READ_AT_ONCE):
+        found.extend(events)
+        found.bad += events.bad
+        offset = after
+    return found, offset
 
 
-def read_portions(path: Path, offset: int = 0) -> Iterator[tuple[list[dict[str, Any]], int]]:
+def read_portions(path: Path, offset: int = 0, size: int | None = None) -> Iterator[tuple[Events, int]]:
     """As :func:`read_events`, in portions of some ``PORTION_BYTES``, each with the offset after it: for long files."""
     try:
         file = path.open("rb")
-    except FileNotFoundError:
+    except OSError:  # there is none, or none that can be read: then the run is listed as damaged
         return
     with file:
         file.seek(offset)
-        rest = b""
-        while data := file.read(PORTION_BYTES):
+        rest, skipped = b"", 0
+        while data := file.read(size or PORTION_BYTES):
+            if skipped:  # in the middle of a line that is too long
+                end = data.find(b"\n") + 1
+                if not end:
+                    skipped += len(data)
+                    continue
+                offset += skipped + end
+                events, skipped, data = Events(), 0, data[end:]
+                events.bad = 1
+                yield events, offset
             data = rest + data
             end = data.rfind(b"\n") + 1
             rest = data[end:]
             if end:
                 offset += end
-                yield _parse_lines(data[:end]), offset
+                yield parse_lines(data[:end]), offset
+            if len(rest) > LONGEST_LINE:
+                rest, skipped = b"", len(rest)
+        if skipped:  # or every reader would read the unfinished line again at each look
+            events = Events()
+            events.bad = 1
+            yield events, offset + skipped
 
 
 def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 1 << 12) -> list[dict[str, Any]]:
@@ -100,7 +125,7 @@ def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 
     lines = data[: data.rfind(b"\n") + 1].splitlines()
     events = [e for line in lines[1 if start else 0 :] if (e := _parse(line)) is not None]
     found = [e for e in events if kinds is None or e["kind"] in kinds]
-    return found if found or not start else last_events(path, kinds, 8 * window)
+    return found if found or not start or window > _LAST_WINDOW else last_events(path, kinds, 8 * window)
 
 
 def _last_byte(path: Path) -> bytes:
@@ -111,21 +136,28 @@ def _last_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-def _parse_lines(data: bytes) -> list[dict[str, Any]]:
-    """The events of whole lines."""
+def parse_lines(data: bytes) -> Events:
+    """The usable events of lines; the last one need not be whole."""
     try:
         found = orjson.loads(b"[" + data.rstrip(b"\n").replace(b"\n", b",") + b"]")  # all at once: twice as fast
     except ValueError:
-        return [event for line in data.splitlines() if (event := _parse(line)) is not None]
-    return [event for event in found if isinstance(event, dict) and "kind" in event]
+        found = [_loaded(line) for line in data.split(b"\n") if line]
+    events = Events(event for event in found if is_usable(event))
+    events.bad = len(found) - len(events)
+    return events
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
+    event = _loaded(line)
+    return event if is_usable(event) else None
+
+
+def _loaded(line: bytes) -> Any:
+    """What a line holds; None if it is not JSON."""
     try:
-        event = orjson.loads(line)
+        return orjson.loads(line)
     except ValueError:
         try:
-            event = json.loads(line)  # takes NaN, integers of any length and broken surrogates, which orjson refuses
-        except ValueError:
+            return json.loads(line)  # takes NaN, integers of any length and broken surrogates, which orjson refuses
+        except (ValueError, RecursionError):
             return None
-    return event if isinstance(event, dict) and "kind" in event else None

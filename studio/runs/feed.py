@@ -55,6 +55,7 @@ class Reader:
 
     def _begin(self, view: View, offset: int) -> None:
         self.view, self.offset, self._saved, self._total = view, offset, offset, offset
+        self._tried = -1  # the size at which a thread read all that there was: the rest is an unfinished line
 
     @property
     def nbytes(self) -> int:
@@ -66,7 +67,7 @@ class Reader:
             size = file_size(self._path)
             if size < self.offset:
                 self._begin(View(), 0)  # the file was replaced
-            if self._thread is None and size > self.offset:
+            if self._thread is None and size > self.offset and size != self._tried:
                 self._total = size
                 if size - self.offset <= _AT_ONCE_BYTES:
                     events, self.offset = read_events(self._path, self.offset)
@@ -114,6 +115,7 @@ class Reader:
         finally:
             with self._lock:
                 self._thread = None
+                self._tried = self._total
         self.save()
 
 
@@ -158,7 +160,7 @@ def fold(run: Run) -> None:
 
 
 def file_size(path: Path) -> int:
-    """Bytes; 0 if there is no file."""
-    with contextlib.suppress(FileNotFoundError):
+    """Bytes; 0 if there is no file that can be looked at."""
+    with contextlib.suppress(OSError):  # a link to itself is as good as none
         return path.stat().st_size
     return 0

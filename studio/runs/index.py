@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from studio.runs.damage import is_run
 from studio.runs.run import Run
 from studio.workspace import Workspace
 
 _BY_ITSELF = ("running",)  # a worker may end without writing anything
+_LONGEST_REASON = 300  # characters
 _SETTLED_SECONDS = 2.0  # a file that changed this short a time ago may change again with the same time stamp
 
 
@@ -28,6 +30,7 @@ class Entry:
     name: str  # as a person calls it
     stamp: tuple[int, ...]
     settled: bool
+    damage: str = ""  # what of it cannot be read
     summary: dict[str, Any] | None = field(default=None)
 
 
@@ -57,6 +60,12 @@ class RunIndex:
             self._refresh(max_age)
             return {id: entry.name for id, entry in self._entries.items() if entry.name}
 
+    def damages(self, max_age: float = 0.0) -> dict[str, str]:
+        """What cannot be read of the runs that are damaged, by id."""
+        with self._lock:
+            self._refresh(max_age)
+            return {id: entry.damage for id, entry in self._entries.items() if entry.damage}
+
     def look(self, max_age: float = 0.0) -> list[tuple[Run, str]]:
         """All runs, newest first, each with its status."""
         with self._lock:
@@ -64,7 +73,7 @@ class RunIndex:
             return [(Run(self._root / id), entry.status) for id, entry in self._entries.items()]
 
     def version(self, max_age: float = 0.0) -> str:
-        """A text that changes when a run comes, goes, or changes status or name; the same in every process."""
+        """A text that changes when a run comes, goes, or changes status, name or damage; the same in every process."""
         with self._lock:
             self._refresh(max_age)
             return f"{self._version:08x}"
@@ -75,7 +84,7 @@ class RunIndex:
             self._refresh(0.0)
             for id, entry in self._entries.items():
                 if entry.summary is None or entry.summary["status"] != entry.status or not entry.settled:
-                    entry.summary = Run(self._root / id).summary()
+                    entry.summary = _summary(Run(self._root / id), entry)
             return [dict(entry.summary) for entry in self._entries.values()]
 
     def _refresh(self, max_age: float) -> None:
@@ -91,34 +100,57 @@ class RunIndex:
                 entries[id] = entry
         self._entries = entries
         self._looked = time.monotonic()
-        self._version = zlib.crc32(repr([(id, entry.status, entry.name) for id, entry in entries.items()]).encode())
+        told = [(id, entry.status, entry.name, entry.damage) for id, entry in entries.items()]
+        self._version = zlib.crc32(repr(told).encode())
 
     def _read(self, folder: Path, known: Entry | None) -> Entry | None:
         """The run in a folder; ``known`` itself if nothing has changed; None if the folder is no run's."""
         now = time.time_ns()
+        if known is None and not is_run(folder):
+            return None
         try:
             stamp = _stamp(folder)
-        except OSError:  # gone, or a file among the folders
+        except FileNotFoundError:  # gone
             return None
         if known and known.settled and known.stamp == stamp and known.status not in _BY_ITSELF:
             return known
-        if known is None and not (folder / "recipe.yaml").exists():
-            return None
-        run = Run(folder)
-        settled = now - max(stamp[0], stamp[1]) > _SETTLED_SECONDS * 1e9
-        status = run.status
-        # a claimed run without a worker is waited for, and given up after a while
-        waits = status == "queued" and run.claimed
         unchanged = known is not None and known.settled and known.stamp == stamp
-        return Entry(status, run.label.name, stamp, settled and not waits, known.summary if unchanged else None)
+        settled = now - max(stamp) > _SETTLED_SECONDS * 1e9
+        try:
+            run = Run(folder)
+            status = run.status
+            # a claimed run without a worker is waited for, and given up after a while
+            waits = status == "queued" and run.claimed
+            damage = known.damage if unchanged else run.damage
+            name = run.label.name
+        except Exception as error:  # noqa: BLE001  whatever is wrong with one run, the others are listed
+            return Entry("failed", "", stamp, settled, f"{type(error).__name__}: {error}"[:_LONGEST_REASON])
+        return Entry(status, name, stamp, settled and not waits, damage, known.summary if unchanged else None)
+
+
+def _summary(run: Run, entry: Entry) -> dict[str, Any]:
+    """The summary of a run, of which not more may be readable than its id."""
+    try:
+        return run.summary()
+    except Exception as error:  # noqa: BLE001  whatever is wrong with one run, the others are listed
+        damage = entry.damage or f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+        empty = {"recipe": "recipe", "step": 0, "max_steps": 0, "loss": None, "started": None, "ended": None}
+        return {"id": run.id, "status": entry.status, **empty, "damaged": damage}
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
     """What changes with a run: its folder's time (``claim``, ``stop`` and ``process.json`` come and go by name), and
-    the time and length of its events."""
-    changed = os.stat(folder).st_mtime_ns
+    the time and length of its events and of its recipe."""
     try:
-        events = os.stat(folder / "events.jsonl")
-    except FileNotFoundError:
-        return changed, 0, -1
-    return changed, events.st_mtime_ns, events.st_size
+        changed = os.stat(folder).st_mtime_ns
+    except OSError:  # a broken link, or a link to itself, if it is still there
+        changed = os.lstat(folder).st_mtime_ns
+    return changed, *_file_stamp(folder / "events.jsonl"), *_file_stamp(folder / "recipe.yaml")
+
+
+def _file_stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, -1
+    return found.st_mtime_ns, found.st_size

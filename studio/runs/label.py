@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.runs.json_file import read_json
 
 FILE = "label.json"
 LONGEST_NAME, LONGEST_NOTE, LONGEST_TAG, MOST_TAGS = 80, 4000, 40, 20
@@ -31,16 +32,13 @@ class Label:
     @classmethod
     def read(cls, folder: Path) -> Label:
         """The label of a run's folder; an empty one if there is none, or none that can be read."""
-        try:
-            found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            return cls(
-                str(found.get("name", "")),
-                str(found.get("note", "")),
-                tuple(map(str, found.get("tags", ()))),
-                str(found.get("parent", "")),
-            )
-        except (OSError, ValueError, AttributeError, TypeError):  # the last two: not a file of ours
+        found = read_json(folder / FILE) or {}
+        name, note, parent = (found.get(key, "") for key in ("name", "note", "parent"))
+        tags = found.get("tags", [])
+        if not isinstance(tags, list) or not all(isinstance(word, str) for word in (name, note, parent)):
             return cls()
+        cut = [str(tag)[:LONGEST_TAG] for tag in tags[:MOST_TAGS]]
+        return cls(name[:LONGEST_NAME], note[:LONGEST_NOTE], tuple(cut), parent)
 
     def write(self, folder: Path) -> None:
         """Write it aside and rename it into place."""

@@ -7,9 +7,11 @@ launcher called it.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 from studio.errors import StudioError
@@ -97,7 +99,10 @@ class Launcher:
         while not self._closed.is_set():
             self._wake.wait(self._poll_seconds)
             self._wake.clear()
-            self.tick()
+            try:
+                self.tick()
+            except Exception:  # noqa: BLE001  the queue goes on; what happened is in the studio's log
+                traceback.print_exc()
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -115,7 +120,11 @@ class Launcher:
                 del self._workers[id]
         found = self.index.look()
         runs, statuses = [run for run, _ in found], {run.id: status for run, status in found}
-        queued = [run for run in runs if statuses[run.id] == "queued"]
+        damaged = self.index.damages(self._poll_seconds)
+        for id in damaged:
+            if statuses.get(id) == "queued":
+                _fail(Run(Workspace.current().run(id)))
+        queued = [run for run in runs if statuses[run.id] == "queued" and run.id not in damaged]
         for run in queued:
             ending = run.ending
             if ending and run.claim():
@@ -147,3 +156,12 @@ class Launcher:
         """The devices of a running run; one that was started elsewhere may be on any of them."""
         worker = process.read(run.folder / "process.json") or {}
         return worker.get("devices") or self.devices
+
+
+def _fail(run: Run) -> None:
+    """Let a damaged queued run fail with the reason; where nothing can be written, it is listed as damaged only."""
+    with contextlib.suppress(OSError):
+        if run.claim():
+            fix = f"Restore the file in {run.folder} from a copy, or delete the run."
+            what = f"The run is damaged: {run.damage}"
+            EventLog(run.events_path).write("failed", step=0, what=what, fix=fix, traceback="", code="run_damaged")

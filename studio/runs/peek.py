@@ -8,14 +8,17 @@ from pathlib import Path
 import yaml
 
 _UNNAMED = "recipe"  # as the file is called: what a recipe without a name is named after
+_LOOKED_AT = 1 << 16  # bytes of the file
+_LONGEST = 200  # characters
 _NAME = re.compile(r"^name:[^\n]*(?:\n[ \t]+[^\n]*)*", re.MULTILINE)  # with the lines that go on with it
 
 
 def recipe_name(folder: Path) -> str:
     """The ``name`` in a run's recipe, without checking all of it: that takes a hundred times as long."""
     try:
-        found = _NAME.search((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        with (folder / "recipe.yaml").open("rb") as file:
+            found = _NAME.search(file.read(_LOOKED_AT).decode("utf-8", "replace"))
         said = yaml.safe_load(found.group()) if found else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return _UNNAMED
-    return str(said.get("name") or _UNNAMED)
+    return str((said or {}).get("name") or _UNNAMED)[:_LONGEST]

@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from studio.runs.json_file import read_json
+
 _SAME_START_SECONDS = 2.0  # psutil derives start times from the boot time, which moves a little with the clock
 
 
@@ -47,11 +49,8 @@ def write_first(path: Path, description: dict[str, Any]) -> bool:
 
 def read(path: Path) -> dict[str, Any] | None:
     """The description, or None if there is none (or none that can be read)."""
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return description if isinstance(description, dict) and "pid" in description else None
+    description = read_json(path)
+    return description if description and "pid" in description else None
 
 
 def kill(description: dict[str, Any] | None, seconds: float = 10.0) -> None:
@@ -90,6 +89,6 @@ def find(description: dict[str, Any] | None) -> psutil.Process | None:
         process = psutil.Process(int(description["pid"]))
         same = abs(process.create_time() - float(description["start"])) < _SAME_START_SECONDS
         alive = process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except (psutil.Error, ValueError, TypeError, KeyError):  # the last three: not a file of ours
+    except (psutil.Error, ValueError, TypeError, KeyError, OverflowError):  # all but the first: not a file of ours
         return None
     return process if same and alive else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -15,7 +14,8 @@ import psutil
 from studio.errors import StudioError
 from studio.recipe import Recipe, is_template_file
 from studio.runs import process
-from studio.runs.events import TERMINAL, EventLog, last_events, read_events, read_portions
+from studio.runs.damage import damage_of, is_run, recipe_damage
+from studio.runs.events import TERMINAL, EventLog, last_events, parse_lines, read_events, read_portions
 from studio.runs.label import Label
 from studio.runs.peek import recipe_name
 from studio.runs.view import View
@@ -40,13 +40,13 @@ class Run:
 
     @classmethod
     def open(cls, id: str) -> Run:
-        """The run with this id in the current workspace.
+        """The run with this id in the current workspace; a damaged one too, see :attr:`damage`.
 
         Raises:
             StudioError: there is none.
         """
         folder = Workspace.current().run(id)
-        if not (folder / "recipe.yaml").exists():
+        if not is_run(folder):
             raise StudioError(f"There is no run {id!r}.", "List the runs with `python app.py runs`.")
         return cls(folder)
 
@@ -82,7 +82,24 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.load(self.folder / "recipe.yaml")
+        """What was asked for.
+
+        Raises:
+            StudioError: ``recipe.yaml`` is missing or damaged.
+        """
+        path = self.folder / "recipe.yaml"
+        if reason := recipe_damage(path):
+            raise StudioError(
+                f"The run {self.id} is damaged: {reason}",
+                f"Restore {path} from a copy, or delete the run.",
+                code="run_damaged",
+            )
+        return Recipe.load(path)
+
+    @property
+    def damage(self) -> str:
+        """What of the folder cannot be read, as one sentence; empty if the run is sound."""
+        return damage_of(self.folder)
 
     @property
     def events_path(self) -> Path:
@@ -119,8 +136,14 @@ class Run:
 
     @property
     def status(self) -> str:
-        """One of ``STATUSES``: the last event, and whether that very worker process is alive."""
-        last = last_events(self.events_path)
+        """One of ``STATUSES``: the last event, and whether that very worker process is alive.
+
+        A run whose events cannot be read has failed.
+        """
+        try:
+            last = last_events(self.events_path)
+        except OSError:
+            return "failed"
         if last and last[-1]["kind"] in TERMINAL:
             return last[-1]["kind"]
         worker = process.read(self.folder / "process.json")
@@ -131,7 +154,7 @@ class Run:
     def _starting(self) -> str:
         try:
             age = time.time() - (self.folder / "claim").stat().st_mtime
-        except FileNotFoundError:  # reopened just now
+        except OSError:  # reopened just now
             return "queued"
         return "queued" if age < _STARTING_SECONDS else "interrupted"
 
@@ -142,20 +165,20 @@ class Run:
 
     @property
     def claimed(self) -> bool:
-        return (self.folder / "claim").exists()
+        return os.path.exists(self.folder / "claim")
 
     def claim(self) -> bool:
         """Take a queued run to start its worker; False if another launcher has taken it."""
         try:
             os.close(os.open(self.folder / "claim", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
+        except (FileExistsError, NotADirectoryError):
             return False
         return True
 
     @property
     def has_model(self) -> bool:
         """Whether a tuned model has been saved."""
-        return (self.model_dir / "adapter_config.json").exists() or (self.model_dir / "config.json").exists()
+        return any(os.path.exists(self.model_dir / name) for name in ("adapter_config.json", "config.json"))
 
     def stop(self) -> None:
         """Ask the worker to stop at the end of its step, with a checkpoint and a usable model.
@@ -166,7 +189,7 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        return (self.folder / "stop").exists()
+        return os.path.exists(self.folder / "stop")
 
     def pause(self) -> None:
         """Ask the worker to write a checkpoint at the end of its step and to end, so that its device is free.
@@ -177,7 +200,7 @@ class Run:
 
     @property
     def pausing(self) -> bool:
-        return (self.folder / "pause").exists()
+        return os.path.exists(self.folder / "pause")
 
     @property
     def ending(self) -> str | None:
@@ -246,12 +269,18 @@ class Run:
             ) from error
 
     def summary(self) -> dict[str, Any]:
-        """The run as ``python app.py runs --json`` lists it. ``started`` and ``ended`` are unix seconds or None."""
-        tail = last_events(self.events_path)
-        steps = last_events(self.events_path, ("step",))
-        head = _first_started(self.events_path)
-        status = self.status
-        ended = tail[-1]["time"] if tail and status in (*TERMINAL, "interrupted") else None
+        """The run as ``python app.py runs --json`` lists it. ``started`` and ``ended`` are unix seconds or None.
+
+        Of a damaged run ``damaged`` says why.
+        """
+        status, damage = self.status, self.damage
+        try:
+            tail = last_events(self.events_path)
+            steps = [event for event in last_events(self.events_path, ("step",)) if "step" in event]
+            head = _first_started(self.events_path)
+        except OSError:  # ``damage`` says so
+            tail, steps, head = [], [], {}
+        ended = tail[-1].get("time") if tail and status in (*TERMINAL, "interrupted") else None
         return {
             "id": self.id,
             "status": status,
@@ -261,6 +290,7 @@ class Run:
             "loss": next((e["loss"] for e in reversed(steps) if e.get("loss") is not None), None),
             "started": head.get("time"),
             "ended": ended,
+            **({"damaged": damage} if damage else {}),
         }
 
 
@@ -298,14 +328,7 @@ def _first_started(path: Path) -> dict[str, Any]:
             head = file.read(1 << 16)
     except FileNotFoundError:
         return {}
-    for line in head.splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("kind") == "started":
-            return event
-    return {}
+    return next((event for event in parse_lines(head) if event["kind"] == "started"), {})
 
 
 def count_runs() -> int:
@@ -314,6 +337,6 @@ def count_runs() -> int:
 
 
 def list_runs() -> list[Run]:
-    """All runs of the current workspace, newest first."""
-    folders = [p.parent for p in Workspace.current().runs.glob("*/recipe.yaml") if not p.parent.name.startswith(".")]
-    return [Run(folder) for folder in sorted(folders, key=lambda f: f.name, reverse=True)]
+    """All runs of the current workspace, newest first; damaged ones too."""
+    root = Workspace.current().runs
+    return [Run(root / name) for name in sorted(os.listdir(root), reverse=True) if is_run(root / name)]

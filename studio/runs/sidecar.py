@@ -10,16 +10,18 @@ import contextlib
 import os
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import orjson
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from studio.runs.event_check import is_usable
 from studio.runs.table import Table
 from studio.runs.view import View
 
 NAME = "curves.safetensors"
-_VERSION = 3
+_VERSION = 4
 _FINGERPRINT_BYTES = 256  # compared at the head of the event file and before the offset
 _TABLES = ("points", "evals")
 
@@ -52,6 +54,8 @@ def load(folder: Path) -> tuple[View, int]:
             if about["version"] != _VERSION or about["bytes"] != _fingerprint(folder, about["offset"]):
                 return View(), 0
             known = found.offset_keys()
+            if not _is_sound(said["state"]):
+                return View(), 0
             view = View(**said["state"])
             view.samples = {
                 int(step): {int(number): sample for number, sample in samples.items()}
@@ -61,9 +65,21 @@ def load(folder: Path) -> tuple[View, int]:
                 keys = [key for key in known if key.startswith(f"{name}:")]
                 columns = {key.split(":", 1)[1]: found.get_tensor(key) for key in keys}
                 setattr(view, name, Table().replace(columns, about["redone"][name]))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):  # none, or not one of ours
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError):  # none, or not ours
         return View(), 0
     return view, about["offset"]
+
+
+def _is_sound(state: dict[str, Any]) -> bool:
+    """Whether what was saved has the types that :class:`View` has; anybody may have changed the file."""
+    events = [state["started"], state["ended"], state["stage"], *state["warnings"], *state["checkpoints"]]
+    return (
+        all(type(state[name]) is int for name in ("step", "max_steps", "tokens", "first_step", "bad_events"))
+        and all(event is None or is_usable(event) for event in events)
+        and all(is_usable(sample) for samples in state["samples"].values() for sample in samples.values())
+        and is_usable({"kind": "step", **{name: state[name] for name in ("loss", "eval_loss", "epoch")}})
+        and is_usable({"kind": "step", "time": state["last_time"] or 0})
+    )
 
 
 def _fingerprint(folder: Path, offset: int) -> str:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from studio.errors import StudioError
+from studio.runs.damage import is_run
 from studio.runs.run import Run
 from studio.workspace import Workspace
 
@@ -37,7 +38,7 @@ def delete(run: Run) -> None:
 
 def deleted() -> list[Run]:
     """The runs in the trash, newest first."""
-    return [Run(path.parent) for path in sorted(_folder().glob("*/recipe.yaml"), reverse=True)]
+    return [Run(path) for path in sorted(_folder().iterdir(), reverse=True) if is_run(path)]
 
 
 def restore(run_id: str) -> Run:
@@ -63,7 +64,7 @@ def empty() -> int:
     runs = deleted()
     try:
         for path in _folder().iterdir():
-            shutil.rmtree(path)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise StudioError(f"{error.filename} cannot be deleted: {error.strerror}.", "Delete it by hand.") from error
     return len(runs)

@@ -34,6 +34,7 @@ class View:
         ended: the terminal event, if the last one is terminal.
         stage: what the worker says it is doing, with ``done`` of ``total`` where it counts.
         first_time: when the first event was written, unix seconds.
+        bad_events: lines of the event file that could not be used and were skipped.
     """
 
     points: Table = field(default_factory=Table)
@@ -55,9 +56,11 @@ class View:
     first_step: int = 0
     last_time: float | None = None
     first_time: float | None = field(default=None, compare=False)
+    bad_events: int = 0
 
     def add(self, events: list[dict[str, Any]]) -> View:
         """Fold in events, in order. Steps that a resumed run does again replace what was there."""
+        self.bad_events += getattr(events, "bad", 0)
         for kind, same in groupby(events, itemgetter("kind")):
             group = list(same)
             self.last_time = group[-1].get("time", self.last_time)
@@ -112,7 +115,7 @@ class View:
             self.evals.cut(first["step"])  # measured by the attempt that is being replaced
         self.points.add(events)
         if self.first_step_time is None:
-            self.first_step_time, self.first_step = first["time"], first["step"]
+            self.first_step_time, self.first_step = first.get("time"), first["step"]
         self.step, self.stage = last["step"], None
         for name in ("loss", "epoch", "tokens", "tokens_per_second"):
             said = next((event[name] for event in reversed(events) if name in event), getattr(self, name))

@@ -131,10 +131,15 @@ def show(desk: Desk, tab: EvaluateTab, run_id: str | None, starting: bool = Fals
         updates[tab.state] = "" if made else nothing([run])
     if not made:
         return {**updates, **blank}
+    try:
+        card, answers = f'<div class="card">{body(run, made)}</div>', suite_table.html(made["suites"])
+    except (StudioError, LookupError, TypeError, ValueError, AttributeError) as error:  # edited or cut off
+        damaged = views.message("bad", "The report of this run is damaged.", "Evaluate it again.", repr(error)[:500])
+        return {**updates, **blank, tab.state: damaged}
     return {
         **updates,
-        tab.result: f'<div class="card">{body(run, made)}</div>',
-        tab.answers: suite_table.html(made["suites"]),
+        tab.result: card,
+        tab.answers: answers,
         tab.page: gr.update(visible=True, value=str(_handed_out(desk, run))),
         tab.exports: gr.update(
             visible=bool(made["suites"]), value=str(suite_table.csv_file(desk.downloads, run.id, made))

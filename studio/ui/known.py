@@ -267,7 +267,10 @@ class Known:
     def _time_line(self, recipe: Recipe, steps: int) -> str:
         """The time that these steps would take at the pace of the last run with the same model, data and method."""
         for run, _ in self._index.look(2.0)[:_RECENT]:
-            earlier = run.recipe
+            try:
+                earlier = run.recipe
+            except StudioError:  # damaged, or its folder has just gone
+                continue
             same = (
                 earlier.model.id,
                 earlier.data.source,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 
 from studio.data.classes import FILE as CLASSES
 from studio.runs import Run, View
 from studio.runs.feed import Look
+from studio.runs.json_file import read_json
 from studio.ui import trouble, views
 
 
@@ -35,7 +36,7 @@ def state(run: Run, status: str, look: Look, waits: bool = False) -> str:
             return views.working("The first step is being computed")
         return views.working("Training", view.step, view.max_steps, "steps", left)
     if status == "failed":
-        return trouble.failed(view.ended)
+        return trouble.failed(view.ended or {"what": "The run failed.", "fix": "Its log says more."})
     if status == "interrupted":
         return trouble.interrupted(run)
     took = f" in {views.duration(view.last_time - view.started['time'])}" if view.started and view.last_time else ""
@@ -53,6 +54,12 @@ def state(run: Run, status: str, look: Look, waits: bool = False) -> str:
             "Its model can be compared, and Resume goes on from here.",
         )
     return views.message("good", f"Finished{took}.", "Talk to it beside its base." if writes_text(run) else "")
+
+
+def damaged(run: Run, reason: str) -> str:
+    """What of the run cannot be read."""
+    fix = f"Restore the file in {run.folder} from a copy, or delete the run. The other runs are not affected."
+    return views.message("bad", f"This run is damaged: {reason}", fix)
 
 
 def numbers(view: View) -> str:
@@ -91,10 +98,19 @@ def numbers(view: View) -> str:
 
 def confusion(run: Run, view: View) -> str:
     """How often each class of a classifier was taken for each other one, over the held-out rows; and its scores."""
-    path, ended = run.folder / "confusion.json", view.ended or {}
-    if "accuracy" not in ended or not path.exists():
+    ended = view.ended or {}
+    found = read_json(run.folder / "confusion.json") if "accuracy" in ended and "macro_f1" in ended else None
+    if found is None:
         return ""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return _confusion_table(found, ended)
+    except (LookupError, TypeError, ValueError) as error:
+        return views.message(
+            "warn", "confusion.json is damaged.", "Evaluate the run for its figures.", repr(error)[:300]
+        )
+
+
+def _confusion_table(found: dict, ended: dict) -> str:
     names, counts, columns = found["labels"], found["counts"], found["labels"]
     told = "Rows are what is true, columns what the model says"
     if found["multi_label"]:
@@ -125,6 +141,11 @@ def warnings(view: View) -> str:
         words = warning["what"], warning.get("fix", "")
         steps[words] = [*steps.pop(words, []), *([warning["step"]] if "step" in warning else [])]
     told = ""
+    if view.bad_events:
+        lines = "1 line" if view.bad_events == 1 else f"{view.bad_events:,} lines"
+        told += views.message(
+            "warn", f"{lines} of events.jsonl cannot be read and are left out.", "The others are shown."
+        )
     for (what, fix), at in list(steps.items())[-5:]:
         where = "" if not at else f"At step {at[0]:,}: " if len(at) == 1 else f"At {len(at)} steps, last {at[-1]:,}: "
         told += views.message("warn", where + what, fix)
@@ -147,4 +168,4 @@ def chosen(view: View) -> str:
 def writes_text(run: Run) -> bool:
     """Whether a tuned model can be talked to; a classifier's has its classes beside it. Reads no recipe: there may be
     a thousand runs."""
-    return not (run.model_dir / CLASSES).exists()
+    return not os.path.exists(run.model_dir / CLASSES)

@@ -118,7 +118,12 @@ def build(desk: Desk) -> RunsTab:
 def choices(desk: Desk, max_age: float = 0.0, without: str | None = None) -> list[tuple[str, str]]:
     """The runs with their status, newest first."""
     statuses, names = desk.index.statuses(max_age), desk.index.names(TICK_SECONDS)
-    return [(f"{names.get(id, id)}{SEPARATOR}{status}", id) for id, status in statuses.items() if id != without]
+    damaged = desk.index.damages(TICK_SECONDS)
+    return [
+        (f"{names.get(id, id)}{SEPARATOR}{status}{' (damaged)' if id in damaged else ''}", id)
+        for id, status in statuses.items()
+        if id != without
+    ]
 
 
 def signature(desk: Desk, run: Run | None, status: str) -> dict[str, str]:
@@ -155,15 +160,17 @@ def follow(desk: Desk, request: dict[str, Any]) -> dict[str, Any]:
     statuses, status = _statuses(desk, run)
     known, sign = _read(seen), signature(desk, run, status)
     news = any(known.get(name) != value for name, value in sign.items())
-    now = f"{_about(run, status)} {file_size(run.events_path)}"
+    damage = desk.index.damages(TICK_SECONDS).get(run.id, "")
+    now = f"{_about(run, status)} {file_size(run.events_path)} {damage}"
     if have == now:
         return {"have": now, "news": news}
     look = desk.feed.look(run)
     if look.reading:
         now += f" {look.size}"  # the next answer shows how far it has got
     view = look.view
+    waits = "running" in statuses.values()
     shown = parts(
-        run_words.state(run, status, look, waits="running" in statuses.values()),
+        run_words.damaged(run, damage) if damage else run_words.state(run, status, look, waits=waits),
         run_words.numbers(view) + run_words.confusion(run, view),
         run_words.warnings(view) + run_words.chosen(view),
     )

@@ -143,7 +143,7 @@ def signature(run: Run) -> str:
 
 def updates(ship: Ship, run: Run, status: str) -> dict[Any, Any]:
     """The card for a run that has a model, with how its last export stands."""
-    if not run.has_model or status == "running":
+    if not run.has_model or status == "running" or run.damage:
         return hidden(ship)
     state = job.read(run)
     code = (state or {}).get("code") or {}

@@ -94,6 +94,8 @@ def rows(ended: dict[str, Any]) -> str:
 def remedies(run: Run, status: str, view: View) -> tuple[list[Relief], list[str]]:
     """What a retry can change, and the keys of what should be enough."""
     ended = view.ended or {}
+    if run.damage:
+        return [], []
     if status == "failed" and ended.get("reason") == "diverged":
         return ([], []) if ended.get("blamed") else ([slower(run.recipe)], ["learning_rate"])
     told = ran_out(run, status, view)
