@@ -12,12 +12,14 @@ import typer
 from typer.core import TyperGroup
 
 from studio import terminal
-from studio.cli_arguments import Json, Overrides, RecipePath, RunId
+from studio.cli_arguments import Json, Overrides, RecipePath, RunId, TrustCode
 from studio.cli_data import app as data_commands
 from studio.cli_evaluate import app as evaluation_commands
 from studio.cli_export import app as export_commands
 from studio.cli_models import app as model_commands
 from studio.cli_runs import app as run_commands
+from studio.cli_trust import app as trust_command
+from studio.cli_trust import open_recipe
 from studio.errors import StudioError
 from studio.follow import launch_and_follow
 from studio.recipe import Recipe
@@ -47,7 +49,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for commands in (data_commands, model_commands, run_commands, evaluation_commands, export_commands):
+for commands in (data_commands, model_commands, run_commands, evaluation_commands, export_commands, trust_command):
     app.add_typer(commands)
 
 
@@ -70,19 +72,19 @@ def serve(
 
 
 @app.command(epilog=f"Fields of a recipe, explained in docs/recipe.md: {', '.join(knob.path for knob in knobs())}.")
-def train(recipe: RecipePath, overrides: Overrides = None) -> None:
+def train(recipe: RecipePath, overrides: Overrides = None, trust_remote_code: TrustCode = False) -> None:
     """Train a recipe. The last line on stdout is the run's id; the exit code is 0 only if the run finished.
 
     Ctrl-C asks the run to stop with a checkpoint and a usable model; a second one leaves it to itself.
     """
-    checked = Recipe.load(recipe, overrides).check()
+    checked = open_recipe(recipe, overrides, trust_remote_code)
     _launch_and_follow(Run.create(checked))
 
 
 @app.command()
-def create(recipe: RecipePath, overrides: Overrides = None) -> None:
+def create(recipe: RecipePath, overrides: Overrides = None, trust_remote_code: TrustCode = False) -> None:
     """Make the run of a recipe without starting it; prints its folder. For `launch-script`: no studio starts it."""
-    made = Run.create(Recipe.load(recipe, overrides).check())
+    made = Run.create(open_recipe(recipe, overrides, trust_remote_code))
     made.claim()
     print(made.folder, flush=True)
 
@@ -121,7 +123,7 @@ def again(
 ) -> None:
     """Train a run's recipe once more, with changes if any are given: a new run."""
     opened = Run.open(run)
-    recipe = Recipe.load(opened.folder / "recipe.yaml", overrides)
+    recipe = open_recipe(opened.folder / "recipe.yaml", overrides)
     if fit:
         from studio.training.relief import ran_out, relieved_run
 
@@ -135,9 +137,11 @@ def again(
 
 
 @app.command()
-def estimate(recipe: RecipePath, overrides: Overrides = None, as_json: Json = False) -> None:
+def estimate(
+    recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, trust_remote_code: TrustCode = False
+) -> None:
     """Estimate memory, trained parameters and optimizer steps on this machine, without loading any weights."""
-    checked = Recipe.load(recipe, overrides).check()
+    checked = open_recipe(recipe, overrides, trust_remote_code)
     with terminal.working() as report:
         from studio.training.forecast import forecast
 

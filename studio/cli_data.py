@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 
 from studio import terminal
-from studio.cli_arguments import Json, Overrides, RecipePath
-from studio.recipe import Recipe
+from studio.cli_arguments import Json, Overrides, RecipePath, TrustCode
+from studio.cli_trust import open_recipe
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -23,10 +23,11 @@ def preview(
     overrides: Overrides = None,
     rows: Annotated[int, typer.Option(help="How many rows, from the first one on.", min=1)] = 5,
     as_json: Json = False,
+    trust_remote_code: TrustCode = False,
 ) -> None:
     """Show rows as the trainer will see them: rendered, tokenised, with the tokens that carry loss marked, or with
     their class."""
-    checked = Recipe.load(recipe, overrides).check()
+    checked = open_recipe(recipe, overrides, trust_remote_code)
     with terminal.working() as report:
         from studio.data import classes_of, encode_row, read_conversations
         from studio.models.classifier import prepare
@@ -82,9 +83,11 @@ def _preview_row(encoded: Any, dropped: str | None, classes: Any) -> dict[str, A
 
 
 @app.command()
-def check(recipe: RecipePath, overrides: Overrides = None, as_json: Json = False) -> None:
+def check(
+    recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, trust_remote_code: TrustCode = False
+) -> None:
     """Look at every row of the dataset: what is left out or cut, duplicates, contradictions, leaks, keys."""
-    checked = Recipe.load(recipe, overrides).check()
+    checked = open_recipe(recipe, overrides, trust_remote_code)
     with terminal.working() as report:
         from studio.models.store import fetch
         from studio.training.check import check as check_rows
@@ -106,9 +109,10 @@ def clean(
         str, typer.Option(help="Findings of `check` whose rows are left out, with commas between them.")
     ] = "duplicate",
     as_json: Json = False,
+    trust_remote_code: TrustCode = False,
 ) -> None:
     """Write the rows of the dataset to a JSONL file, without those that cannot be trained on and those named."""
-    checked = Recipe.load(recipe, overrides).check()
+    checked = open_recipe(recipe, overrides, trust_remote_code)
     with terminal.working() as report:
         from studio.models.store import fetch
         from studio.training.clean import clean as clean_rows

@@ -98,7 +98,9 @@ def merge(
 def fetch(
     model: Annotated[str, typer.Argument(help="builtin/NAME, a Hub id, a folder or a .gguf file.")] = BUILTIN_MODEL,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Fetch the model's own Python code too.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option(help="Fetch the model's own Python code too. It runs only once it is allowed: see `trust`.")
+    ] = False,
 ) -> None:
     """Fetch a base model ahead of time. The last line on stdout is its folder."""
     from studio.models.fetch import main as fetch_model

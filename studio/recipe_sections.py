@@ -90,8 +90,8 @@ class ModelSpec(Section):
     )
     trust_remote_code: bool = knob(
         False,
-        "Run Python code that comes with this one model. Such code can do anything on this machine; "
-        "leave it off unless the model needs it and you trust its authors.",
+        "Use Python code that comes with this one model. Such code can do anything on this machine: it runs only after "
+        "a person has allowed the very files, on the page or with --trust-remote-code.",
         advanced=True,
     )
 

@@ -12,7 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "studio").rglob("*.py"))
-LOW = {"errors", "workspace", "recipe", "recipe_methods", "recipe_warnings", "hub"}  # what every layer may know
+LOW = {  # what every layer may know
+    *("errors", "workspace", "recipe", "recipe_methods", "recipe_warnings", "hub", "process_environment"),
+}
 TOP = {
     "cli",
     "cli_runs",
@@ -20,6 +22,7 @@ TOP = {
     "cli_arguments",
     "cli_data",
     "cli_models",
+    "cli_trust",
     "cli_export",
     "ui",
     "terminal",
@@ -30,6 +33,7 @@ ALLOWED = {
     "errors": set(),
     "workspace": {"errors"},
     "hub": set(),
+    "process_environment": set(),
     "knobs": set(),
     "recipe_methods": {"knobs"},
     "recipe_sections": {"knobs"},
@@ -39,7 +43,7 @@ ALLOWED = {
     "recipe_warnings": {"errors", "recipe", "recipe_methods"},
     "data": LOW,
     "models": LOW,
-    "runs": {"errors", "workspace", "recipe", "recipe_methods"},
+    "runs": {"errors", "workspace", "recipe", "recipe_methods", "process_environment"},
     "training": LOW | {"data", "models", "runs", "combinations"},
     "inference": LOW | {"data", "models", "runs"},
     "export": LOW | {"data", "models", "runs", "training", "inference"},

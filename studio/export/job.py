@@ -17,8 +17,10 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.export.kinds import KINDS, Options, check, place
+from studio.process_environment import HUB_TOKENS, without_secrets
 from studio.runs import Run, process
 from studio.runs.json_file import read_json
+from studio.runs.secrets import needed_secrets
 
 NAME = "export.json"
 LOG = "export.log"
@@ -44,6 +46,7 @@ def start(run: Run, kind: str, to: str | None, options: Options) -> None:
         child = subprocess.Popen(
             [sys.executable, "-m", "studio.export", str(run.folder), asked],
             cwd=_ROOT,
+            env=without_secrets(HUB_TOKENS if kind == "hub" else needed_secrets(run.recipe, reports=False)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

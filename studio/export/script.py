@@ -220,12 +220,14 @@ def _method(recipe: Recipe, base: Path, new_tokens: tuple[int, ...]) -> tuple[li
 
     from studio.models.adapters import adapter_config
     from studio.models.methods import apply_method
+    from studio.models.remote_code import may_run
 
     if recipe.method.kind == "full":
         return [], "model.requires_grad_(True)"
-    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=recipe.model.trust_remote_code)
+    trusted = may_run(base, recipe.model.trust_remote_code)
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=trusted)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
     if recipe.method.kind == "freeze":
         names = trained_modules(apply_method(model, recipe, new_tokens))
         lines = ["model.requires_grad_(False)", f"for name in {names!r}:"]

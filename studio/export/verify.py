@@ -98,6 +98,9 @@ def read_back(folder: Path, classes: Classes | None, trusted: bool) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    from studio.models.remote_code import may_run
+
+    trusted = may_run(folder, trusted, copied=True)
     kind = AutoModelForSequenceClassification if classes else AutoModelForCausalLM
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, trust_remote_code=trusted)
 
@@ -118,4 +121,4 @@ def stop_tokens(folder: Path, tokenizer: Any) -> list[int]:
 def _config(folder: Path) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

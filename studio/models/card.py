@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from studio.errors import StudioError
-from studio.models.headers import DTYPES, read_config, read_headers
+from studio.models.headers import DTYPES, read_config, read_headers, read_json
 from studio.models.shapes import shapes_of, text_config
 from studio.models.store import local_folder, read_mark
 from studio.recipe import ModelSpec
 
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+_MOST_TOKENIZER = 64 << 20  # bytes of tokenizer.json; that of Gemma 3 has 33 MB
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,20 @@ def describe(spec: ModelSpec) -> ModelCard:
     if not tensors:
         notes.append("Its weights are in the older .bin format.")
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
+        quantized = config["quantization_config"]
+        method = _short(quantized.get("quant_method")) if isinstance(quantized, dict) else None
+        method = method or "unknown"
         notes.append(f"Its weights are already quantised ({method}); not every method can train it.")
     parameters = sum(t.count for n, t in tensors.items() if not _repeats(n, tensors, text)) or None
     if parameters is None and (shapes := shapes_of(config)):
         parameters = shapes.total
     return ModelCard(
         id=spec.id,
-        architecture=(config.get("architectures") or [config.get("model_type")])[0],
+        architecture=_short(_first_of(config.get("architectures"))) or _short(config.get("model_type")),
         parameters=parameters,
-        context_length=_first(text, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
-        vocabulary=_first(text, "vocab_size", "padded_vocab_size"),
-        dtype=_dtype(tensors) or _first(config, "dtype", "torch_dtype"),
+        context_length=_size(text, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
+        vocabulary=_size(text, "vocab_size", "padded_vocab_size"),
+        dtype=_dtype(tensors) or _short(config.get("dtype")) or _short(config.get("torch_dtype")),
         template=_template(folder),
         size_bytes=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
         licence=_licence(folder),
@@ -79,8 +82,19 @@ def _repeats(name: str, tensors: dict, config: dict) -> bool:
     return name.endswith("lm_head.weight") and bool(config.get("tie_word_embeddings")) and len(tensors) > 1
 
 
-def _first(config: dict, *keys: str):
-    return next((config[k] for k in keys if config.get(k) is not None), None)
+def _size(config: dict, *keys: str) -> int | None:
+    """The first of these sizes that a configuration states; ``check_config`` has bounded it."""
+    values = (config.get(key) for key in keys)
+    return next((int(value) for value in values if isinstance(value, (int, float))), None)
+
+
+def _short(value: Any) -> str | None:
+    """A text of a configuration as it may be shown, or None if it is none."""
+    return value[:120] if isinstance(value, str) and value else None
+
+
+def _first_of(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else None
 
 
 def _dtype(tensors: dict) -> str | None:
@@ -93,11 +107,9 @@ def _dtype(tensors: dict) -> str | None:
 
 
 def _json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):  # an optional file: what it would say is not known
-        return {}
-    return values if isinstance(values, dict) else {}
+    """A file that a model need not have: what is broken in it is said where it is loaded."""
+    value = read_json(path, missing={}, broken={}, most_bytes=_MOST_TOKENIZER)
+    return value if isinstance(value, dict) else {}
 
 
 def _template(folder: Path) -> str:
@@ -106,10 +118,15 @@ def _template(folder: Path) -> str:
     if has_file or settings.get("chat_template"):
         return "its own"
     tokenizer = _json(folder / "tokenizer.json")
-    known = {t.get("content") for t in tokenizer.get("added_tokens", [])}
-    known |= {t.get("content") for t in (settings.get("added_tokens_decoder") or {}).values()}
-    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
-    known |= set(vocabulary) if isinstance(vocabulary, dict) else {piece[0] for piece in vocabulary}
+    added, decoder = tokenizer.get("added_tokens"), settings.get("added_tokens_decoder")
+    listed = [*(added if isinstance(added, list) else []), *(decoder.values() if isinstance(decoder, dict) else [])]
+    known = {str(token.get("content")) for token in listed if isinstance(token, dict)}
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        known |= vocabulary.keys()
+    elif isinstance(vocabulary, list):
+        known |= {str(piece[0]) for piece in vocabulary if isinstance(piece, list) and piece}
     missing = sum(token not in known for token in CHATML_TOKENS)
     added = {0: "no added tokens", 1: "1 added token"}.get(missing, f"{missing} added tokens")
     return f"none: ChatML is used, with {added}"
@@ -117,17 +134,22 @@ def _template(folder: Path) -> str:
 
 def _licence(folder: Path) -> str | None:
     """From studio.json, the README's front matter, or the first lines of a licence file."""
-    if licence := read_mark(folder).get("licence"):
+    if licence := _short(read_mark(folder).get("licence")):
         return licence
     readme = folder / "README.md"
     if readme.exists():
-        text = readme.read_text(encoding="utf-8", errors="replace")[:20_000]
+        text = _head(readme, 20_000)
         front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
         named = re.search(r"^license(?:_name)?:\s*[\"']?([\w.\- ]+)", front.group(1), re.MULTILINE) if front else None
         if named:
             return named.group(1).strip()
     for path in sorted([*folder.glob("LICENSE*"), *folder.glob("LICENCE*")]):
-        lines = path.read_text(encoding="utf-8", errors="replace")[:2000].strip().splitlines()
+        lines = _head(path, 2000).strip().splitlines()
         if lines:
             return lines[0].strip()[:80]
     return None
+
+
+def _head(path: Path, most: int) -> str:
+    with path.open("rb") as file:
+        return file.read(most).decode("utf-8", errors="replace")

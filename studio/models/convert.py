@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from studio.errors import StudioError
+from studio.process_environment import without_secrets
 
 MARK = "studio.json"  # written last into a converted folder: where it came from
 
@@ -32,6 +33,7 @@ def convert(source: Path, destination: Path) -> None:
     child = subprocess.run(
         [sys.executable, "-m", "studio.models.convert", str(source), str(destination)],
         cwd=Path(__file__).resolve().parents[2],
+        env=without_secrets(),
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -306,8 +306,10 @@ def oft_block(inputs: int, wanted: int) -> int:
     """The block size that OFT takes: the divisor of ``inputs`` that is nearest to the wanted size, rather the lower."""
     if wanted >= inputs:
         return inputs
-    higher = next(b for b in range(wanted, inputs + 1) if inputs % b == 0)
-    lower = next(b for b in range(wanted, 0, -1) if inputs % b == 0)
+    small = [size for size in range(1, math.isqrt(inputs) + 1) if inputs % size == 0]
+    divisors = [*small, *(inputs // size for size in small)]
+    higher = min(size for size in divisors if size >= wanted)
+    lower = max(size for size in divisors if size <= wanted)
     return lower if wanted - lower <= higher - wanted else higher
 
 

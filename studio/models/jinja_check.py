@@ -12,7 +12,6 @@ with a line of the template or null, and ``broken`` (it cannot be compiled), ``f
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.process_environment import without_secrets
 
 SECONDS = 5  # for compiling and rendering; starting the process does not count
 MEMORY_BYTES = 2 * 1024**3
@@ -57,7 +57,7 @@ def try_template(template: str, messages: Sequence[dict], variables: dict, tools
             text=True,
             timeout=_START_SECONDS + SECONDS,
             cwd=Path(__file__).resolve().parents[2],
-            env=os.environ | one_thread,  # each thread of a numeric library would take from the memory's limit
+            env=without_secrets() | one_thread,  # each thread of a numeric library would take from the memory's limit
         )
     except subprocess.TimeoutExpired as error:
         raise _too_slow() from error

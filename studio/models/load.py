@@ -11,23 +11,34 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.models import remote_code
 from studio.models.classifier import settings_for, settle_head
+from studio.models.headers import read_config, read_headers
+from studio.models.shapes import shapes_of
 from studio.models.store import fetch
 from studio.recipe import ModelSpec
 
 _HEADS = ("score", "classifier", "pre_classifier", "pooler", "head")  # what families call the head of the classes
 
 
-def load_tokenizer(source: ModelSpec | str | Path, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(source: ModelSpec | str | Path, *, trust_remote_code: bool = False, copied: bool = False) -> Any:
     """The tokenizer of a spec (fetched if need be) or of a folder. Does not load the model's weights.
 
+    Args:
+        trust_remote_code: the recipe asks for the model's own code; it runs only if a person has allowed it
+            (:mod:`studio.models.remote_code`).
+        copied: the folder was written by the studio from a model whose code was allowed.
+
     Raises:
-        StudioError: the tokenizer cannot be read.
+        StudioError: the tokenizer cannot be read, or needs code that nobody has allowed.
     """
     if isinstance(source, ModelSpec):
         folder, trust_remote_code = fetch(source), source.trust_remote_code
     else:
         folder = Path(source)
+    trust_remote_code = remote_code.may_run(folder, trust_remote_code, copied=copied)
+    if (folder / "config.json").exists():  # AutoTokenizer builds the configuration, too
+        read_config(folder)
     try:
         if _is_plain_fast(folder):
             from transformers import PreTrainedTokenizerFast
@@ -69,14 +80,16 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     folder = fetch(spec)
+    trusted = remote_code.may_run(folder, spec.trust_remote_code)
     needs_code(folder, spec)
+    fits_its_weights(folder)
     if classes is None:
         writes_text(folder, spec)
     dtype = dtype or resolve_dtype(spec.dtype, device)
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "local_files_only": True,
-        "trust_remote_code": spec.trust_remote_code,
+        "trust_remote_code": trusted,
         # A .bin file is a pickle: transformers reads it with weights_only=True, which refuses to run code.
         "use_safetensors": any(folder.glob("*.safetensors")),
     }
@@ -144,8 +157,9 @@ def writes_text(folder: Path, spec: ModelSpec) -> None:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    made_for = " ".join(config.get("architectures") or [])
+    config = read_config(folder)
+    architectures = config.get("architectures")
+    made_for = " ".join(map(str, architectures)) if isinstance(architectures, list) else ""
     if config.get("model_type") not in ENCODERS or config.get("is_decoder") or config.get("is_encoder_decoder"):
         return
     if "CausalLM" not in made_for and "LMHead" not in made_for:
@@ -222,18 +236,38 @@ def needs_code(folder: Path, spec: ModelSpec) -> None:
     """
     from transformers import CONFIG_MAPPING
 
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StudioError(f"{folder / 'config.json'} is not JSON.", "Copy it again.", field="model.id") from error
+    config = read_config(folder)
     if spec.trust_remote_code or not config.get("auto_map") or config.get("model_type") in CONFIG_MAPPING:
         return
     raise StudioError(
         f"{spec.id} works only with Python code that comes with it.",
-        "Such code can do anything on this machine. If you trust its authors, set model.trust_remote_code to true; "
-        "otherwise choose another model.",
+        "Such code can do anything on this machine. If you trust its authors, set model.trust_remote_code to true and "
+        "allow its files; otherwise choose another model.",
         field="model.trust_remote_code",
+        code="remote_code_needed",
     )
+
+
+def fits_its_weights(folder: Path) -> None:
+    """Refuse a configuration that describes a far larger model than its files hold.
+
+    transformers would make room for what the configuration says, and fill it with random numbers.
+
+    Raises:
+        StudioError: code ``config_exceeds_weights``.
+    """
+    config = read_config(folder)
+    shapes, tensors = shapes_of(config), read_headers(folder)
+    if shapes is None or not tensors or config.get("quantization_config"):
+        return
+    stored = sum(tensor.count for tensor in tensors.values())
+    if shapes.total > 2 * stored + 50_000_000:
+        raise StudioError(
+            f"The config.json of {folder} describes {shapes.total:,} parameters, and its files hold {stored:,}.",
+            "Copy the model again, or choose another one.",
+            field="model.id",
+            code="config_exceeds_weights",
+        )
 
 
 def _explain(error: Exception, folder: Path, part: str) -> StudioError:
@@ -242,8 +276,10 @@ def _explain(error: Exception, folder: Path, part: str) -> StudioError:
     if "trust_remote_code" in text:
         return StudioError(
             f"The {part} in {folder} works only with Python code that comes with it.",
-            "If you trust its authors, set model.trust_remote_code to true; otherwise choose another model.",
+            "If you trust its authors, set model.trust_remote_code to true and allow its files; otherwise choose "
+            "another model.",
             field="model.trust_remote_code",
+            code="remote_code_needed",
         )
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in text or "Weights only" in text:
         return StudioError(

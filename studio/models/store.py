@@ -11,6 +11,7 @@ from pathlib import Path
 from studio.errors import StudioError
 from studio.models import builtin, hub
 from studio.models.convert import MARK, convert
+from studio.models.headers import read_json
 from studio.models.problems import disk_problem
 from studio.models.progress import Report, quiet, slug
 from studio.recipe import ModelSpec
@@ -80,10 +81,8 @@ def revision_of(folder: Path) -> str | None:
 
 def read_mark(folder: Path) -> dict:
     """``studio.json`` of a model that was fetched or converted here; empty for other folders."""
-    try:
-        return json.loads((folder / MARK).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+    mark = read_json(folder / MARK, missing={}, broken={})
+    return mark if isinstance(mark, dict) else {}
 
 
 def check_folder(folder: Path) -> Path:
@@ -117,8 +116,8 @@ def check_folder(folder: Path) -> Path:
 
 def _shards(index: Path) -> set[str]:
     try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        return set(read_json(index, missing={}, most_bytes=64 << 20)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError) as error:
         raise StudioError(f"{index} is not a weight index.", "Copy the file again.", field="model.id") from error
 
 

@@ -12,10 +12,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from studio.process_environment import is_secret, without_secrets
 from studio.runs import process
 from studio.runs.run import Run
 
@@ -25,9 +26,14 @@ _LATE = {"STUDIO_HOME", "CUDA_VISIBLE_DEVICES"}  # variables that a library read
 _TRIES = 2  # a server that ends before it was ready is started anew so often
 
 
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker: the studio's, with the studio's code to be found."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+def worker_environment(needed: Iterable[str] = ()) -> dict[str, str]:
+    """The environment of a worker: the studio's without secrets, with the studio's code to be found.
+
+    Args:
+        needed: names of secrets that this worker needs (:func:`studio.runs.secrets.needed_secrets`).
+    """
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**without_secrets(needed), "PYTHONPATH": path}
 
 
 class WorkerServer:
@@ -128,7 +134,10 @@ class WorkerServer:
 
     def _same(self, environment: Mapping[str, str]) -> bool:
         """Whether the server's libraries were imported in this environment, as far as they have looked at it."""
-        one, other = ({k: v for k, v in each.items() if k not in _LATE} for each in (environment, self._environment))
+        one, other = (
+            {k: v for k, v in each.items() if k not in _LATE and not is_secret(k)}
+            for each in (environment, self._environment)
+        )
         return one == other
 
     def _note(self, answer: dict[str, Any] | None) -> None:

@@ -11,6 +11,7 @@ from studio.runs import process
 from studio.runs.devices import environment as device_environment
 from studio.runs.events import EventLog
 from studio.runs.run import Run
+from studio.runs.secrets import needed_secrets
 from studio.runs.server import WorkerServer, worker_environment
 
 _LOOK_SECONDS = 0.05  # between two looks at a worker that is not our child
@@ -55,8 +56,9 @@ def start_worker(
     Raises:
         StudioError: the process cannot be started; the run has then failed.
     """
-    environment = worker_environment() | (device_environment(devices) if devices is not None else {})
     recipe = run.recipe
+    environment = worker_environment(needed_secrets(recipe))
+    environment |= device_environment(devices) if devices is not None else {}
     if server and not recipe.model.trust_remote_code and recipe.train.num_processes == 1:
         pid = server.fork(run, environment)
         if pid is not None:

@@ -112,7 +112,7 @@ def tuned_model(run: Run, folder: Path | None = None, progress: Report = quiet) 
     recipe, folder = run.recipe, folder or run.model_dir
     spec = recipe.pinned_model.model_copy(update={"quantization": "none"})
     progress("Loading the model", 0, 0)
-    tokenizer = load_tokenizer(folder, trust_remote_code=spec.trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code=spec.trust_remote_code, copied=True)
     classes = Classes.load(folder / CLASSES) if spec.task == "seq_cls" else None
     if recipe.method.kind in WHOLE:
         spec = spec.model_copy(update={"id": str(folder), "revision": None})

@@ -125,7 +125,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         panel_parts = [glance, launch, drop, counting]
         refresh_panel = {"fn": edited, "inputs": fields, "outputs": [*panel_parts, save], **QUIET}
-        refresh_model = {"fn": show_model, "inputs": fields, "outputs": [model.card, model.get, model.timer], **QUIET}
+        refresh_model = {"fn": show_model, "inputs": fields, "outputs": model.parts(), **QUIET}
         refresh_rows = data_tab.wire(desk, form, data, data_page)
 
         # every edit shows in the panel
@@ -146,7 +146,17 @@ def build(desk: Desk) -> gr.Blocks:
             return {**model_tab.updates(desk, model, recipe), **panel(recipe)}
 
         model.get.click(get_model, fields, [model.card, model.get, model.timer], **QUIET)
-        model.timer.tick(watch_model, fields, [model.card, model.get, model.timer, *panel_parts], **QUIET)
+        model.timer.tick(watch_model, fields, [*model.parts(), *panel_parts], **QUIET)
+
+        def allow_code(values: dict) -> dict:
+            """The one event that allows a model's code; every other one can only ask for it."""
+            recipe = form.read(values)
+            model_tab.allow_code(recipe, values[model.digest])
+            return {**model_tab.updates(desk, model, recipe), **panel(recipe)}
+
+        model.allow.click(told(allow_code), {*fields, model.digest}, [*model.parts(), *panel_parts], **QUIET).then(
+            **refresh_rows
+        )
         model_page.select(**refresh_model)
 
         kind, rate = form.fields["method"], form.fields["train.learning_rate"]
@@ -280,7 +290,7 @@ def build(desk: Desk) -> gr.Blocks:
         page.load(
             visit,
             None,
-            [*fields, *panel_parts, save, model.card, model.get, model.timer, *compare.models, tabs, *run_parts],
+            [*fields, *panel_parts, save, *model.parts(), *compare.models, tabs, *run_parts],
             **QUIET,
         ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
     return page

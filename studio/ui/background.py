@@ -13,8 +13,10 @@ from pathlib import Path
 from studio.errors import StudioError
 from studio.evaluation.report import Told, report_state
 from studio.models import store
+from studio.process_environment import HUB_TOKENS, without_secrets
 from studio.recipe import Recipe
 from studio.runs import Run
+from studio.runs.secrets import needed_secrets
 from studio.training.check import check_state, report_path, say_progress
 from studio.workspace import ASSETS, Workspace, safe_name
 
@@ -48,7 +50,12 @@ class Background:
             command.append("--trust-remote-code")
         output = subprocess.DEVNULL if quiet else None
         self._fetches[id] = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output, cwd=ASSETS.parent
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            cwd=ASSETS.parent,
+            env=without_secrets(HUB_TOKENS),
         )
 
     def check_rows(self, recipe: Recipe) -> None:
@@ -73,6 +80,7 @@ class Background:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=ASSETS.parent,
+                env=_environment(recipe),
             )
         say_progress(path, started.pid)  # it takes a while until the process says so itself
 
@@ -97,6 +105,7 @@ class Background:
             capture_output=True,
             text=True,
             cwd=ASSETS.parent,
+            env=_environment(recipe),
         )
         try:
             said = json.loads(done.stdout.splitlines()[-1])
@@ -130,6 +139,16 @@ class Background:
             command += [part for suite in suites for part in ("--suite", suite)]
             with (run.folder / "report.log").open("wb") as log:
                 self._evaluation = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ASSETS.parent
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=ASSETS.parent,
+                    env=without_secrets(needed_secrets(run.recipe, reports=False)),
                 )
             Told(run, self._evaluation.pid)
+
+
+def _environment(recipe: Recipe) -> dict[str, str]:
+    """That of a process which reads the rows of a recipe, with the model here."""
+    return without_secrets(needed_secrets(recipe, model_is_here=True, reports=False))

@@ -29,7 +29,7 @@ LABELS = {
     "train.fused_passes": "Fused passes",
     "train.torch_compile": "Compile the layers (torch_compile)",
     "train.use_liger_kernel": "Liger kernels (use_liger_kernel)",
-    "model.trust_remote_code": "Run the model's own code (trust_remote_code)",
+    "model.trust_remote_code": "Use the model's own code (trust_remote_code)",
     "data.source": "Dataset",
     "data.config": "Configuration",
     "data.data_dir": "Folder",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from studio.data.report import INVALID
 from studio.data.sources import locate, parts
 from studio.errors import StudioError
 from studio.models import store
+from studio.models.headers import read_config
 from studio.models.memory import ELEMENT_BYTES, Estimate, estimate, largest
+from studio.models.remote_code import may_run
 from studio.recipe import DataSpec, Recipe
 from studio.recipe_methods import METHODS, WHOLE
 from studio.runs import Run
@@ -185,11 +186,16 @@ class Known:
 
     @staticmethod
     def _folder(recipe: Recipe, problems: list[StudioError]) -> Path | None:
+        """The model's folder, if it is here; what is wrong with its configuration or its code becomes a problem."""
+        folder = None
         try:
-            return store.local_folder(recipe.model)
+            folder = store.local_folder(recipe.model)
+            if folder and (folder / "config.json").exists():
+                may_run(folder, recipe.model.trust_remote_code)
+                read_config(folder)
         except StudioError as error:
             problems.append(error)
-            return None
+        return folder
 
     def _cost(
         self, recipe: Recipe, folder: Path | None, seen: Survey | None, rows: int | None
@@ -225,9 +231,8 @@ class Known:
             return None
         length = seen.longest_tokens(recipe.data.max_length) if seen else None
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            return estimate(recipe, config, **self._options(recipe, folder, length))
-        except (StudioError, OSError, ValueError):  # the launch says what is wrong with the model
+            return estimate(recipe, read_config(folder), **self._options(recipe, folder, length))
+        except (StudioError, OSError, ValueError, ArithmeticError):  # the launch says what is wrong with the model
             return None
 
     def largest(self, recipe: Recipe, folder: Path | None, seen: Survey | None) -> dict[str, int | None]:
@@ -236,10 +241,9 @@ class Known:
             return {}
         length = seen.longest_tokens(recipe.data.max_length) if seen else None
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             room = self._machine["total_bytes"]
-            return largest(recipe, config, room, **self._options(recipe, folder, length))
-        except (StudioError, OSError, ValueError):  # as above
+            return largest(recipe, read_config(folder), room, **self._options(recipe, folder, length))
+        except (StudioError, OSError, ValueError, ArithmeticError):  # as above
             return {}
 
     def _options(self, recipe: Recipe, folder: Path, length: int | None) -> dict[str, Any]:

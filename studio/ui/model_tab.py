@@ -11,6 +11,7 @@ from studio.models import store
 from studio.models.builtin import MODELS
 from studio.models.card import describe
 from studio.models.progress import download_state
+from studio.models.remote_code import allow, is_forbidden, needs_permission
 from studio.recipe import ModelSpec, Recipe
 from studio.ui import views
 from studio.ui.desk import Desk
@@ -23,6 +24,13 @@ class ModelTab:
     card: gr.HTML
     get: gr.Button
     timer: gr.Timer
+    code: gr.HTML
+    digest: gr.Textbox  # of the code that is listed
+    allow: gr.Button
+
+    def parts(self) -> list[gr.components.Component]:
+        """What :func:`updates` changes."""
+        return [self.card, self.get, self.timer, self.code, self.digest, self.allow]
 
 
 def build(form: Form) -> ModelTab:
@@ -46,13 +54,16 @@ def build(form: Form) -> ModelTab:
                 get = gr.Button("Get the model", elem_id="get-model", visible=False)
         form.add("model.task")
         card = gr.HTML(elem_id="model-card")
+        code = gr.HTML(elem_id="model-code", visible=False)
+        digest = gr.Textbox("", visible="hidden", elem_id="model-code-digest")
+        allow = gr.Button("Allow these files to run", variant="stop", visible=False, elem_id="allow-code")
         with gr.Accordion("Advanced", open=False):
             form.section("model", advanced=True, skip=("quantization", "double_quantization", "adapter"))
             gr.HTML(
                 '<p class="note">A gated or private model needs a token: set HF_TOKEN before you start the studio, '
                 "or log in once with <code>hf auth login</code>. The studio never stores it.</p>"
             )
-    return ModelTab(card, get, gr.Timer(1.0, active=False))
+    return ModelTab(card, get, gr.Timer(1.0, active=False), code, digest, allow)
 
 
 def known_models(chosen: str) -> list[str]:
@@ -69,7 +80,43 @@ def updates(desk: Desk, tab: ModelTab, recipe: Recipe) -> dict:
         tab.card: html,
         tab.get: gr.update(visible=offer),
         tab.timer: gr.Timer(active=desk.without_model(recipe)),
+        **_code_updates(tab, recipe),
     }
+
+
+def _code_updates(tab: ModelTab, recipe: Recipe) -> dict:
+    """The files of the model's own code and the button that allows them, where the recipe asks for code and nobody has
+    allowed it yet."""
+    try:
+        folder = store.local_folder(recipe.model)
+        code = needs_permission(folder, recipe.model.trust_remote_code) if folder else None
+    except StudioError:  # the panel says it
+        code = None
+    if code is None or is_forbidden():
+        return {tab.code: gr.update(value="", visible=False), tab.digest: "", tab.allow: gr.update(visible=False)}
+    rows = "".join(
+        f'<tr><td>{views.escape(file.path)}</td><td>{file.size:,} bytes</td><td class="mono">{file.sha256}</td></tr>'
+        for file in code.files
+    )
+    entries = "".join(f"<li>{views.escape(entry[:200])}</li>" for entry in code.entries[:50])
+    text = (
+        "<h4>Python code that comes with this model</h4>"
+        '<p class="note">It can do anything on this machine. Look at the files before you allow them. Changed files '
+        f"are asked about again.</p><table>{rows}</table><p class='note'>Entry points:</p><ul>{entries}</ul>"
+    )
+    return {tab.code: gr.update(value=text, visible=True), tab.digest: code.digest, tab.allow: gr.update(visible=True)}
+
+
+def allow_code(recipe: Recipe, digest: str | None) -> None:
+    """Allow the code that was listed, for the form's model and revision.
+
+    Raises:
+        StudioError: the model is not here, or its files are not those that were listed.
+    """
+    folder = store.local_folder(recipe.model)
+    if folder is None:
+        raise StudioError("The model is not on this machine.", "Get it first.", field="model.id")
+    allow(recipe.model, folder, str(digest or ""))
 
 
 def show(desk: Desk, recipe: Recipe) -> tuple[str, bool]:
