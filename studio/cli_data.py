@@ -40,25 +40,28 @@ def preview(
         folder = fetch(checked.model, progress=report)
         tokenizer = load_tokenizer(folder, trust_remote_code=checked.model.trust_remote_code)
         notes = prepare(tokenizer, None, checked)
-        seen: list[tuple[int, Any, str | None]] = []  # row number, Encoded or None, why it is dropped
+        seen: list[tuple[Any, Any, str | None]] = []  # Conversation, Encoded or None, why it is dropped
         for conversation in islice(reading.conversations, rows):
             encoded = None
             if conversation.dropped is None:
                 encoded = encode_row(tokenizer, conversation.content(), checked.data, classes)
-            seen.append((conversation.row, encoded, conversation.dropped or encoded.dropped))
+            seen.append((conversation, encoded, conversation.dropped or encoded.dropped))
     if as_json:
-        terminal.print_json([_preview_row(encoded, dropped, classes) for _, encoded, dropped in seen])
+        for note in reading.notes():
+            terminal.stderr().print(note, markup=False, soft_wrap=True)
+        terminal.print_json([_preview_row(*one, classes) for one in seen])
         return
     console = terminal.stdout()
     mapping = ", ".join(f"{part} = {column}" for part, column in reading.mapping.columns.items())
     console.print(f"{reading.source}: {reading.mapping.why} Mapping: {mapping}.", markup=False, soft_wrap=True)
-    for note in notes:
+    for note in [*reading.notes(), *notes]:
         console.print(note, markup=False, soft_wrap=True)
     if classes:
         console.print(f"Classes: {', '.join(classes.names)}.", markup=False, soft_wrap=True)
     else:
         terminal.show_legend(console, checked.data.max_length)
-    for number, encoded, dropped in seen:
+    for conversation, encoded, dropped in seen:
+        number = conversation.row
         if dropped:
             console.print(f"\n[bold]Row {number}[/]  [yellow]left out:[/] {escape(dropped)}", soft_wrap=True)
         else:
@@ -70,7 +73,7 @@ def preview(
             console.print(terminal.token_text(console, encoded), soft_wrap=True)
 
 
-def _preview_row(encoded: Any, dropped: str | None, classes: Any) -> dict[str, Any]:
+def _preview_row(conversation: Any, encoded: Any, dropped: str | None, classes: Any) -> dict[str, Any]:
     kept = encoded if not dropped else None
     label = {"label": classes.named(kept.label) if kept else None} if classes else {}
     return {
@@ -79,6 +82,8 @@ def _preview_row(encoded: Any, dropped: str | None, classes: Any) -> dict[str, A
         "labels": kept.labels if kept else [],
         **label,
         "dropped": dropped,
+        "code": conversation.code,
+        "unused_columns": list(conversation.unused),
     }
 
 

@@ -19,6 +19,7 @@ Format = Literal[
     "alpaca",
     "prompt_completion",
     "question_answer",
+    "multiple_choice",
     "text",
     "preference",
     "unpaired_preference",
@@ -119,7 +120,12 @@ class SourceSpec(Section):
         "Which column plays which part, for example {prompt: question, completion: answer}; a part that is not named "
         "is as found, and one that is named with nothing is left out.",
     )
-    split: str = knob("train", "The split to train on, where the dataset has several.", min_length=1)
+    split: str = knob(
+        "train",
+        "The split to train on, where the dataset has several. In a folder the names of files and folders say which "
+        "split a file belongs to (train, validation, test, dev, eval and the like).",
+        min_length=1,
+    )
     skip_rows: int = knob(0, "Leave out so many rows at the start.", unit="rows", ge=0, advanced=True)
     max_rows: int = knob(0, "Use only so many rows, from there on; 0 means all.", unit="rows", ge=0, advanced=True)
 

@@ -280,6 +280,8 @@ def show_report(console: Console, report: DataReport) -> None:
     if report.classes:
         counts = ", ".join(f"{name} {count:,}" for name, count in report.classes)
         console.print(f"{len(report.classes):,} classes: {counts}.", markup=False, soft_wrap=True)
+    for note in report.notes:
+        console.print(note, markup=False, soft_wrap=True)
     for finding in report.findings:
         kind, what, fix = severity(finding)
         style = {"bad": "red", "warn": "yellow", "note": "cyan"}[kind]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from studio.data import formats, sources
+from studio.data.detect import unused_columns
 from studio.data.files import Row
+from studio.data.scalars import without_table_nulls
 from studio.data.split import content_hash, is_held_out
 from studio.data.turns import Dropped, without_reasoning
 from studio.errors import StudioError
@@ -46,6 +48,7 @@ class Conversation:
     held_out: bool = False
     raw: dict[str, Any] | None = None
     code: str = ""
+    unused: tuple[str, ...] = ()
 
     def content(self) -> dict[str, Any]:
         """What the encoder takes."""
@@ -54,7 +57,11 @@ class Conversation:
 
 @dataclass
 class Reading:
-    """An open dataset: the mapping and the columns of its first source, all sources, and the conversations."""
+    """An open dataset: the mapping and the columns of its first source, all sources, and the conversations.
+
+    Attributes:
+        unused: (source, column) -> rows read so far in which a column that is not used holds a value.
+    """
 
     mapping: formats.Mapping
     columns: list[str]
@@ -62,6 +69,39 @@ class Reading:
     source: str
     dropped: Counter = field(default_factory=Counter)
     sources: list[sources.Source] = field(default_factory=list)
+    unused: Counter = field(default_factory=Counter)
+    holdout_column: str | None = None
+
+    def unused_columns(self) -> list[dict[str, Any]]:
+        """The columns that are not used, each as ``{"source", "column", "rows"}``.
+
+        They are those of the first rows of each source, and of all rows that have been read; ``rows`` counts the rows
+        read so far in which the column holds a value.
+        """
+        early = [(source.name, column) for source in self.sources for column in source.mapping.unused]
+        every = dict.fromkeys([*early, *self.unused])
+        return [
+            {"source": source, "column": column, "rows": self.unused[source, column]}
+            for source, column in every
+            if column != self.holdout_column
+        ]
+
+    def splits(self) -> list[dict[str, Any]]:
+        """The folders of which some files are left out, as ``{"source", "split", "files", "left_out"}``.
+
+        ``left_out`` has the files of each other split.
+        """
+        taken = [(source.name, source.taken) for source in self.sources if source.taken]
+        return [{"source": name, **asdict(one)} for name, one in taken]
+
+    def notes(self) -> list[str]:
+        """What is not used of the dataset, in sentences: files of other splits, columns."""
+        several = len(self.sources) > 1
+        notes = [(source.name, source.taken.in_words()) for source in self.sources if source.taken]
+        for source in self.sources:
+            if names := [one["column"] for one in self.unused_columns() if one["source"] == source.name]:
+                notes.append((source.name, f"Columns that are not used: {', '.join(names)}."))
+        return [f"{name}: {note}" if several else note for name, note in notes]
 
 
 def read_conversations(data: DataSpec, split: str | None = None, start: int = 1, task: str = "causal_lm") -> Reading:
@@ -97,17 +137,24 @@ def _reading(
             field="data.holdout_column",
         )
     name = first.name if len(opened) == 1 else f"{first.name} and {len(opened) - 1} more"
-    reading = Reading(first.mapping, first.columns, iter(()), name, sources=opened)
+    reading = Reading(first.mapping, first.columns, iter(()), name, sources=opened, holdout_column=column)
     reading.conversations = (c for c in (_convert(s, row, data, reading, task) for s, row in pairs) if c.copies)
     return reading
 
 
 def _convert(source: sources.Source, row: Row, data: DataSpec, reading: Reading, task: str) -> Conversation:
     known: dict[str, Any] = {"row": row.number, "where": row.where}
+    used = set(source.mapping.columns.values())
     if data.holdout_column:
         known["held_out"] = is_held_out(row.values.get(data.holdout_column))
+        used.add(data.holdout_column)
+    if unused := unused_columns([row.values], used):
+        known["unused"] = tuple(unused)
+        for column in unused:
+            reading.unused[source.name, column] += row.values.get(column, True) is not None
     try:
-        content = formats.convert(row.values, source.mapping, data.system_prompt, task)
+        values = without_table_nulls(row.values) if row.from_table else row.values
+        content = formats.convert(values, source.mapping, data.system_prompt, task)
         if data.reasoning == "drop" and content.get("messages"):
             content["messages"] = without_reasoning(content["messages"])
             if not any(

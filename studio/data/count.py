@@ -13,12 +13,13 @@ _BLOCK = 1 << 22  # bytes
 _BLANK = re.compile(rb"\n(?=[ \t\r]*\n)")  # the end of a line that a blank one follows
 
 
-def countable(source: Path) -> bool:
+def countable(source: Path, split: str = "train") -> bool:
     """Whether the rows can be counted without parsing them: Parquet, and JSON Lines that are not compressed."""
-    return all(kind_of(file)[0] == ".parquet" or (not kind_of(file)[1] and is_jsonl(file)) for file in files_of(source))
+    files = files_of(source, split)
+    return all(kind_of(file)[0] == ".parquet" or (not kind_of(file)[1] and is_jsonl(file)) for file in files)
 
 
-def count_rows(source: Path, progress: Callable[[float], None] = lambda share: None) -> int:
+def count_rows(source: Path, progress: Callable[[float], None] = lambda share: None, split: str = "train") -> int:
     """The rows of a file or a folder that is ``countable``; of JSON Lines its lines that are not blank.
 
     Args:
@@ -27,7 +28,7 @@ def count_rows(source: Path, progress: Callable[[float], None] = lambda share: N
     Raises:
         StudioError: the folder holds no file that the studio reads.
     """
-    files = files_of(source)
+    files = files_of(source, split)
     sizes = [file.stat().st_size for file in files]
     whole, before, rows = max(1, sum(sizes)), 0, 0
     for file, size in zip(files, sizes, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -15,12 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from studio.data.splits import Taken, by_split, saved_files, saved_splits
 from studio.errors import StudioError
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md")
 PACKED = (".gz", ".zst")  # each kind of text file may be compressed
-_SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(?![a-z])")  # as a word in a file's name
 _CHUNK = 1 << 20
+_HEAD = 1 << 16  # bytes looked at to find how lines end
 _MARKED = 1 << 24  # bytes between two remembered places of a file
 LONGEST_LINE = 1 << 28  # bytes; what decompresses to more in one line is not a dataset
 
@@ -29,40 +29,81 @@ LONGEST_LINE = 1 << 28  # bytes; what decompresses to more in one line is not a 
 class Row:
     """One row of a dataset: its ``number`` (the line in the file, where it has lines) and its column ``values``.
 
-    ``where`` says the file and the row in it, if the dataset is of several files.
+    ``where`` says the file and the row in it, if the dataset is of several files. ``from_table`` says that it comes
+    from typed columns (Parquet, Arrow, the Hub), where a struct has a null for each field of other rows.
     """
 
     number: int
     values: dict[str, Any]
     where: str = ""
+    from_table: bool = False
 
 
-def files_of(source: Path) -> list[Path]:
-    """The files that a path names: itself, or all files of a folder that the studio reads, sorted by name.
+def files_of(source: Path, split: str = "train") -> list[Path]:
+    """The files of a split that a path names: itself, or the files of a folder that the studio reads, sorted by name.
 
     Hidden files and files called like a README or a licence are no data; folders in the folder are looked into.
 
     Raises:
-        StudioError: the folder holds no such file.
+        StudioError: the folder holds no such file, or not this split.
+    """
+    groups = splits_of(source)
+    if split in groups:
+        return groups[split]
+    if source.is_dir() and len(groups) == 1 and split in by_split(groups["train"], source):
+        return groups["train"]  # a folder of test files alone, by the name of that split
+    raise StudioError(
+        f"{source.name} has no split {split!r}.",
+        f"It has: {', '.join(groups)}; choose one in data.split."
+        if len(groups) > 1 or source.is_dir()
+        else "A file of one's own is read whole, as train; name the file of that split in data.source.",
+        field="data.split",
+        code="no_such_split",
+    )
+
+
+def splits_of(source: Path) -> dict[str, list[Path]]:
+    """The files of each split of a path, ``train`` first. A file, and a folder of one split, is all ``train``.
+
+    Raises:
+        StudioError: the folder holds no file that the studio reads.
     """
     if not source.is_dir():
-        return [source]
-    found = sorted(p for p in source.rglob("*") if p.is_file() and kind_of(p)[0] in KINDS and not _aside(p, source))
-    named = {word for path in found for word in _SPLIT.findall(path.stem.lower())}
-    if named & {"test", "validation", "valid", "val", "dev"} and len(named) > 1:
-        raise StudioError(
-            f"The folder {source} holds several splits: {', '.join(sorted(named))}.",
-            "Name the file to train on in data.source, and the one to validate with in data.holdout_source.",
-            field="data.source",
-        )
+        return {"train": [source]}
+    if names := saved_splits(source):
+        saved = {name: _files_in(source / name) for name in names if (source / name).is_dir()}
+        if any(saved.values()):
+            return {name: files for name, files in saved.items() if files}
+    found = _files_in(source)
     if not found:
         raise StudioError(f"The folder {source} holds no file that the studio reads.", f"It reads: {known_kinds()}.")
-    return found
+    groups = by_split(found, source)
+    return groups if len(groups) > 1 else {"train": found}
+
+
+def taken(source: Path, split: str = "train") -> Taken | None:
+    """Which files are read and which are left out; None where no file's name says a split other than ``train``.
+
+    Raises:
+        StudioError: as ``files_of``.
+    """
+    groups = splits_of(source)
+    if len(groups) < 2 and (not source.is_dir() or "train" in by_split(groups["train"], source)):
+        return None
+    names = {name: tuple(str(path.relative_to(source)) for path in files) for name, files in groups.items()}
+    files = tuple(str(path.relative_to(source)) for path in files_of(source, split))
+    return Taken(split, files, {name: others for name, others in names.items() if name != split})
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and kind_of(p)[0] in KINDS and not _aside(p, folder))
+    saved = {parent: saved_files(parent) for parent in {path.parent for path in found}}
+    return [path for path in found if saved[path.parent] is None or path.name in saved[path.parent]]
 
 
 def _aside(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return hidden or path.stem.lower() in ("readme", "license", "dataset_info", "state")
+    return hidden or path.stem.lower() in ("readme", "license", "dataset_info", "dataset_dict", "state")
 
 
 def kind_of(path: Path) -> tuple[str, str]:
@@ -75,22 +116,54 @@ def known_kinds() -> str:
     return f"{', '.join(KINDS)}, also compressed with {' or '.join(PACKED)}"
 
 
+class _NewlinesForReturns(io.RawIOBase):
+    """A file whose lines end with a carriage return alone (old Mac programs), with newlines instead of them."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._file.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def _with_newlines(path: Path, file: Any) -> Any:
+    """The file itself, or with newlines if it is a text file whose lines end with a carriage return alone."""
+    if kind_of(path)[0] in (".parquet", ".arrow"):
+        return file
+    head = file.peek(_HEAD)[:_HEAD]
+    return io.BufferedReader(_NewlinesForReturns(file), _CHUNK) if b"\r" in head and b"\n" not in head else file
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, decompressed as they are read."""
+    """The bytes of a file, decompressed as they are read; the lines of a text file end with a newline."""
     packed = kind_of(path)[1]
-    with path.open("rb") as raw:
+    with path.open("rb", buffering=_HEAD) as raw:
         try:
             if packed == ".gz":
                 with gzip.open(raw) as file:
-                    yield file
+                    yield _with_newlines(path, file)
             elif packed == ".zst":
                 import pyarrow as pa
 
                 with pa.CompressedInputStream(raw, "zstd") as stream, io.BufferedReader(stream, _CHUNK) as file:
-                    yield file
+                    yield _with_newlines(path, file)
             else:
-                yield raw
+                yield _with_newlines(path, raw)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise _unpackable(path, error) from error
         except OSError as error:
@@ -205,7 +278,7 @@ def _skip_lines(path: Path, file: BinaryIO, count: int, passed: int = 0) -> bool
     return not count
 
 
-def identity(source: Path) -> list[tuple[str, int, int]]:
-    """What changes when any file of a source does: its path, size in bytes, and time of change in nanoseconds."""
-    stats = [(file, file.stat()) for file in files_of(source)]
+def identity(source: Path, split: str = "train") -> list[tuple[str, int, int]]:
+    """What changes when any file of a source's split does: its path, size in bytes, time of change in nanoseconds."""
+    stats = [(file, file.stat()) for file in files_of(source, split)]
     return [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats]

@@ -7,10 +7,13 @@ The shapes are those that the field's datasets come in: OpenAI ``messages``, Sha
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from studio.data import multiple_choice
+from studio.data.scalars import WrittenFloat
 from studio.data.turns import Dropped, Messages, any_turns, none_trained, text_of, tools_of, turns
 
 
@@ -27,26 +30,32 @@ class Shape:
 
 @dataclass(frozen=True)
 class Mapping:
-    """What was found: the format, part -> column, and one sentence that says why."""
+    """What was found: the format, part -> column, and one sentence that says why.
+
+    Attributes:
+        unused: the columns of the first rows that play no part.
+        first_index: of multiple-choice questions: the number of the first choice where answers are numbers.
+    """
 
     format: str
     columns: dict[str, str]
     why: str
+    unused: tuple[str, ...] = ()
+    first_index: int = 0
 
 
 def _list(value: Any) -> Any:
     """A column of turns, which a CSV holds as the text of a JSON list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            return json.loads(value)
+            return json.loads(value, parse_float=WrittenFloat)
         except (ValueError, RecursionError):
             return value
     return value
 
 
-def _pair(system: str, user: str, assistant: str) -> Messages:
-    messages = [{"role": "system", "content": system}] if system else []
-    return [*messages, {"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+def _pair(user: str, assistant: str) -> Messages:
+    return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
 
 
 def _messages(parts: dict[str, Any]) -> Messages:
@@ -54,9 +63,7 @@ def _messages(parts: dict[str, Any]) -> Messages:
 
 
 def _sharegpt(parts: dict[str, Any]) -> Messages:
-    messages = turns(_list(parts["conversations"]), "conversations", "from", "value")
-    system = text_of(parts.get("system"), "system")
-    return [{"role": "system", "content": system}, *messages] if system else messages
+    return turns(_list(parts["conversations"]), "conversations", "from", "value")
 
 
 def _alpaca(parts: dict[str, Any]) -> Messages:
@@ -64,14 +71,14 @@ def _alpaca(parts: dict[str, Any]) -> Messages:
     if not instruction.strip():
         raise Dropped("instruction is empty")
     user = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    messages = _pair(text_of(parts.get("system"), "system"), user, text_of(parts["output"], "output"))
+    messages = _pair(user, text_of(parts["output"], "output"))
     history = _list(parts.get("history") or [])
     if not isinstance(history, list) or not all(isinstance(h, (list, tuple)) and len(h) == 2 for h in history):
         raise Dropped("history is not a list of [question, answer] pairs")
     earlier = [
-        m for question, answer in history for m in _pair("", text_of(question, "history"), text_of(answer, "history"))
+        m for question, answer in history for m in _pair(text_of(question, "history"), text_of(answer, "history"))
     ]
-    return [*messages[:-2], *earlier, *messages[-2:]]
+    return [*earlier, *messages]
 
 
 def _prompt_completion(parts: dict[str, Any]) -> Messages:
@@ -81,7 +88,7 @@ def _prompt_completion(parts: dict[str, Any]) -> Messages:
     prompt = text_of(prompt, "prompt")
     if not prompt.strip():
         raise Dropped("prompt is empty")
-    return _pair(text_of(parts.get("system"), "system"), prompt, text_of(completion, "completion"))
+    return _pair(prompt, text_of(completion, "completion"))
 
 
 def _question_answer(parts: dict[str, Any]) -> Messages:
@@ -90,7 +97,7 @@ def _question_answer(parts: dict[str, Any]) -> Messages:
         raise Dropped("question is empty")
     context = text_of(parts.get("context"), "context")
     user = f"{context}\n\n{question}" if context.strip() else question
-    return _pair(text_of(parts.get("system"), "system"), user, text_of(parts["answer"], "answer"))
+    return _pair(user, text_of(parts["answer"], "answer"))
 
 
 def _plain(parts: dict[str, Any]) -> str:
@@ -113,8 +120,24 @@ def _preference(parts: dict[str, Any]) -> Messages:
         if not text.strip():
             raise Dropped("prompt is empty")
         messages = [{"role": "user", "content": text}, *chosen]
-    system = text_of(parts.get("system"), "system")
-    return [{"role": "system", "content": system}, *messages] if system else messages
+    return messages
+
+
+def with_system(messages: Messages, value: Any) -> Messages:
+    """Return the conversation with the system message that a column of its own holds.
+
+    Raises:
+        Dropped: the conversation has another system message.
+    """
+    system = text_of(value, "system")
+    if not system.strip():
+        return messages
+    own = [said for message in messages if message["role"] == "system" and (said := message["content"].strip())]
+    if not own:
+        return [{"role": "system", "content": system}, *(m for m in messages if m["role"] != "system")]
+    if own != [system.strip()]:
+        raise Dropped("its system column differs from the system message of its conversation", code="system_conflict")
+    return messages
 
 
 def verdict(value: Any) -> bool | None:
@@ -128,7 +151,7 @@ def _unpaired_preference(parts: dict[str, Any]) -> Messages:
         raise Dropped(f"its label is {str(parts['label'])[:40]!r}, neither true nor false")
     if not wanted:
         raise Dropped("its answer is marked as unwanted", wanted=True)
-    return _preference({"prompt": parts["prompt"], "chosen": parts["completion"], "system": parts.get("system")})
+    return _preference({"prompt": parts["prompt"], "chosen": parts["completion"]})
 
 
 def _answer(value: Any, part: str) -> Messages:
@@ -143,7 +166,7 @@ def _classification(parts: dict[str, Any]) -> Messages:
     text, label = text_of(parts["text"], "text"), text_of(parts["label"], "label")
     if not text.strip():
         raise Dropped("text is empty")
-    return _pair(text_of(parts.get("system"), "system"), text, label)
+    return _pair(text, label)
 
 
 def _labelled(parts: dict[str, Any]) -> dict[str, Any]:
@@ -183,19 +206,19 @@ def _tokenized(parts: dict[str, Any]) -> dict[str, Any]:
 
 
 _TOOLS = {"tools": ("tools", "functions")}
-_SYSTEM = {"system": ("system", "system_prompt")}
+_SYSTEM = {"system": ("system", "system_prompt", "system_message", "systemprompt")}
 SHAPES: dict[str, Shape] = {
     "messages": Shape(
         "OpenAI messages",
         {"messages": ("messages", "conversation", "conversations", "chat")},
         _messages,
-        {**_TOOLS},
+        {**_SYSTEM, **_TOOLS},
     ),
     "sharegpt": Shape(
         "ShareGPT",
         {"conversations": ("conversations", "conversation", "messages")},
         _sharegpt,
-        {"system": ("system",), **_TOOLS},
+        {**_SYSTEM, **_TOOLS},
     ),
     "alpaca": Shape(
         "Alpaca",
@@ -208,6 +231,26 @@ SHAPES: dict[str, Shape] = {
         {"prompt": ("prompt", "inputs"), "completion": ("completion", "response", "chosen", "targets")},
         _prompt_completion,
         _SYSTEM,
+    ),
+    "multiple_choice": Shape(
+        "multiple choice",
+        {
+            "question": ("question", "query", "problem", "input", "prompt", "stem", "ctx"),
+            "choices": ("choices", "options", "endings", "candidates"),
+            "answer": (
+                "answer",
+                "answerkey",
+                "answer_key",
+                "answer_idx",
+                "correct_answer",
+                "correct",
+                "label",
+                "target",
+            ),
+        },
+        multiple_choice.convert,
+        {"context": ("context", "passage", "article"), **_SYSTEM},
+        note="The choices stand below the question; the right one is trained as the answer.",
     ),
     "question_answer": Shape(
         "question and answer",
@@ -273,6 +316,11 @@ def convert(
     """
     shape = LABELLED if task == "seq_cls" else SHAPES[mapping.format]
     parts = {part: values.get(column) for part, column in mapping.columns.items()}
+    for part in shape.optional:  # a table writes a missing value as NaN
+        if isinstance(value := parts.get(part), float) and math.isnan(value):
+            parts[part] = None
+    if mapping.first_index:
+        parts["first_index"] = mapping.first_index
     missing = [part for part in shape.required if parts.get(part) is None]
     if missing:
         raise Dropped(f"{mapping.columns.get(missing[0], missing[0])} is missing")
@@ -281,6 +329,7 @@ def convert(
         return {"text": result}
     if isinstance(result, dict):
         return result
+    result = with_system(result, parts.get("system"))
     said = [m for m in result if m["role"] == "assistant"]
     if not said:
         raise Dropped("no assistant turn")

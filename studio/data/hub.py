@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from studio.data.files import Row
+from studio.data.rows import class_name
 from studio.errors import StudioError
 from studio.recipe import SourceSpec
 from studio.workspace import Workspace, safe_name
@@ -96,14 +97,8 @@ def stream(data: SourceSpec, split: str, start: int = 1) -> Iterator[Row]:
             if isinstance(getattr(feature, "feature", feature), datasets.ClassLabel)
         }
         for number, values in enumerate(rows.skip(start - 1) if start > 1 else rows, start):
-            named = {column: _label(values.get(column), known) for column, known in names.items()}
-            yield Row(number, {**values, **named})
-
-
-def _label(value: Any, names: list[str]) -> Any:
-    if isinstance(value, list):
-        return [_label(item, names) for item in value]
-    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+            named = {column: class_name(values.get(column), known) for column, known in names.items()}
+            yield Row(number, {**values, **named}, from_table=True)
 
 
 def identity(data: SourceSpec) -> list[Any]:

@@ -8,9 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from studio.data.files import LONGEST_LINE, Row, lines_at, opened, opened_text, text_lines
+from studio.data.scalars import WrittenFloat
 from studio.errors import StudioError
 
 _CHUNK = 1 << 20  # characters read at a time from a JSON file
+
+
+class _RepeatedKey(ValueError):
+    """An object names a key twice, so that one of its values would be lost."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise _RepeatedKey(f"the key {repeated[:80]!r} stands twice")
+    return values
+
+
+_DECODER = json.JSONDecoder(parse_float=WrittenFloat, object_pairs_hook=_unique)
 
 
 def one_object_a_line(path: Path) -> bool:
@@ -48,7 +65,7 @@ def jsonl_rows_at(path: Path, numbers: Iterable[int]) -> Iterator[Row]:
 
 def _parsed(path: Path, number: int, line: str) -> Row:
     try:
-        values = json.loads(line)
+        values = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
         column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise StudioError(
@@ -84,7 +101,7 @@ def read_json(path: Path) -> Iterator[Row]:
             yield from _array(path, file)
             return
         try:
-            whole = json.load(file)
+            whole = _DECODER.decode(file.read())
         except (ValueError, RecursionError) as error:
             raise _broken(path, error) from error
     arrays = [v for v in whole.values() if isinstance(v, list) and v] if isinstance(whole, dict) else []
@@ -115,7 +132,7 @@ def _broken(path: Path, error: ValueError | RecursionError, line: int = 0) -> St
 
 
 def _array(path: Path, file) -> Iterator[Row]:
-    decoder, buffer, position, line, number, ended = json.JSONDecoder(), "", 0, 1, 0, False
+    decoder, buffer, position, line, number, ended = _DECODER, "", 0, 1, 0, False
     wanted = _CHUNK
     opened = False
     while True:

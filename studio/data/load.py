@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
 _JSON = ("messages", "tools", "label")
-_VERSION = 5  # of the columns in the workspace; an older cache is made anew
+_VERSION = 6  # of the columns in the workspace; an older cache is made anew
 _UNRELATED = (  # settings that do not change the conversations
     *("max_length", "train_on", "chat_template", "eval_split", "invalid_rows"),
     *("holdout", "holdout_rows", "holdout_source"),
@@ -135,8 +135,20 @@ def _generate(data: str, split: str, key: str, task: str) -> Iterator[dict[str, 
         raise nothing_left(reading, first)
     path = _left_out_path(key)
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_text(json.dumps({"invalid": dict(invalid.most_common()), "first": first}), encoding="utf-8")
+    kept_facts = {"invalid": dict(invalid.most_common()), "first": first}
+    kept_facts |= {"unused_columns": reading.unused_columns(), "splits": reading.splits(), "notes": reading.notes()}
+    aside.write_text(json.dumps(kept_facts), encoding="utf-8")
     aside.replace(path)
+
+
+def not_used(data: DataSpec, task: str = "causal_lm") -> dict[str, Any]:
+    """What ``load_conversations`` has not used: ``unused_columns`` and ``splits`` (``Reading``), and ``notes`` on them.
+
+    Empty if the rows have not been loaded in this workspace.
+    """
+    path = _left_out_path(conversations_key(data, None, task))
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {name: kept.get(name, []) for name in ("unused_columns", "splits", "notes")}
 
 
 def fingerprint(dataset: datasets.Dataset) -> str:

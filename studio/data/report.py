@@ -75,6 +75,10 @@ class Report:
         padding: share of the batches that is padding, where rows of similar length go together.
         packing: share of rows of ``max_length`` that is filled if short examples are packed into them.
         findings: in the order of ``KINDS``; only those with rows.
+        unused_columns: columns that are not read, each as ``{"source", "column", "rows"}`` with the rows that have a
+            value in it.
+        splits: folders of which some files belong to other splits, as ``{"source", "split", "files", "left_out"}``.
+        notes: the last two in sentences.
     """
 
     rows: int = 0
@@ -93,6 +97,9 @@ class Report:
     packing: float = 0.0
     lengths: list[tuple[int, int]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    unused_columns: list[dict] = field(default_factory=list)
+    splits: list[dict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)

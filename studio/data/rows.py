@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -10,6 +10,7 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
+from studio.data.csv_rows import read_csv
 from studio.data.files import (
     KINDS,
     Row,
@@ -25,8 +26,8 @@ from studio.errors import StudioError
 _BLOCK = 2000  # characters of running text in one row, cut at a blank line
 
 
-def read_source(path: Path, start: int = 1) -> Iterator[Row]:
-    """The rows of a file, or of all files of a folder one after another.
+def read_source(path: Path, start: int = 1, split: str = "train") -> Iterator[Row]:
+    """The rows of a file, or of all files of a folder's split one after another.
 
     Args:
         start: the number of the first row that is wanted; of a folder, counted over its files.
@@ -34,7 +35,7 @@ def read_source(path: Path, start: int = 1) -> Iterator[Row]:
     Raises:
         StudioError: as ``read_file``.
     """
-    files = files_of(path)
+    files = files_of(path, split)
     if len(files) == 1:
         yield from read_file(files[0], start)
     else:
@@ -49,21 +50,21 @@ def _one_after_another(files: list[Path]) -> Iterator[Row]:
             yield replace(row, number=number, where=f"{file.name}, row {row.number}")
 
 
-def read_rows_at(path: Path, numbers: Iterable[int]) -> Iterator[Row]:
+def read_rows_at(path: Path, numbers: Iterable[int], split: str = "train") -> Iterator[Row]:
     """The rows with these numbers, in ascending order; of JSON Lines only they are parsed.
 
     Raises:
         StudioError: as ``read_file``.
     """
     wanted = sorted(set(numbers))
-    files = files_of(path)
+    files = files_of(path, split)
     if not wanted:
         return
     if len(files) == 1 and is_jsonl(files[0]):
         yield from jsonl_rows_at(files[0], wanted)
         return
     left = set(wanted)
-    for row in read_source(path, wanted[0]):
+    for row in read_source(path, wanted[0], split):
         if row.number in left:
             left.remove(row.number)
             yield row
@@ -99,46 +100,12 @@ def read_file(path: Path, start: int = 1) -> Iterator[Row]:
     if kind in (".txt", ".md"):
         rows = _running_text(path)
     elif kind in (".csv", ".tsv"):
-        rows = _csv(path, kind)
+        rows = read_csv(path, kind)
     elif is_jsonl(path):
         return read_jsonl(path, start)
     else:
         rows = read_json(path)
     return dropwhile(lambda row: row.number < start, rows)
-
-
-def _csv(path: Path, kind: str) -> Iterator[Row]:
-    csv.field_size_limit(1 << 30)
-    lines = (line for _, line in text_lines(path))
-    first = next(lines, "")
-    delimiter = "\t" if kind == ".tsv" else max(",;\t", key=first.count)
-
-    def whole() -> Iterator[str]:
-        yield first
-        yield from lines
-
-    reader = csv.reader(whole(), delimiter=delimiter, strict=True)
-    found = False
-    try:
-        header = next(reader, [])
-        repeated = sorted({name for name in header if header.count(name) > 1})
-        if repeated:
-            raise StudioError(f"{path.name}: the column {repeated[0]!r} stands twice.", "Rename one of the two.")
-        for fields in reader:
-            if not fields:
-                continue
-            if len(fields) != len(header):
-                where = f"{path.name}, line {reader.line_num}"
-                raise StudioError(
-                    f"{where}: {len(fields)} fields where the header has {len(header)} columns.",
-                    "Put fields that contain the delimiter or a line break in double quotes.",
-                )
-            found = True
-            yield Row(reader.line_num, dict(zip(header, fields, strict=True)))
-    except csv.Error as error:
-        raise StudioError(f"{path.name}, line {reader.line_num}: broken CSV ({error}).", "Mend that line.") from error
-    if not found:
-        raise StudioError(f"{path.name} has a header and no rows.", "Choose a file with at least one row.")
 
 
 def _running_text(path: Path) -> Iterator[Row]:
@@ -167,17 +134,36 @@ def _table(path: Path, kind: str, start: int) -> Iterator[Row]:
     number = 0
     try:
         for batch in _parquet_batches(path) if kind == ".parquet" else _arrow_batches(path):
+            names = _class_names(batch.schema.metadata)
             skip = min(batch.num_rows, max(0, start - 1 - number))
             number += skip
             for values in batch.slice(skip).to_pylist() if skip < batch.num_rows else []:
                 number += 1
-                yield Row(number, values)
+                named = {column: class_name(values.get(column), known) for column, known in names.items()}
+                yield Row(number, {**values, **named} if named else values, from_table=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0][:200]
         what = "Parquet" if kind == ".parquet" else "Arrow"
         raise StudioError(f"{path.name} is not a readable {what} file: {reason}", "Write the file again.") from error
     if not number:
         raise StudioError(f"{path.name} holds no rows.", "Choose a file with at least one row.")
+
+
+def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+    """The names of the classes of each column of labels, where ``datasets`` has written the table."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        columns = {name: value.get("feature", value) for name, value in features.items() if isinstance(value, dict)}
+        return {name: value["names"] for name, value in columns.items() if value.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # not written by datasets, or by another version of it: labels stay numbers
+
+
+def class_name(value: Any, names: list[str]) -> Any:
+    """A label by its name, or a list of labels by their names."""
+    if isinstance(value, list):
+        return [class_name(item, names) for item in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def _parquet_batches(path: Path) -> Iterator[Any]:

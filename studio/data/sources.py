@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Any
 
 from studio.data import detect, files, formats, hub, rows
 from studio.data.files import Row
+from studio.data.splits import Taken
 from studio.errors import StudioError
 from studio.recipe import DataSpec, SourceSpec
 from studio.workspace import ASSETS
@@ -19,13 +20,17 @@ _SAMPLE = 20  # rows looked at to find the shape
 
 @dataclass(frozen=True)
 class Source:
-    """An open source: its name, the mapping found, its real columns, and its rows as they are read."""
+    """An open source: its name, the mapping found, its real columns, and its rows as they are read.
+
+    ``taken`` says which files of a folder are read; None where none is left out.
+    """
 
     name: str
     mapping: formats.Mapping
     columns: list[str]
     rows: Iterator[Row]
     weight: float = 1.0
+    taken: Taken | None = None
 
 
 def builtin_names() -> list[str]:
@@ -56,11 +61,7 @@ def locate(spec: SourceSpec, split: str) -> Path | None:
                 field="data.source",
             )
         if split != "train":
-            raise StudioError(
-                f"{path.name} has no split {split!r}: a file or folder of one's own is read whole, as train.",
-                "Name the file of that split in data.source, or in data.holdout_source.",
-                field="data.split",
-            )
+            files.files_of(path, split)
         return path
     return None
 
@@ -95,15 +96,25 @@ def identity(data: DataSpec, split: str | None = None) -> list[Any]:
     found = []
     for spec in parts(data, split):
         path = locate(spec, spec.split)
-        found.append(files.identity(path) if path else hub.identity(spec))
+        if path is None:
+            found.append(hub.identity(spec))
+            continue
+        one = files.taken(path, split_in(spec))
+        found.append([*files.identity(path, split_in(spec)), *([asdict(one)] if one else [])])
     return found
 
 
 def splits(data: SourceSpec) -> list[str]:
-    """The names of a dataset's splits; a file of one's own has one, ``train``."""
+    """The names of a dataset's splits; a file of one's own has one, ``train``, and a folder may have several."""
     if data.source.startswith("builtin/"):
         return sorted(p.stem for p in locate(data, "train").parent.glob("*.jsonl"))
-    return ["train"] if locate(data, data.split) else hub.splits(data)
+    path = locate(data, data.split)
+    return list(files.splits_of(path)) if path else hub.splits(data)
+
+
+def split_in(spec: SourceSpec) -> str:
+    """The split to read within the path that ``locate`` gives; a built-in dataset has a file for each split."""
+    return "train" if spec.source.startswith("builtin/") else spec.split
 
 
 def open_source(spec: SourceSpec, start: int = 1, task: str = "causal_lm") -> Source:
@@ -117,12 +128,14 @@ def open_source(spec: SourceSpec, start: int = 1, task: str = "causal_lm") -> So
         StudioError: it cannot be read, or its shape is not known. Reading the rows may raise it too.
     """
     path = locate(spec, spec.split)
-    source = rows.read_source(path) if path else hub.stream(spec, spec.split)
+    source = rows.read_source(path, split=split_in(spec)) if path else hub.stream(spec, spec.split)
     head = list(islice(source, _SAMPLE))
     mapping = detect.detect([row.values for row in head], spec.format, spec.columns, task)
     columns = list(dict.fromkeys(name for row in head for name in row.values))
     name = path.name if path else spec.source
-    return Source(name, mapping, columns, _ranged(spec, path, chain(head, source), start), getattr(spec, "weight", 1.0))
+    ranged = _ranged(spec, path, chain(head, source), start)
+    weight = getattr(spec, "weight", 1.0)
+    return Source(name, mapping, columns, ranged, weight, files.taken(path, split_in(spec)) if path else None)
 
 
 def _ranged(spec: SourceSpec, path: Path | None, every: Iterator[Row], start: int) -> Iterator[Row]:
@@ -135,7 +148,7 @@ def _ranged(spec: SourceSpec, path: Path | None, every: Iterator[Row], start: in
     if skip or most:
         every = islice(every, skip, skip + most if most else None)
     elif start > 1:
-        return rows.read_source(path, start)
+        return rows.read_source(path, start, split_in(spec))
     return dropwhile(lambda row: row.number < start, every) if start > 1 else every
 
 
@@ -173,7 +186,7 @@ def rows_at(
     wanted = sorted(set(numbers))
     if len(specs) == 1 and (path := locate(specs[0], specs[0].split)):
         only = open_source(specs[0], task=task)
-        return [only], ((only, row) for row in rows.read_rows_at(path, wanted))
+        return [only], ((only, row) for row in rows.read_rows_at(path, wanted, split_in(specs[0])))
     opened, pairs = open_all(specs, wanted[0] if wanted else 1, task)
     last = wanted[-1] if wanted else 0
     chosen = set(wanted)

@@ -8,34 +8,36 @@ A message that the dataset excludes from the loss has ``train: False``; the key 
 from __future__ import annotations
 
 import json
-import math
 import re
+from decimal import Decimal
 from typing import Any
+
+from studio.data.scalars import scalar_text
 
 Messages = list[dict[str, Any]]
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "tool_response": "tool",
-    "ipython": "tool",
+_ROLES = {
+    "system": ("system", "developer", "system_prompt"),
+    "user": ("user", "human", "prompter"),
+    "assistant": (
+        *("assistant", "gpt", "model", "chatgpt", "bot", "ai", "bing", "bard", "claude", "gemini", "llm", "chatbot"),
+        *("gpt4", "gpt_4", "gpt_3.5", "function_call", "tool_call"),
+    ),
+    "tool": (
+        *("tool", "function", "observation", "tool_response", "tool_result", "tool_results", "tool_output", "ipython"),
+        *("function_response", "function_result"),
+    ),
 }
+ROLES = {name: role for role, names in _ROLES.items() for name in names}
+ROLE_KEYS = ("role", "from")
+CONTENT_KEYS = ("content", "value", "text")
 _CALLING = ("function_call", "tool_call")  # roles whose text is the call itself
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _TRAIN_FLAGS = ("weight", "train", "trainable", "training", "loss")  # false or 0 excludes a message from the loss
 _MASK_FLAGS = ("masked",)  # true or 1 excludes it (torchtune)
+_MORE_KEYS = ("tool_calls", "function_call", "tool_call_id", "name", "train_detail", "training_detail")
+TURN_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *_REASONING, *_TRAIN_FLAGS, *_MASK_FLAGS, *_MORE_KEYS))
+"""What is read of a turn; any other key is not used."""
 _DETAILS = ("train_detail", "training_detail")  # Axolotl: parts of a message
 _SWITCH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
@@ -69,21 +71,24 @@ def text_of(value: Any, part: str) -> str:
         kinds = [item.get("type") if isinstance(item, dict) else type(item).__name__ for item in value]
         kind = next((kind for kind in kinds if kind != "text"), "unknown")
         raise Dropped(f"{part} holds {str(kind)[:40]!r} content, and only text can be trained on")
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # JSON can write one half of a surrogate pair, UTF-8 cannot
-            raise Dropped(f"{part} holds half a character") from error
-        return value
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Dropped(f"{part} is {value}, not text")  # what a table without a value often holds
-    if isinstance(value, (int, float, bool)):
-        return str(value)
-    raise Dropped(f"{part} is a {type(value).__name__}, not text")
+    text = scalar_text(value)
+    if text is None:
+        if isinstance(value, (float, Decimal)):
+            raise Dropped(f"{part} is {value}, not text")  # what a table without a value often holds
+        kind = "binary data" if isinstance(value, (bytes, bytearray)) else f"a {type(value).__name__}"
+        raise Dropped(f"{part} is {kind}, not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can write one half of a surrogate pair, UTF-8 cannot
+        raise Dropped(f"{part} holds half a character") from error
+    return text
 
 
 def turns(given: Any, part: str, role_key: str = "role", content_key: str = "content") -> Messages:
     """A list of turns as messages.
+
+    Args:
+        role_key, content_key: where a turn says who speaks, and what; other usual names are looked at after these.
 
     Raises:
         Dropped: it is no list of turns with known roles; says which turn.
@@ -94,17 +99,31 @@ def turns(given: Any, part: str, role_key: str = "role", content_key: str = "con
     for index, turn in enumerate(given, 1):
         if not isinstance(turn, dict):
             raise Dropped(f"turn {index} is not an object")
-        name = turn.get(role_key)
-        role = ROLES.get(str(name).lower()) if name is not None else None
+        name = _first(turn, role_key, ROLE_KEYS)
+        asked = role_name(name)
+        role = ROLES.get(asked) if name is not None else None
         if role is None:
             raise Dropped(
-                f"turn {index} has no known role ({str(name)[:40]!r})" if name else f"turn {index} has no role"
+                f"turn {index} has no known role ({str(name)[:40]!r})" if name else f"turn {index} has no role",
+                code="role",
             )
-        message = {"role": role, "content": text_of(turn.get(content_key), f"turn {index}")}
-        if str(name).lower() in _CALLING and (calls := _calls_in(message["content"])):
+        message = {"role": role, "content": text_of(_first(turn, content_key, CONTENT_KEYS), f"turn {index}")}
+        if asked in _CALLING and (calls := _calls_in(message["content"])):
             message |= {"content": "", "tool_calls": calls}
-        messages.append(message | _more(turn, index))
+        more = _more(turn, index)
+        if not (message["content"] or more) and not any(key in turn for key in CONTENT_KEYS):
+            raise Dropped(f"turn {index} has no {content_key}", code="no_content")
+        messages.append(message | more)
     return messages
+
+
+def role_name(name: Any) -> str:
+    """Return a role in the spelling of ``ROLES``: lower case, with underscores."""
+    return str(name).strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _first(turn: dict, key: str, others: tuple[str, ...]) -> Any:
+    return next((turn[k] for k in (key, *others) if turn.get(k) is not None), None)
 
 
 def any_turns(given: list, part: str) -> Messages:
@@ -140,8 +159,8 @@ def _is_trained(turn: dict, index: int) -> bool:
     for key in (*_TRAIN_FLAGS, *_MASK_FLAGS):
         value = turn.get(key)
         measured = key == "loss" and isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is None or value == "" or measured:
-            continue
+        if value is None or value != value or value == "" or measured:
+            continue  # null and NaN are what a table writes where a message has no flag
         flag = _SWITCH.get(str(value).strip().lower())
         if flag is None:
             allowed = "0 or 1" if key == "weight" else "true or false"
@@ -229,14 +248,9 @@ def tools_of(value: Any) -> list[dict] | None:
         inner = item.get("function") if isinstance(item, dict) and isinstance(item.get("function"), dict) else item
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
             raise Dropped("tools holds something that is not a function")
-        found.append({"type": "function", "function": _without_nulls(_written(inner, "the tools"))})
+        inner = {key: value for key, value in inner.items() if value is not None}
+        found.append({"type": "function", "function": _written(inner, "the tools")})
     return found
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _parsed(text: str) -> Any:

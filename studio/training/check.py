@@ -40,7 +40,7 @@ from studio.workspace import Workspace
 
 _CHUNK = 256  # rows encoded at a time
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".onnx", ".msgpack")
-_VERSION = 6  # of what the report says; an older one is made anew
+_VERSION = 7  # of what the report says; an older one is made anew
 Progress = Callable[[int], None]
 Encode = Callable[[list[dict[str, Any]]], list[Encoded | StudioError]]
 
@@ -66,9 +66,11 @@ def check(recipe: Recipe, progress: Progress = lambda rows: None) -> Report:
         held_out = read_conversations(held_out_source(data), task=task).conversations
         for inspection in _inspected(held_out, encode, recipe, lambda rows: None):
             examiner.add_held_out(inspection)
-    for inspection in _inspected(read_conversations(data, task=task).conversations, encode, recipe, progress):
+    reading = read_conversations(data, task=task)
+    for inspection in _inspected(reading.conversations, encode, recipe, progress):
         examiner.add(inspection)
     report = examiner.report()
+    report.unused_columns, report.splits, report.notes = reading.unused_columns(), reading.splits(), reading.notes()
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     examiner.index().save(aside)
     aside.replace(index_path(path))

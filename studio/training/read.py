@@ -7,7 +7,7 @@ from typing import Any
 
 from studio.data import Encoded, encode_once, find_classes, load_conversations, split_conversations
 from studio.data.classes import Classes
-from studio.data.load import fingerprint, left_out
+from studio.data.load import fingerprint, left_out, not_used
 from studio.data.pack import pack
 from studio.recipe import Recipe
 from studio.runs import EventLog
@@ -21,7 +21,8 @@ class Rows:
     """What a run trains on and is measured on.
 
     ``held_out`` is None where nothing is held out, ``held_out_rows`` are its rows before they were encoded, and
-    ``unused`` the numbers of those that could not be. ``packed_rows`` is None without ``train.packing``.
+    ``unused`` the numbers of those that could not be. ``packed_rows`` is None without ``train.packing``. ``not_used``
+    is what of the dataset is not read: columns, and files of other splits (``studio.data.load.not_used``).
     """
 
     fingerprint: str
@@ -31,6 +32,7 @@ class Rows:
     unused: frozenset[int] = field(default=frozenset())
     classes: Classes | None = None
     packed_rows: int | None = None
+    not_used: dict[str, Any] = field(default_factory=dict)
 
 
 def read_rows(recipe: Recipe, tokenizer: Any, log: EventLog, progress: Progress) -> Rows:
@@ -85,4 +87,5 @@ def read_rows(recipe: Recipe, tokenizer: Any, log: EventLog, progress: Progress)
     packed_rows = None
     if recipe.train.packing:
         packed_rows = len(pack([len(example.input_ids) for example in examples], recipe.data.max_length))
-    return Rows(fingerprint(conversations), examples, held_out, held_out_rows, unused, classes, packed_rows)
+    skipped = not_used(recipe.data, task)
+    return Rows(fingerprint(conversations), examples, held_out, held_out_rows, unused, classes, packed_rows, skipped)

@@ -64,6 +64,8 @@ class View:
         next, previous: where the next and the previous page start; None if there is none.
         total: how many rows there are in the list, if that is known.
         searched: the last row number that was looked at for ``text``.
+        unused_columns: the columns that are not used, of the rows that were read for this view (``Reading``).
+        splits: folders of which some files belong to other splits (``Reading``).
     """
 
     mapping: Mapping
@@ -75,6 +77,8 @@ class View:
     previous: int | None = None
     total: int | None = None
     searched: int | None = None
+    unused_columns: list[dict[str, Any]] = field(default_factory=list)
+    splits: list[dict[str, Any]] = field(default_factory=list)
 
 
 def view(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
@@ -156,7 +160,8 @@ def _made(
         from studio.data.spans import leaves_out
 
         notes = [*notes, *leaves_out(tokenizer)]
-    return View(reading.mapping, reading.columns, rows, notes, sources, **more)
+    more |= {"unused_columns": reading.unused_columns(), "splits": reading.splits()}
+    return View(reading.mapping, reading.columns, rows, [*reading.notes(), *notes], sources, **more)
 
 
 def _classes(recipe: Recipe, shown: list[Conversation]) -> Classes | None:

@@ -12,7 +12,7 @@ from studio.data.conversations import Survey, invalid_rows
 from studio.data.count import count_rows, countable
 from studio.data.files import identity
 from studio.data.report import INVALID
-from studio.data.sources import locate, parts
+from studio.data.sources import locate, parts, split_in
 from studio.errors import StudioError
 from studio.models import store
 from studio.models.headers import read_config
@@ -55,10 +55,10 @@ class Count:
         """Whether it goes on."""
         return self.rows is None and not self.error
 
-    def run(self, source: Path) -> None:
+    def run(self, source: Path, split: str) -> None:
         """Count, and say how far it is."""
         try:
-            self.rows = count_rows(source, lambda share: setattr(self, "share", share))
+            self.rows = count_rows(source, lambda share: setattr(self, "share", share), split)
         except (StudioError, OSError) as error:
             self.error = str(error)
 
@@ -120,8 +120,8 @@ class Known:
     @staticmethod
     def _files(data: DataSpec) -> list[tuple[str, int, int]] | None:
         """The files of a dataset as ``identity`` has them; None if some of it is on the Hub."""
-        paths = [locate(spec, spec.split) for spec in parts(data)]
-        return None if None in paths else [file for path in paths for file in identity(path)]
+        found = [(locate(spec, spec.split), split_in(spec)) for spec in parts(data)]
+        return None if any(path is None for path, _ in found) else [f for one in found for f in identity(*one)]
 
     def count(self, recipe: Recipe) -> Count | None:
         """How far the rows of a large local dataset have been counted in the background; None if they are not.
@@ -133,14 +133,14 @@ class Known:
         files = self._files(data)
         if files is None or sum(size for _, size, _ in files) <= _COUNTED_BYTES:
             return None
-        if data.mix or data.skip_rows or data.max_rows or not countable(locate(data, data.split)):
+        if data.mix or data.skip_rows or data.max_rows or not countable(locate(data, data.split), split_in(data)):
             return None
         key = str(files)
         with self._lock:
             if key not in self._counts:
                 self._counts[key] = Count()
                 source = locate(data, data.split)
-                threading.Thread(target=self._counts[key].run, args=(source,), daemon=True).start()
+                threading.Thread(target=self._counts[key].run, args=(source, split_in(data)), daemon=True).start()
             return self._counts[key]
 
     def invalid(self, recipe: Recipe, seen: Survey | None) -> StudioError | None:

@@ -167,7 +167,8 @@ def html(report: Report) -> str:
     )
     found = "".join(_finding(finding) for finding in report.findings)
     found = found or views.message("good", "Nothing was found.", "Every row is kept whole.")
-    return tiles + _histogram(report) + _turns(report) + found
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes)
+    return tiles + _histogram(report) + _turns(report) + notes + found
 
 
 def _turns(report: Report) -> str:

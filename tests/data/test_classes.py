@@ -7,7 +7,7 @@ from tiny import make_tiny_bert, make_tiny_chat_model, make_tiny_gpt2
 
 from studio.data import classes_of, encode_row, encode_rows, find_classes, load_conversations, read_conversations
 from studio.data.classes import Classes
-from studio.data.hub import _label
+from studio.data.rows import class_name
 from studio.errors import StudioError
 from studio.models.classifier import prepare
 from studio.models.load import load_tokenizer
@@ -86,8 +86,8 @@ def test_columns_of_another_shape_can_be_named(source):
 
 
 def test_names_of_classes_are_put_in_place_of_numbers_in_lists_too():
-    assert _label(1, ["sad", "glad"]) == "glad"
-    assert _label([1, 0], ["sad", "glad"]) == ["glad", "sad"]
+    assert class_name(1, ["sad", "glad"]) == "glad"
+    assert class_name([1, 0], ["sad", "glad"]) == ["glad", "sad"]
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_a_part_that_the_format_does_not_have_is_refused_with_its_parts():
 
 
 def test_a_part_that_no_format_has_is_refused():
-    assert refusal([{"question": "Why?", "answer": "x"}], columns={"promt": "question"}).field == "data.format"
+    assert refusal([{"question": "Why?", "answer": "x"}], columns={"promt": "question"}).field == "data.columns"
 
 
 def test_a_chosen_format_without_its_column_is_refused_with_the_real_names():
@@ -386,3 +386,26 @@ def test_a_verdict_may_be_a_number_or_text_and_a_row_without_one_is_left_out(yes
     for row in rows[1:]:
         with pytest.raises(Dropped):
             convert(row, mapping)
+
+
+@pytest.mark.parametrize("column", ["system", "input", "history", "tools"])
+def test_data_16_nan_in_an_optional_column_is_a_missing_value(column):
+    row = {"instruction": "Why?", "output": "Because.", column: float("nan")}
+    assert read(row) == ("alpaca", [ASK, SAY])
+
+
+def test_data_16_a_worked_solution_is_trained_instead_of_its_short_answer():
+    row = {"problem": "What is 6 times 7?", "solution": "6 times 7 is 42, so the answer is 42.", "answer": "42"}
+    mapping = detect([row])
+    assert convert(row, mapping)["messages"][1]["content"] == row["solution"]
+    assert mapping.unused == ("answer",)
+    assert "'answer' is not used" in mapping.why
+    chosen = detect([row], chosen={"answer": "answer"})
+    assert convert(row, chosen)["messages"][1]["content"] == "42"
+
+
+def test_data_16_an_answer_that_is_longer_than_the_solution_is_trained():
+    row = {"question": "What is 6 times 7?", "answer": "6 times 7 is 42, so the answer is 42.", "solution": "42"}
+    mapping = detect([row])
+    assert convert(row, mapping)["messages"][1]["content"] == row["answer"]
+    assert mapping.unused == ("solution",)

@@ -323,3 +323,59 @@ def test_parquet_text_that_is_not_utf_8_is_refused_plainly(tmp_path):
     pq.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(StudioError, match="not a readable Parquet file"):
         list(read_file(tmp_path / "rows.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("spaces.csv", "prompt, completion\nq, a\n", {"prompt": "q", "completion": "a"}),
+        ("spaces-quoted.csv", '"prompt", "completion"\n"q", "a, b"\n', {"prompt": "q", "completion": "a, b"}),
+        ("spaces-in-rows.csv", 'prompt,completion\n"q", "a, b"\n', {"prompt": "q", "completion": "a, b"}),
+        ("indented.csv", "prompt,completion\nq,  a\n", {"prompt": "q", "completion": "  a"}),
+        ("sep.csv", "sep=;\r\nprompt;completion\r\nq, x;a\r\n", {"prompt": "q, x", "completion": "a"}),
+        ("sep-quoted.csv", '"sep=;"\nprompt;completion\nq;a\n', {"prompt": "q", "completion": "a"}),
+        ("sep-bom.csv", "\ufeffsep=|\nprompt|completion\nq|a\n", {"prompt": "q", "completion": "a"}),
+        ("semicolons.csv", "prompt;completion\nq, x, y, z;a\n", {"prompt": "q, x, y, z", "completion": "a"}),
+        ("tabs.csv", "prompt\tcompletion\nq, x\ta\n", {"prompt": "q, x", "completion": "a"}),
+        (
+            "quoted-header.csv",
+            '"prompt, long; or not";"completion, short"\nq;a\n',
+            {"prompt, long; or not": "q", "completion, short": "a"},
+        ),
+        ("header-of-two-lines.csv", '"prompt\nlong",completion\nq,a\n', {"prompt\nlong": "q", "completion": "a"}),
+        ("returns.csv", 'prompt,completion\rq,"a\rb"\r', {"prompt": "q", "completion": "a\nb"}),
+        ("returns.jsonl", '{"prompt": "q"}\r{"prompt": "r"}\r', {"prompt": "q"}),
+        ("returns.json", '[\r{"prompt": "q"},\r{"prompt": "r"}]', {"prompt": "q"}),
+    ],
+)
+def test_data_16_text_files_of_spreadsheets_and_old_programs_are_read(write, name, content, expected):
+    assert values(write(name, content))[0] == expected
+
+
+def test_data_16_the_lines_of_a_file_with_carriage_returns_alone_are_numbered(write):
+    path = write("a.csv", "prompt,completion\rq,a\rr\r")
+    assert "line 3" in refusal(path).what
+    assert [row.number for row in read_file(write("a.jsonl", '{"a": 1}\r\r{"a": 2}'))] == [1, 3]
+
+
+def test_data_16_a_line_after_sep_has_its_real_number(write):
+    assert "line 4" in refusal(write("a.csv", "sep=;\na;b\n1;2\n3\n")).what
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_data_01_a_key_that_an_object_names_twice_is_refused_by_name(write, name):
+    row = '{"prompt": "one", "prompt": "two", "completion": "a"}'
+    assert "'prompt'" in refusal(write(name, row if name == "a.jsonl" else f"[{row}]")).what
+
+
+def test_labels_of_a_table_that_datasets_has_written_have_their_names(tmp_path):
+    import datasets
+
+    names = datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": names, "many": datasets.List(names)})
+    rows = [{"text": "a", "label": 1, "many": [0, 1]}, {"text": "b", "label": None, "many": []}]
+    pq.write_table(datasets.Dataset.from_list(rows, features=features).data.table, tmp_path / "a.parquet")
+    assert values(tmp_path / "a.parquet") == [
+        {"text": "a", "label": "yes", "many": ["no", "yes"]},
+        {"text": "b", "label": None, "many": []},
+    ]
