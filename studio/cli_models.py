@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ def compare(
     ],
     prompt: Annotated[list[str] | None, typer.Option(help="What to ask; may be given several times.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A file of prompts: one a line, or a .json list, or .jsonl with `prompt`.")
+        Path | None, typer.Option(help="A file of prompts: one a line, a .json list, .jsonl or .csv with `prompt`.")
     ] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
@@ -59,22 +58,23 @@ def compare(
 
 
 def _read_prompts(path: Path) -> list[str]:
-    """The prompts in a file: a ``.json`` list, ``.jsonl`` (strings, or objects with ``prompt``), or lines of text."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        lines = [line for line in text.splitlines() if line.strip()]
-        kind = path.suffix.lower()
-        if kind not in (".json", ".jsonl"):
-            return lines
-        items = json.loads(text) if kind == ".json" else [json.loads(line) for line in lines]
-    except OSError as error:
-        raise StudioError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
-    except ValueError as error:  # broken JSON, or bytes that are not UTF-8
-        raise StudioError(f"{path} cannot be read: {error}.", "Mend the file; it must be UTF-8.") from error
-    items = items if isinstance(items, list) else [items]
-    prompts = [item.get("prompt") if isinstance(item, dict) else item for item in items]
-    if not all(isinstance(item, str) for item in prompts):
-        raise StudioError(f"{path} is not a list of prompts.", 'Use strings, or objects such as {"prompt": "..."}.')
+    """The prompts in a file, by the reader of suites.
+
+    Raises:
+        StudioError: it cannot be read, or a row is not a single prompt.
+    """
+    from studio.evaluation.prompt_files import read_prompt_rows
+
+    prompts = []
+    for where, row in read_prompt_rows(path):
+        prompt = row.get("prompt") if isinstance(row, dict) and not row.get("system") else row
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise StudioError(
+                f"{where}: this is not a single prompt.",
+                'Use texts, or objects such as {"prompt": "..."}; `python app.py suite` asks conversations.',
+                code="not-a-prompt",
+            )
+        prompts.append(prompt)
     return prompts
 
 

@@ -7,17 +7,19 @@ import ast
 import json
 import math
 import re
-import string
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from studio.errors import StudioError
+from studio.evaluation.expressions import check_expression, is_found
+from studio.evaluation.final_answer import boxed
+from studio.evaluation.normalize import normalized
 
 Score = Callable[[str, str], float | None]
-_FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*+([\w+-]*+)[^\n]*+\n(.*?)(?:```|\Z)", re.DOTALL)
 _WORDS = re.compile(r"\w+")
 _LOOP_TIMES, _LOOP_CHARACTERS, _LOOP_PERIOD = 3, 24, 400
 _REFUSALS = re.compile(
@@ -27,7 +29,8 @@ _REFUSALS = re.compile(
     r"|as an ai(?: language)? model,? i (?:can(?:no|')t|do not|don't)|i must (?:decline|refuse))",
     re.IGNORECASE,
 )
-_REGEX_SECONDS = 1.0
+_LONGEST_INTEGER = 4000  # digits
+_LONGEST_CODE = 100_000  # characters
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,12 @@ def exact_match(output: str, reference: str) -> bool:
 
 
 def normalized_match(output: str, reference: str) -> bool:
-    """Whether they are equal without case, punctuation, English articles and doubled blanks, as SQuAD compares
-    (https://arxiv.org/abs/1606.05250); punctuation and case of every script."""
-    return normalized(output) == normalized(reference)
-
-
-def normalized(text: str) -> str:
-    """A text without case, punctuation of any script, English articles and doubled blanks."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(c for c in text if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+    r"""Whether the answer, or what stands in its last ``\boxed{...}``, is the reference after
+    :func:`studio.evaluation.normalize.normalized`."""
+    if normalized(output) == normalized(reference):
+        return True
+    answer, wanted = boxed(output), boxed(reference)
+    return answer is not None and normalized(answer) == normalized(reference if wanted is None else wanted)
 
 
 def json_valid(output: str, reference: str) -> float | None:
@@ -88,9 +87,18 @@ _NOTHING = object()
 def _parsed(text: str) -> Any:
     fenced = _FENCE.search(text)
     try:
-        return json.loads((fenced[2] if fenced else text).strip())
+        return json.loads((fenced[2] if fenced else text).strip(), parse_constant=_no_constant, parse_int=_whole_number)
     except (ValueError, RecursionError):
         return _NOTHING
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _whole_number(digits: str) -> Any:
+    """An integer; beyond what Python reads as one it is an exact decimal."""
+    return int(digits) if len(digits) < _LONGEST_INTEGER else Decimal(digits)
 
 
 def _container(reference: str) -> Any:
@@ -98,12 +106,18 @@ def _container(reference: str) -> Any:
     return found if isinstance(found, dict | list) else None
 
 
-def _leaves(value: Any, path: tuple = ()) -> dict[tuple, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for name, part in value.items() for k, v in _leaves(part, (*path, name)).items()}
-    if isinstance(value, list) and value:
-        return {k: v for place, part in enumerate(value) for k, v in _leaves(part, (*path, place)).items()}
-    return {} if value is _NOTHING or not path else {path: value}
+def _leaves(value: Any) -> dict[tuple, Any]:
+    """The values of nested objects and lists by their path; an empty one inside is a value."""
+    found: dict[tuple, Any] = {}
+    waiting = [((), value)]
+    while waiting:
+        path, part = waiting.pop()
+        if isinstance(part, dict | list) and part:
+            named = part.items() if isinstance(part, dict) else enumerate(part)
+            waiting += [((*path, name), inner) for name, inner in named]
+        elif path and part is not _NOTHING:
+            found[path] = part
+    return found
 
 
 def _alike(found: Any, wanted: Any) -> bool:
@@ -179,6 +193,8 @@ def code_of(text: str) -> ast.Module | None:
 def _tree(text: str) -> ast.Module | None:
     import warnings
 
+    if len(text) > _LONGEST_CODE:
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # "\d" in a string
@@ -218,7 +234,7 @@ def refuses(output: str, reference: str) -> float:
 
 def refusal(text: str) -> bool:
     """Whether a text begins by declining, in the usual English words."""
-    return bool(_REFUSALS.search(text[:300]))
+    return bool(_REFUSALS.search(text[:300].replace("’", "'")))
 
 
 METRICS: dict[str, Metric] = {
@@ -228,7 +244,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             "normalized_match",
             "Normalised match",
-            "The reference without case, punctuation and articles.",
+            "The reference in another spelling: case, punctuation, articles.",
             lambda o, r: float(normalized_match(o, r)),
         ),
         Metric("json_valid", "Valid JSON", "Answers that are JSON, where the reference is.", json_valid),
@@ -254,28 +270,12 @@ def custom(name: str, pattern: str) -> Metric:
     Raises:
         StudioError: it is no regular expression, or takes longer than a second on an answer.
     """
-    import regex
+    check_expression(pattern.replace("{reference}", "x"), f"The metric {name}")
 
     def score(output: str, reference: str) -> float:
-        try:
-            found = regex.search(
-                pattern.replace("{reference}", regex.escape(reference.strip())),
-                output,
-                regex.MULTILINE,
-                timeout=_REGEX_SECONDS,
-            )
-        except TimeoutError as error:
-            raise StudioError(
-                f"The metric {name} takes too long on an answer.", "Take nested repetitions out of its expression."
-            ) from error
-        return float(found is not None)
+        whole = pattern.replace("{reference}", re.escape(reference.strip()))
+        return float(is_found(whole, output, f"The metric {name}"))
 
-    try:
-        regex.compile(pattern.replace("{reference}", "x"))
-    except regex.error as error:
-        raise StudioError(
-            f"The metric {name} is no regular expression: {error}.", "Mend it, or leave it out."
-        ) from error
     return Metric(name, name, f"Answers that match {pattern}", score)
 
 

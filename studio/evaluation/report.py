@@ -75,9 +75,8 @@ def suite_figures(asked: SuiteRun, run_id: str) -> dict[str, Any]:
     named = SuiteRun(asked.suite, {"base": asked.answers["base"], "tuned": asked.answers[run_id]})
     answers = rows(named)
     both = [row for row in answers if len(row["answers"]) == 2 and not any(a["error"] for a in row["answers"].values())]
-    change = {
-        row["id"]: (row["answers"]["tuned"]["passed"] or 0) - (row["answers"]["base"]["passed"] or 0) for row in both
-    }
+    passed = {row["id"]: [row["answers"][side]["passed"] for side in SIDES] for row in both}
+    change = {id: 0 if None in pair else pair[1] - pair[0] for id, pair in passed.items()}
     return {
         "name": asked.suite.name,
         "prompts": len(asked.suite.prompts),

@@ -108,7 +108,8 @@ def _llm_comparator(run: SuiteRun) -> str:
         first, second = (row["answers"].get(name) for name in names)
         if not first or not second or first["error"] or second["error"]:
             continue
-        score = (first["passed"] or 0.0) - (second["passed"] or 0.0)
+        passed = first["passed"], second["passed"]
+        score = 0.0 if None in passed else passed[0] - passed[1]
         examples.append(
             {
                 "input_text": row["prompt"],

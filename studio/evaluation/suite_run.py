@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class SuiteRun:
 
     suite: Suite
     answers: dict[str, dict[str, Answer]]
+    _passed: dict[tuple[str, str], float | None] = field(default_factory=dict, repr=False, compare=False)  # computed
 
     def whole(self, name: str) -> bool:
         """Whether a model has answered every prompt."""
@@ -63,8 +64,20 @@ class SuiteRun:
         return [p for p in self.suite.prompts if all(p.id in each and not each[p.id].error for each in everybody)]
 
     def passed(self, name: str, prompt: Prompt) -> float | None:
-        """Whether a model's answer does what the prompt asks for; None for a prompt without a check."""
-        return float(passes(prompt.check, self.answers[name][prompt.id].output)) if prompt.check else None
+        """Whether a model's answer does what the prompt asks for; None for a prompt without a check, and where the
+        check's regular expression takes too long on the answer."""
+        if not prompt.check:
+            return None
+        key = (name, prompt.id)
+        if key not in self._passed:
+            self._passed[key] = _passes(prompt.check, self.answers[name][prompt.id].output)
+        return self._passed[key]
+
+    @property
+    def undecided(self) -> int:
+        """Answers whose check took too long, so that they are neither passed nor failed."""
+        checked = [(name, p) for p in self.answered() if p.check for name in self.answers]
+        return sum(self.passed(name, prompt) is None for name, prompt in checked)
 
     def scores(self, name: str, prompt: Prompt) -> dict[str, float]:
         """Every metric that says something about a model's answer, by its key."""
@@ -77,6 +90,15 @@ class SuiteRun:
         if prompt.reference is None and metric.key not in ("distinct_2", "loops"):
             return None
         return metric.score(output, prompt.reference or "")
+
+
+def _passes(check: dict[str, Any], output: str) -> float | None:
+    try:
+        return float(passes(check, output))
+    except StudioError as error:
+        if error.code != "regex-too-slow":
+            raise
+        return None
 
 
 def run_suite(

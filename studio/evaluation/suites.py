@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
 from studio.evaluation.checks import sound
+from studio.evaluation.prompt_files import read_prompt_rows
 from studio.recipe import Recipe
 from studio.workspace import ASSETS
 
@@ -20,7 +18,9 @@ BUILTIN = ASSETS / "suites"
 GENERAL = "general"
 _FIELDS = ("id", "prompt", "messages", "system", "reference", "tags", "check")
 _TAUGHT = {"HuggingFaceTB/smoltalk": "chat", "bigcode/the-stack-smol": "code"}  # by the sources of the recipes
-_MOST_BYTES = 50_000_000
+_MOST_TAGS = 200
+_LONGEST_NAME = 200  # characters of an id or a tag
+_LONGEST_REFERENCE = 100_000  # characters
 
 
 @dataclass(frozen=True)
@@ -79,70 +79,46 @@ def suites_for(recipe: Recipe) -> list[str]:
 
 
 def load_suite(name: str | Path) -> Suite:
-    """A built-in suite by its name, or a file: ``.jsonl`` with objects (``prompt`` or ``messages``; ``system``,
-    ``reference``, ``tags``, ``check``, ``id``), ``.csv`` with such columns (tags with semicolons between), or text with
-    a prompt a line.
+    """A built-in suite by its name, or a file that :mod:`studio.evaluation.prompt_files` reads.
+
+    Its rows are texts, or objects with ``prompt`` or ``messages``, and ``system``, ``reference``, ``tags``, ``check``,
+    ``id``; the tags of a CSV have semicolons between.
 
     Raises:
-        StudioError: there is no such suite or file, or a line of it is broken; the line is named.
+        StudioError: there is no such suite or file, or a row of it is broken; the row is named.
     """
-    if str(name) in builtin_suites():
-        path = BUILTIN / f"{name}.jsonl"
-    else:
-        path = Path(name).expanduser()
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise StudioError(
-                f"{path.name} is larger than 50 MB.", "A suite is a few hundred prompts; take a part of it."
-            )
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        known = ", ".join(builtin_suites())
-        raise StudioError(
-            f"There is no suite {name}: {error.strerror}.", f"Name a file, or one of: {known}."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise StudioError(f"{path.name} is not text in UTF-8.", "Save it as UTF-8.") from error
-    read = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _table}.get(path.suffix.lower(), _lines)
+    path = BUILTIN / f"{name}.jsonl" if str(name) in builtin_suites() else _expanded(name)
     prompts: list[Prompt] = []
-    known: set[str] = set()
-    for line, row in read(text, path.name):
-        prompt = _prompt(row, f"{path.name}, line {line}", len(prompts) + 1)
-        if prompt.id in known:
-            raise StudioError(f"{path.name}, line {line}: the id {prompt.id!r} is there twice.", "Give each its own.")
-        known.add(prompt.id)
-        prompts.append(prompt)
+    ids: set[str] = set()
+    tags: set[str] = set()
+    try:
+        for where, row in read_prompt_rows(path):
+            prompt = _prompt(row, where, len(prompts) + 1)
+            if prompt.id in ids:
+                raise StudioError(f"{where}: the id {prompt.id!r} is there twice.", "Give each its own.")
+            ids.add(prompt.id)
+            tags.update(prompt.tags)
+            prompts.append(prompt)
+            if len(tags) > _MOST_TAGS:
+                raise StudioError(f"{where}: the suite has more than {_MOST_TAGS} tags.", "Use fewer.")
+    except StudioError as error:
+        if error.code != "no-prompt-file":
+            raise
+        raise StudioError(
+            f"There is no suite {str(name)[:200]}: {error.what}",
+            f"Name a file, or one of: {', '.join(builtin_suites())}.",
+            code="no-suite",
+        ) from error
     if not prompts:
         raise StudioError(f"{path.name} has no prompts.", "Write one a line, or one JSON object a line.")
     return Suite(path.stem, tuple(prompts))
 
 
-def _json_lines(text: str, name: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise StudioError(f"{name}, line {number}: this is not JSON ({error}).", "Mend the line.") from error
-
-
-def _table(text: str, name: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+def _expanded(name: str | Path) -> Path:
     try:
-        for row in reader:
-            cells = {key.strip().lower(): value for key, value in row.items() if isinstance(key, str) and value}
-            if cells:
-                if "tags" in cells:
-                    cells["tags"] = cells["tags"].split(";")
-                if "check" in cells:
-                    cells["check"] = json.loads(cells["check"])
-                yield reader.line_num, cells
-    except (csv.Error, ValueError) as error:
-        raise StudioError(f"{name}, line {reader.line_num}: {error}.", "Mend the line.") from error
-
-
-def _lines(text: str, name: str) -> Iterator[tuple[int, Any]]:
-    yield from ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        return Path(name).expanduser()
+    except RuntimeError:  # the home of a user who does not exist
+        return Path(name)
 
 
 def _prompt(row: Any, where: str, number: int) -> Prompt:
@@ -150,7 +126,7 @@ def _prompt(row: Any, where: str, number: int) -> Prompt:
     if not isinstance(row, dict) or not ("prompt" in row or "messages" in row):
         raise StudioError(f"{where}: there is no prompt.", 'Write {"prompt": "..."}.')
     if unknown := [field for field in row if field not in _FIELDS]:
-        raise StudioError(f"{where}: the field {unknown[0]!r} is not known.", f"Use {', '.join(_FIELDS)}.")
+        raise StudioError(f"{where}: the field {str(unknown[0])[:60]!r} is not known.", f"Use {', '.join(_FIELDS)}.")
     messages = row.get("messages") or [{"role": "user", "content": row.get("prompt")}]
     if row.get("system"):
         messages = [{"role": "system", "content": row["system"]}, *messages]
@@ -161,17 +137,22 @@ def _prompt(row: Any, where: str, number: int) -> Prompt:
         )
     reference, tags = row.get("reference"), row.get("tags") or []
     tags = [tags] if isinstance(tags, str) else tags
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and len(tag) <= _LONGEST_NAME for tag in tags):
         raise StudioError(f"{where}: tags are a list of words.", 'Write ["maths", "short"].')
     if reference is not None and not isinstance(reference, str):
         reference = json.dumps(reference, ensure_ascii=False)
+    if reference is not None and len(reference) > _LONGEST_REFERENCE:
+        raise StudioError(f"{where}: the reference has more than {_LONGEST_REFERENCE:,} characters.", "Shorten it.")
+    name = str(row.get("id") or f"{number:04d}")
+    if len(name) > _LONGEST_NAME:
+        raise StudioError(f"{where}: the id has more than {_LONGEST_NAME} characters.", "Shorten it.")
     try:
         check = sound(row["check"]) if row.get("check") is not None else None
     except StudioError as error:
-        raise StudioError(f"{where}: {error.what}", error.fix) from error
+        raise StudioError(f"{where}: {error.what}", error.fix, code=error.code) from error
     chosen = tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
     kept = tuple({"role": message["role"], "content": message["content"]} for message in messages)
-    return Prompt(str(row.get("id") or f"{number:04d}"), kept, reference, chosen, check)
+    return Prompt(name, kept, reference, chosen, check)
 
 
 def _answerable(messages: Any) -> bool:

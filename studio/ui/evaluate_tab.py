@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import StudioError
+from studio.evaluation.prompt_files import ENDINGS
 from studio.evaluation.report import report_state, stop_report
 from studio.evaluation.report_page import body
 from studio.evaluation.suites import builtin_suites, load_suite, suites_for
@@ -67,7 +68,7 @@ def build(desk: Desk) -> EvaluateTab:
             start = gr.Button("Evaluate", variant="primary", min_width=140, scale=0, elem_id="evaluate")
             stop = gr.Button("Cancel", variant="stop", visible=False, min_width=100, scale=0, elem_id="evaluate-cancel")
             upload = gr.UploadButton(
-                "Add a suite file", file_types=[".jsonl", ".csv", ".txt"], min_width=150, scale=0, elem_id="suite-file"
+                "Add a suite file", file_types=list(ENDINGS), min_width=150, scale=0, elem_id="suite-file"
             )
             page = gr.DownloadButton(
                 "Download the report", visible=False, min_width=180, scale=0, elem_id="report-page"

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import StudioError
+from studio.evaluation.prompt_files import ENDINGS
 from studio.evaluation.suite_export import FORMATS, export, rows
 from studio.evaluation.suites import GENERAL, builtin_suites, load_suite
 from studio.ui import suite_table, uploads, views
@@ -95,14 +96,14 @@ def build() -> SuitePanel:
                 builtin_suites(),
                 value=GENERAL,
                 label="Suite",
-                info="A built-in one, or a file of prompts: JSONL, CSV, or one a line.",
+                info="A built-in one, or a file of prompts: JSON, JSONL, CSV, or one a line.",
                 allow_custom_value=True,
                 interactive=True,
                 min_width=260,
                 elem_id="asked-suite",
             )
             upload = gr.UploadButton(
-                "Add a file", file_types=[".jsonl", ".csv", ".txt"], min_width=110, scale=0, elem_id="asked-file"
+                "Add a file", file_types=list(ENDINGS), min_width=110, scale=0, elem_id="asked-file"
             )
             ask = gr.Button("Ask all panes", min_width=130, scale=0, elem_id="ask-panes")
             pause = gr.Button("Pause", min_width=90, scale=0, visible=False, elem_id="pause-suite")

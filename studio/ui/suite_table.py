@@ -79,7 +79,7 @@ def _line(suite: str, row: dict[str, Any], sides: Sequence[tuple[str, str]], val
         differ = len(set(passed)) > 1
     else:  # nothing checks them
         differ = len({(answers.get(side) or {}).get("output") for side, _ in sides}) > 1
-    change = (passed[-1] or 0) - (passed[0] or 0) if len(sides) == 2 else 0
+    change = passed[-1] - passed[0] if len(sides) == 2 and None not in passed else 0
     last = {1: '<b class="yes">won</b>', -1: '<b class="no">lost</b>'}.get(change, "")
     last = f"<td>{last}</td>" if len(sides) == 2 else ""
     return (
@@ -108,9 +108,14 @@ def summary(done: Any) -> str:
         f"<tr><th>{escape(title)}</th><td>{count:,}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         for title, count, cells in lines
     )
+    left_out = (
+        f" {done.undecided:,} answers are left out: the regular expression of their check took too long."
+        if done.undecided
+        else ""
+    )
     return (
         f'<div class="card suite-summary"><h3>{escape(done.suite.name)}</h3>'
-        f'<p class="note">Means over the prompts that every pane has answered, with 95 % intervals.</p>'
+        f'<p class="note">Means over the prompts that every pane has answered, with 95 % intervals.{left_out}</p>'
         f"<table><tr>{head}</tr>{told}</table></div>"
     )
 
