@@ -32,6 +32,7 @@ from studio.recipe_sections import (
     is_inline,
     is_template_file,
 )
+from studio.recipe_yaml import MOST_BYTES, read_yaml, short, too_large
 
 __all__ = [
     "CHAT_TEMPLATES",
@@ -50,6 +51,16 @@ __all__ = [
     "is_template_file",
     "shipped",
 ]
+
+
+MOST_PROBLEMS = 50  # that are told of one recipe
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes equal values out each time: a recipe has no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 class Recipe(Section):
@@ -79,18 +90,22 @@ class Recipe(Section):
                 )
             ]
             return recipe
-        values = {k: v for k, v in values.items() if v is not None}
+        values = {str(k): v for k, v in values.items() if v is not None}
         problems: list[StudioError] = []
+        count = 0
         for _ in range(100):  # take the refused values out, keep the rest, and collect every refusal
             try:
                 recipe = cls.model_validate(values)
                 break
             except ValidationError as error:
-                for item in error.errors():
-                    problems.append(_refusal(item))
-                    values = _without(values, _removed(item))
+                items = error.errors(include_url=False)
+                count += len(items)
+                problems += [_refusal(item) for item in items[: MOST_PROBLEMS - len(problems)]]
+                values = _without(values, [_removed(item) for item in items])
         else:
             raise AssertionError("refused values could not be taken out of the recipe")
+        if count > len(problems):
+            problems.append(StudioError(f"There are {count - len(problems):,} more problems.", "", field=""))
         recipe._problems = problems
         return recipe
 
@@ -101,11 +116,13 @@ class Recipe(Section):
         Bad fields do not raise here: they are all in :meth:`problems`, and :meth:`check` refuses them together.
 
         Raises:
-            StudioError: the file is missing, is not YAML, or an override is not ``path=value``.
+            StudioError: the file is missing, an override is not ``path=value``, or as :func:`read_yaml`.
         """
         path = Path(path)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if path.stat().st_size > MOST_BYTES:
+                raise too_large(str(path))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError as error:
             known = ", ".join(name for name in shipped() if "/" not in name)
             near = f" Recipes in this project: {known}." if known else ""
@@ -116,11 +133,7 @@ class Recipe(Section):
             raise StudioError(f"{path} is not a text file.", "A recipe is a YAML file in UTF-8.") from error
         except OSError as error:
             raise StudioError(f"{path} cannot be read: {error.strerror}.", "Check the file's permissions.") from error
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" at line {mark.line + 1}" if mark else ""
-            reason = getattr(error, "problem", None) or "it cannot be parsed"
-            raise StudioError(f"{path} is not valid YAML{line}: {reason}.", "Mend that line.") from error
+        values = read_yaml(text, str(path))
         values = {} if values is None else values
         for override in overrides or []:
             _override(values, override)
@@ -141,7 +154,7 @@ class Recipe(Section):
         values = self.model_dump(mode="json")
         if values["resolved"] is None:
             del values["resolved"]
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return yaml.dump(values, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
     @property
     def pinned_model(self) -> ModelSpec:
@@ -193,36 +206,40 @@ def _removed(item: dict) -> list[str]:
     return ["method"] if item["type"].startswith("union_tag") else _location(item)
 
 
-def _without(values: dict, keys: list[str]) -> dict:
-    """A copy of ``values`` without the innermost of ``keys`` that it has."""
-    head, rest = keys[0], keys[1:]
-    if not isinstance(values, dict) or head not in values:
-        return values
-    inner = values[head]
-    if rest and isinstance(inner, dict) and (rest[0] in inner):
-        return {**values, head: _without(inner, rest)}
-    return {k: v for k, v in values.items() if k != head}
+def _without(values: dict, removed: list[list[str]]) -> dict:
+    """A copy of ``values`` without the innermost key that it has of each of these paths."""
+    inside: dict[str, list[list[str]]] = {}
+    gone: set[str] = set()
+    for head, *rest in removed:
+        inner = values.get(head)
+        if rest and isinstance(inner, dict) and rest[0] in inner:
+            inside.setdefault(head, []).append(rest)
+        else:
+            gone.add(head)
+    kept = {key: value for key, value in values.items() if key not in gone}
+    return kept | {key: _without(kept[key], paths) for key, paths in inside.items() if key in kept}
 
 
 def _refusal(item: dict) -> StudioError:
     keys = _location(item)
-    field = ".".join(keys)
+    field = short(".".join(keys))
     given, context = item.get("input"), item.get("ctx") or {}
+    shown = short(repr(given))
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(keys[-1], fields_at(keys[:-1], given_kind=item["loc"]), n=1, cutoff=0.6)
         fix = f"Did you mean {near[0]}?" if near else "Remove it, or look the name up in docs/recipe.md."
         return StudioError(f"{field} is not a field of the recipe.", fix, field=field)
     if item["type"] == "union_tag_invalid":
-        tag = context.get("tag", "")
+        tag = short(context.get("tag", ""))
         return StudioError(f"method.kind {tag!r} is not a method.", f"Use one of: {', '.join(METHODS)}.", field=field)
     if item["type"] == "union_tag_not_found":
         return StudioError("method.kind is missing.", f"Use one of: {', '.join(METHODS)}.", field=field)
     if item["type"] == "literal_error":
         allowed = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
-        return StudioError(f"{field} is {given!r}.", f"Use one of: {allowed}.", field=field)
+        return StudioError(f"{field} is {shown}.", f"Use one of: {allowed}.", field=field)
     reason = item["msg"].removeprefix("Input ").rstrip(".")
     fix = bounds(field_at(keys)) or "Change its value."
-    return StudioError(f"{field} is {given!r}, but it {reason}.", fix, field=field)
+    return StudioError(f"{field} is {shown}, but it {reason}.", fix, field=field)
 
 
 def field_at(keys: list[str]) -> FieldInfo | None:
@@ -249,17 +266,16 @@ def _override(values: Any, override: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise StudioError(
-            f"{override!r} is not an override.", "Write path.to.field=value, for example train.max_steps=10."
+            f"{short(override)!r} is not an override.", "Write path.to.field=value, for example train.max_steps=10."
         )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StudioError(f"The value in {override!r} is not YAML.", "Put it in quotes.") from error
+    value = read_yaml(text, f"The value of {short(path)}")
     if isinstance(value, str) and path.endswith("learning_rate"):
         value = text.strip()  # YAML 1.1 reads 1e-3 as text; pydantic turns it into a number
     for key in keys[:-1]:
         inner = values.setdefault(key, {}) if isinstance(values, dict) else None
         if not isinstance(inner, dict):
-            raise StudioError(f"{path!r} does not name a field.", "See docs/recipe.md for the names.")
+            raise StudioError(f"{short(path)!r} does not name a field.", "See docs/recipe.md for the names.")
         values = inner
+    if not isinstance(values, dict):
+        raise StudioError(f"{short(path)!r} does not name a field.", "The recipe is not a mapping of sections.")
     values[keys[-1]] = value

@@ -13,7 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "studio").rglob("*.py"))
 LOW = {  # what every layer may know
-    *("errors", "workspace", "recipe", "recipe_methods", "recipe_warnings", "hub", "process_environment"),
+    *(
+        "errors",
+        "workspace",
+        "recipe",
+        "recipe_methods",
+        "recipe_warnings",
+        "recipe_yaml",
+        "hub",
+        "process_environment",
+    ),
 }
 TOP = {
     "cli",
@@ -38,12 +47,13 @@ ALLOWED = {
     "recipe_methods": {"knobs"},
     "recipe_sections": {"knobs"},
     "combinations": {"errors", "recipe", "recipe_methods"},
-    "recipe": {"errors", "workspace", "knobs", "recipe_methods", "recipe_sections", "combinations"},
+    "recipe_yaml": {"errors"},
+    "recipe": {"errors", "workspace", "knobs", "recipe_methods", "recipe_sections", "recipe_yaml", "combinations"},
     "presets": {"recipe"},
     "recipe_warnings": {"errors", "recipe", "recipe_methods"},
     "data": LOW,
     "models": LOW,
-    "runs": {"errors", "workspace", "recipe", "recipe_methods", "process_environment"},
+    "runs": {"errors", "workspace", "recipe", "recipe_methods", "recipe_yaml", "process_environment"},
     "training": LOW | {"data", "models", "runs", "combinations"},
     "inference": LOW | {"data", "models", "runs"},
     "export": LOW | {"data", "models", "runs", "training", "inference"},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
+from studio.errors import StudioError
+from studio.recipe_yaml import read_yaml
 
 _UNNAMED = "recipe"  # as the file is called: what a recipe without a name is named after
 _LOOKED_AT = 1 << 16  # bytes of the file
@@ -18,7 +19,7 @@ def recipe_name(folder: Path) -> str:
     try:
         with (folder / "recipe.yaml").open("rb") as file:
             found = _NAME.search(file.read(_LOOKED_AT).decode("utf-8", "replace"))
-        said = yaml.safe_load(found.group()) if found else {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        said = read_yaml(found.group(), "The recipe") if found else {}
+    except (OSError, ValueError, StudioError):
         return _UNNAMED
     return str((said or {}).get("name") or _UNNAMED)[:_LONGEST]

@@ -13,9 +13,11 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from studio import recipe as recipes
+from studio.errors import StudioError
 from studio.knobs import limits_of, step_of
 from studio.recipe import METHODS, Recipe
 from studio.recipe_methods import WHOLE
+from studio.recipe_yaml import read_yaml
 
 LABELS = {
     "method.kind": "Method",
@@ -264,8 +266,8 @@ def _typed(field: FieldInfo, value: Any) -> Any:
         return None if field.default is None else field.default if kinds & {str, dict, list} else value
     if isinstance(value, str) and _is_sources(field):
         try:
-            return yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
+            return read_yaml(value, "The list of sources")
+        except StudioError:
             return value
     if isinstance(value, str) and dict in kinds:
         try:
