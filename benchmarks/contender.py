@@ -51,6 +51,7 @@ class Clock:
             "tokens": self.tokens,
             "trained_tokens": self.trained,
             "steps": len(self.steps),
+            "step_times": self.steps,
             "peak_memory_bytes": peak,
             "first_step_seconds": self.steps[0] - self.job["started"],
             "losses": self.losses,

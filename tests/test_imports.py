@@ -22,6 +22,7 @@ LOW = {  # what every layer may know
         "recipe_yaml",
         "hub",
         "process_environment",
+        "thread_waiting",
     ),
 }
 TOP = {
@@ -43,6 +44,7 @@ ALLOWED = {
     "workspace": {"errors"},
     "hub": set(),
     "process_environment": set(),
+    "thread_waiting": set(),
     "knobs": set(),
     "recipe_methods": {"knobs"},
     "recipe_sections": {"knobs"},
@@ -53,7 +55,7 @@ ALLOWED = {
     "recipe_warnings": {"errors", "recipe", "recipe_methods"},
     "data": LOW,
     "models": LOW,
-    "runs": {"errors", "workspace", "recipe", "recipe_methods", "recipe_yaml", "process_environment"},
+    "runs": {"errors", "workspace", "recipe", "recipe_methods", "recipe_yaml", "process_environment", "thread_waiting"},
     "training": LOW | {"data", "models", "runs", "combinations"},
     "inference": LOW | {"data", "models", "runs"},
     "export": LOW | {"data", "models", "runs", "training", "inference"},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from studio.errors import StudioError
 from studio.evaluation.files import write_json
 from studio.models.progress import Report, quiet
+from studio.thread_waiting import LoadWatch
 from studio.runs import Run
 
 
@@ -46,13 +48,14 @@ def evaluate_classifier(run: Run, device: str = "cpu", progress: Report = quiet)
             field="data.holdout",
         )
     wanted = [made.label for _, made in kept]
-    logits = logits_of(
-        opened.model,
-        [made.input_ids for _, made in kept],
-        opened.tokenizer.pad_token_id,
-        batch_size=recipe.train.per_device_eval_batch_size,
-        progress=lambda done: progress("Asking the tuned model", done, len(kept)),
-    )
+    with LoadWatch() if device == "cpu" else nullcontext():
+        logits = logits_of(
+            opened.model,
+            [made.input_ids for _, made in kept],
+            opened.tokenizer.pad_token_id,
+            batch_size=recipe.train.per_device_eval_batch_size,
+            progress=lambda done: progress("Asking the tuned model", done, len(kept)),
+        )
     shares = probabilities(logits, several)
     answers = {
         "base": [classes.numbers(list(classes.commonest)) for _ in kept],

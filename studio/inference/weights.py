@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from studio.errors import StudioError
+from studio.thread_waiting import LoadWatch
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class Weights:
         self._switches: dict[str | None, list[tuple[Any, bool, list[str]]]] = {None: []}
         self._active: str | None = None
         self._plain: Any = None  # the modules as they were before the first adapter came
-        self._use = first._use if first else _Use(clock)
+        self._use = first._use if first else _Use(clock, on_cpu=model.device.type == "cpu")
         self._shared = {id(p) for p in first.model.parameters()} if first else set()
         self._caller = first._caller if first else threading.local()
         # ends when these weights and their twins are collected
@@ -211,20 +212,25 @@ class Weights:
 
 
 class _Use:
-    """Who speaks with some weights, and when somebody last did."""
+    """Who speaks with some weights, and when somebody last did. Meanwhile the load of the machine is watched."""
 
-    def __init__(self, clock: Callable[[], float]):
+    def __init__(self, clock: Callable[[], float], on_cpu: bool):
         self.clock, self.last, self.speakers = clock, clock(), 0
         self._lock = threading.Lock()
+        self._load = LoadWatch() if on_cpu else None
 
     def begin(self) -> None:
         with self._lock:
             self.speakers += 1
+            if self._load and self.speakers == 1:
+                self._load.start()
 
     def end(self) -> None:
         with self._lock:
             self.speakers -= 1
             self.last = self.clock()
+            if self._load and not self.speakers:
+                self._load.stop()
 
 
 def _modules_around_same_tensors(model: Any) -> Any:

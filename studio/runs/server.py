@@ -19,6 +19,7 @@ from typing import Any
 from studio.process_environment import is_secret, without_secrets
 from studio.runs import process
 from studio.runs.run import Run
+from studio.thread_waiting import settle_environment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _ANSWER_SECONDS = 20.0  # for a worker to say that it is there; where there is a GPU, it is tried first
@@ -33,7 +34,9 @@ def worker_environment(needed: Iterable[str] = ()) -> dict[str, str]:
         needed: names of secrets that this worker needs (:func:`studio.runs.secrets.needed_secrets`).
     """
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**without_secrets(needed), "PYTHONPATH": path}
+    environment = {**without_secrets(needed), "PYTHONPATH": path}
+    settle_environment(environment)
+    return environment
 
 
 class WorkerServer:

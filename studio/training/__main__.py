@@ -11,11 +11,13 @@ import os
 import sys
 from pathlib import Path
 
+from studio.thread_waiting import settle_environment
 from studio.runs import Run, process
 from studio.training.group import Place, lead
 
 
 def main() -> int:
+    settle_environment(os.environ)
     parser = argparse.ArgumentParser(prog="python -m studio.training", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--machine", type=int, default=0, help="Number of this machine, from 0.")

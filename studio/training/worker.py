@@ -13,6 +13,7 @@ from pathlib import Path
 
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
+from studio.thread_waiting import LoadWatch
 from studio.runs import EventLog, Run
 from studio.runs.feed import fold
 from studio.training import failures, ranks, starts
@@ -30,11 +31,11 @@ def train(folder: Path) -> str:
     """
     run = Run(Path(folder))
     log = ranks.event_log(run)
-    memory = Memory(log)
+    memory, load_watch = Memory(log), LoadWatch()
     if ranks.count() == 1:  # of several ranks the leader is asked
         signal.signal(signal.SIGTERM, lambda *_: run.stop())  # a polite end: the run stops with a checkpoint
     try:
-        return _train(run, log, memory)
+        return _train(run, log, memory, load_watch)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the edge: every failure becomes an event
         memory.close()
         problem, more = failures.explain(error, run.recipe, memory)
@@ -45,13 +46,14 @@ def train(folder: Path) -> str:
             log.write("failed", what=problem.what, fix=problem.fix, **more)
         return "failed"
     finally:
+        load_watch.stop()
         memory.close()
         log.close()
         if ranks.is_first():
             fold(run)
 
 
-def _train(run: Run, log: EventLog, memory: Memory) -> str:
+def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> str:
     recipe = run.recipe.check()
     progress = Progress(log)
     give_back_at_once(recipe.model.quantization != "none")
@@ -80,6 +82,8 @@ def _train(run: Run, log: EventLog, memory: Memory) -> str:
     transformers.set_seed(recipe.train.seed)
     device = pick_device(recipe.train.device)
     ranks.begin(device)
+    if device == "cpu":
+        load_watch.start()
 
     # a resumed run keeps the very base and number format that it began with
     checkpoint = last_whole(run.checkpoints_dir)

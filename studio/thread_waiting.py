@@ -1,0 +1,189 @@
+"""How the OpenMP threads of a process wait for each other: spinning while the machine is free, sleeping while other
+processes need it.
+
+PyTorch divides each operation among its threads, and a thread that is done waits for the others, thousands of times in
+a training step. A spinning thread sees the end of its wait at once, which is fastest on a free machine. Beside another
+busy process it keeps the processor from the very thread that it waits for: training then takes many times as long. GNU's
+OpenMP library reads how long to spin (``GOMP_SPINCOUNT``) once, when it is loaded. But it also stops spinning whenever
+the process has more OpenMP threads than processors; :class:`LoadWatch` makes use of that with a few threads that sleep.
+Neither changes how the work is divided, so results stay the same to the bit.
+
+Nothing here imports torch: the environment must be set before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Variables with which a user decides how threads wait; if one is set, nothing here changes it."""
+_SPIN_COUNT = 20_000  # about a millisecond on current x86 processors: longer than almost all waits on a free machine
+_PERIOD_SECONDS = 0.2
+_BUSY_SHARE, _FREE_SHARE = 0.3, 0.2
+_WEIGHT = 0.5  # of the newest measurement in the running mean
+
+
+def wait_settings() -> dict[str, str]:
+    """The environment variables that a process with torch should have on this machine.
+
+    Threads spin for about a millisecond, and not at all while there are more of them than processors. Empty where torch
+    comes with another OpenMP library, or where an iteration of the spinning loop is short.
+    """
+    x86 = sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+    return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(_SPIN_COUNT)} if x86 and _has_gnu_openmp() else {}
+
+
+def settle_environment(environment: MutableMapping[str, str]) -> None:
+    """Add :func:`wait_settings` to an environment in which the user has not decided how threads wait."""
+    if not any(name in environment for name in NAMES):
+        environment.update(wait_settings())
+
+
+def is_ours(environment: Mapping[str, str]) -> bool:
+    """Whether this module decides how threads wait: nothing is set, or what :func:`settle_environment` sets."""
+    given = {name: environment[name] for name in NAMES if name in environment}
+    return not given or given == wait_settings()
+
+
+def _has_gnu_openmp() -> bool:
+    found = importlib.util.find_spec("torch")
+    folders = list(found.submodule_search_locations or []) if found else []
+    return any(any((Path(folder) / "lib").glob("libgomp*")) for folder in folders)
+
+
+class LoadWatch:
+    """While it runs, OpenMP threads of this process sleep instead of spinning whenever other processes need the
+    processors. Several at once do no harm.
+
+    It measures how long this process's threads are ready to run and do not get a processor, as Linux counts it.
+
+    Args:
+        waited: seconds that the threads of this process have waited for a processor so far; None if not known.
+        threads: how many threads an operation of torch has.
+    """
+
+    def __init__(self, waited: Callable[[], float | None] | None = None, threads: int | None = None):
+        self._waited, self._threads = waited or waited_seconds, threads
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._sleepers = Sleepers()
+
+    @property
+    def sleeping(self) -> bool:
+        """Whether threads sleep just now."""
+        return self._sleepers.there
+
+    def start(self) -> None:
+        """Begin, where this system counts waiting threads and the user has not decided how they wait. Loads torch."""
+        import torch
+
+        threads = self._threads or torch.get_num_threads()
+        known = sys.platform == "linux" and _has_gnu_openmp() and self._waited() is not None
+        if self._thread is None and known and threads > 1 and is_ours(os.environ):
+            self._over.clear()
+            self._thread = threading.Thread(target=self._run, args=[threads], name="load-watch", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End; threads spin again."""
+        if self._thread:
+            self._over.set()
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> LoadWatch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self, threads: int) -> None:
+        needed = max(0, len(os.sched_getaffinity(0)) - threads) + 1  # so that there are more threads than processors
+        before, at, mean = self._waited() or 0.0, time.monotonic(), 0.0
+        try:
+            while not self._over.wait(_PERIOD_SECONDS):
+                waited, now = self._waited() or 0.0, time.monotonic()
+                share = max(0.0, waited - before) / (now - at)  # of threads that end, the time is no longer counted
+                mean += _WEIGHT * (share - mean)
+                before, at = waited, now
+                if mean > _BUSY_SHARE:
+                    self._sleepers.come(needed)
+                elif mean < _FREE_SHARE:
+                    self._sleepers.go()
+        finally:
+            self._sleepers.go()
+
+
+class Sleepers:
+    """An OpenMP team that does nothing; while it is there, its threads count among those of this process."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def there(self) -> bool:
+        return self._thread is not None
+
+    def come(self, count: int) -> None:
+        """Add ``count`` OpenMP threads, if they are not there yet."""
+        if self.there:
+            return
+        parallel = _gnu_parallel()
+        ready = threading.Event()
+        self._over.clear()
+
+        def hold() -> None:
+            parallel(count + 1)  # this thread is one of the team; the team ends with it
+            ready.set()
+            self._over.wait()
+
+        self._thread = threading.Thread(target=hold, name="openmp-sleepers", daemon=True)
+        self._thread.start()
+        ready.wait()
+
+    def go(self) -> None:
+        """End them."""
+        if self._thread:
+            self._over.set()
+            self._thread.join()
+            self._thread = None
+
+
+def _gnu_parallel() -> Callable[[int], None]:
+    """What lets a team of so many threads of torch's OpenMP library do nothing, once."""
+    import torch
+
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))  # loaded already
+    start = library.GOMP_parallel  # of the library that torch is linked with
+    start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    nothing = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)
+    return lambda threads: start(nothing, None, threads, 0)
+
+
+def waited_seconds() -> float | None:
+    """For how long the threads of this process were ready to run and had to wait for a processor, added up; None where
+    the system does not count it."""
+    total = 0
+    try:
+        tasks = os.listdir("/proc/self/task")
+    except OSError:
+        return None
+    for task in tasks:
+        try:
+            total += int(Path(f"/proc/self/task/{task}/schedstat").read_text().split()[1])
+        except FileNotFoundError:
+            if not Path("/proc/self/schedstat").exists():
+                return None  # this kernel does not count
+        except (OSError, ValueError, IndexError):  # this thread has ended
+            continue
+    return total / 1e9

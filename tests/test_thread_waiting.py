@@ -1,0 +1,140 @@
+"""How OpenMP threads wait: what is set before torch loads, and that they sleep while other processes are busy."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from studio import thread_waiting
+from studio.thread_waiting import LoadWatch, is_ours, settle_environment, wait_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+LINUX = pytest.mark.skipif(not thread_waiting._has_gnu_openmp(), reason="torch comes with another OpenMP library here")
+# A region of four threads, again and again: seconds of a wall clock for each, before and beside sleepers.
+TEAM = """
+import json, os, sys, time
+sys.path.insert(0, {root!r})
+import torch
+from studio.thread_waiting import Sleepers
+torch.set_num_threads(len(os.sched_getaffinity(0)))
+def processor_seconds():
+    torch.add(x, x)
+    before = time.process_time()
+    time.sleep(0.05)  # threads that spin go on until their count is over
+    return time.process_time() - before
+x = torch.ones(1 << 18)
+found = [processor_seconds()]
+sleepers = Sleepers()
+sleepers.come(1)
+found.append(processor_seconds())
+sleepers.go()
+found.append(processor_seconds())
+print(json.dumps(found))
+"""
+
+
+def test_what_the_user_has_set_stays_as_it_is():
+    for name in thread_waiting.NAMES:
+        given = {name: "1", "OTHER": "x"}
+        settle_environment(given)
+        assert given == {name: "1", "OTHER": "x"}
+        assert not is_ours(given)
+
+
+def test_settings_are_recognised_as_ours_by_a_child_process():
+    given = {}
+    settle_environment(given)
+    assert given == wait_settings()
+    assert is_ours(given) and is_ours({})
+    assert not is_ours({**given, "GOMP_SPINCOUNT": "5"})
+    assert not is_ours({"OMP_WAIT_POLICY": "PASSIVE"})
+
+
+def test_a_worker_has_the_settings_before_torch_is_loaded(monkeypatch):
+    from studio.runs.server import worker_environment
+
+    for name in thread_waiting.NAMES:
+        monkeypatch.delenv(name, raising=False)
+    assert worker_environment().items() >= wait_settings().items()
+    monkeypatch.setenv("GOMP_SPINCOUNT", "123")
+    assert worker_environment()["GOMP_SPINCOUNT"] == "123"
+    assert "OMP_WAIT_POLICY" not in worker_environment() or "OMP_WAIT_POLICY" in os.environ
+
+
+@LINUX
+def test_threads_stop_spinning_while_there_are_sleepers():
+    """The spin count is set so high that a thread without work would spin for all of the measured time."""
+    environment = {**os.environ, "GOMP_SPINCOUNT": "30000000000", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment.pop("OMP_NUM_THREADS", None)
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one core has one thread, which waits for no other")
+    done = subprocess.run(
+        [sys.executable, "-c", TEAM.format(root=str(ROOT))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    before, beside, after = json.loads(done.stdout.splitlines()[-1])
+    assert beside < before / 3 and beside < after / 3
+
+
+class Load:
+    """A machine whose other processes take ``share`` of the time of one of our threads."""
+
+    def __init__(self):
+        self.share, self._waited, self._at = 0.0, 0.0, time.monotonic()
+
+    def __call__(self) -> float:
+        now = time.monotonic()
+        self._waited += self.share * (now - self._at)
+        self._at = now
+        return self._waited
+
+
+@LINUX
+def test_threads_sleep_while_the_machine_is_busy_and_spin_when_it_is_free_again(monkeypatch):
+    for name in thread_waiting.NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(thread_waiting, "_PERIOD_SECONDS", 0.01)
+    load = Load()
+    with LoadWatch(load, threads=2) as watch:
+        _wait_for(lambda: load._waited == 0 and not watch.sleeping)
+        load.share = 0.9
+        _wait_for(lambda: watch.sleeping)
+        load.share = 0.0
+        _wait_for(lambda: not watch.sleeping)
+        load.share = 0.9
+        _wait_for(lambda: watch.sleeping)
+    assert not watch.sleeping
+
+
+@LINUX
+@pytest.mark.parametrize("name", thread_waiting.NAMES)
+def test_nothing_is_watched_where_the_user_has_decided(monkeypatch, name):
+    for other in thread_waiting.NAMES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "1")
+    with LoadWatch(Load(), threads=2) as watch:
+        assert watch._thread is None
+
+
+def test_nothing_is_watched_with_one_thread_or_where_waiting_is_not_counted(monkeypatch):
+    for name in thread_waiting.NAMES:
+        monkeypatch.delenv(name, raising=False)
+    with LoadWatch(Load(), threads=1) as watch:
+        assert watch._thread is None
+    with LoadWatch(lambda: None, threads=2) as watch:
+        assert watch._thread is None
+
+
+def _wait_for(condition, seconds: float = 20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
