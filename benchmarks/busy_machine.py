@@ -1,6 +1,6 @@
 """How fast the quickstart trains alone and beside busy processes, with the studio and with plain TRL.
 
-    env -u OMP_WAIT_POLICY python benchmarks/busy_machine.py                       # studio and TRL, alone and beside one
+    env -u OMP_WAIT_POLICY python benchmarks/busy_machine.py        # the studio and TRL, alone and beside one process
     python benchmarks/busy_machine.py --contenders studio --busy 0 1 3 --repeat 2
     env GOMP_SPINCOUNT=300000 python benchmarks/busy_machine.py --contenders studio  # as if nothing were done about it
 

@@ -3,10 +3,10 @@ processes need it.
 
 PyTorch divides each operation among its threads, and a thread that is done waits for the others, thousands of times in
 a training step. A spinning thread sees the end of its wait at once, which is fastest on a free machine. Beside another
-busy process it keeps the processor from the very thread that it waits for: training then takes many times as long. GNU's
-OpenMP library reads how long to spin (``GOMP_SPINCOUNT``) once, when it is loaded. But it also stops spinning whenever
-the process has more OpenMP threads than processors; :class:`LoadWatch` makes use of that with a few threads that sleep.
-Neither changes how the work is divided, so results stay the same to the bit.
+busy process it keeps the processor from the very thread that it waits for: training then takes many times as long.
+GNU's OpenMP library reads how long to spin (``GOMP_SPINCOUNT``) once, when it is loaded. But it also stops spinning
+whenever the process has more OpenMP threads than processors; :class:`LoadWatch` makes use of that with a few threads
+that sleep. Neither changes how the work is divided, so results stay the same to the bit.
 
 Nothing here imports torch: the environment must be set before torch is loaded.
 """

@@ -8,8 +8,8 @@ from typing import Any
 from studio.errors import StudioError
 from studio.evaluation.files import write_json
 from studio.models.progress import Report, quiet
-from studio.thread_waiting import LoadWatch
 from studio.runs import Run
+from studio.thread_waiting import LoadWatch
 
 
 def evaluate_classifier(run: Run, device: str = "cpu", progress: Report = quiet) -> dict[str, Any]:

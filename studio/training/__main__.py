@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from studio.thread_waiting import settle_environment
 from studio.runs import Run, process
+from studio.thread_waiting import settle_environment
 from studio.training.group import Place, lead
 
 

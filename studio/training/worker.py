@@ -13,9 +13,9 @@ from pathlib import Path
 
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
-from studio.thread_waiting import LoadWatch
 from studio.runs import EventLog, Run
 from studio.runs.feed import fold
+from studio.thread_waiting import LoadWatch
 from studio.training import failures, ranks, starts
 from studio.training.memory import Memory, give_back_at_once
 from studio.training.progress import Progress
