@@ -173,6 +173,18 @@ class DataSpec(SourceSpec):
         "assistant",
         "Which tokens carry the loss: every assistant turn, only the last assistant turn, or all tokens.",
     )
+    split_turns: bool = knob(
+        False,
+        "One example per reply: make an example of each assistant turn, in exactly the context that the model sees at "
+        "inference. For chat templates that write earlier turns differently, for example without their reasoning.",
+        advanced=True,
+    )
+    special_tokens_in_text: Literal["special", "text"] = knob(
+        "special",
+        "What a special token that is written inside a message becomes: special keeps it as that token, which may end "
+        "a turn; text tokenises it as ordinary text. Either way such rows are reported.",
+        advanced=True,
+    )
     max_length: int = knob(512, "Longer rows are cut at their end.", unit="tokens", ge=8, le=1_048_576)
     invalid_rows: Literal["ask", "drop", "stop"] = knob(
         "ask",

@@ -5,15 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, chain, islice, pairwise
+from itertools import accumulate, islice, pairwise
 from operator import itemgetter
 from typing import Any
 
-import numpy
-
 from studio.data.bounds import time_limit
 from studio.data.classes import Classes
-from studio.data.spans import Rendered, Span, render, render_text, special_tokens
+from studio.data.flags import Flag
+from studio.data.pieces import tokenise
+from studio.data.spans import Rendered, prompt_text, render
+from studio.data.special_text import Span, Specials
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
@@ -37,6 +38,8 @@ class Encoded:
         label: where texts are put into classes: the number of its class, or of each of its classes; then no token
             carries loss. None for language modelling.
         row: the number of its row in the source, where that is known.
+        turn: with one example per reply, the index of the message that is the reply.
+        flags: what there is to know about it, see ``studio.data.flags``.
     """
 
     input_ids: list[int]
@@ -47,6 +50,8 @@ class Encoded:
     dropped: str | None = None
     label: int | list[int] | None = None
     row: int | None = None
+    turn: int | None = None
+    flags: tuple[Flag, ...] = ()
 
 
 Result = Encoded | StudioError
@@ -59,6 +64,7 @@ def encode_conversation(
     tools: list[dict] | None = None,
     max_length: int | None = None,
     train_on: str = "assistant",
+    special_tokens_in_text: str = "special",
 ) -> Encoded:
     """Render a conversation with the tokenizer's chat template, tokenise it and place the loss mask.
 
@@ -67,45 +73,101 @@ def encode_conversation(
         messages: dicts with ``role`` and ``content``, and what else ``studio.data.turns`` names, in order.
         tools: JSON schemas of functions, for templates that render them.
         max_length: keep only the first so many tokens.
-        train_on: ``assistant`` takes the loss on every assistant turn, from its first character to its end-of-turn
-            token; ``last`` on the last of these turns only; ``all`` on every token.
+        train_on: ``assistant`` takes the loss on every assistant turn, from the end of its generation prompt to its
+            end-of-turn token; ``last`` on the last of these turns only; ``all`` on every token.
+        special_tokens_in_text: as ``data.special_tokens_in_text``.
 
     Returns:
         The example; ``dropped`` says why if no token that carries loss is left.
 
     Raises:
-        StudioError: the template refuses the conversation or cannot be masked exactly.
+        StudioError: the template refuses the conversation, leaves a part of it out, or cannot be masked exactly.
     """
-    rendered = _rendered(tokenizer, messages, tools, train_on)
-    return _placed(rendered, *_tokenised(tokenizer, [rendered.text])[0], max_length)
+    specials = Specials.of(tokenizer)
+    rendered = _rendered(tokenizer, messages, tools, train_on, specials)
+    as_text = special_tokens_in_text == "text"
+    return _placed(rendered, *tokenise(tokenizer, [rendered], specials, typed_as_text=as_text)[0], max_length)
+
+
+def encode_prompt(
+    tokenizer: Any,
+    messages: list[dict],
+    *,
+    tools: list[dict] | None = None,
+    special_tokens_in_text: str | None = None,
+) -> list[int]:
+    """Return the token ids from which the reply to some messages is generated: those that its example begins with.
+
+    Args:
+        special_tokens_in_text: as ``data.special_tokens_in_text``; None takes what the tokenizer was prepared for.
+
+    Raises:
+        StudioError: the tokenizer has no template, or the template refuses the conversation.
+    """
+    specials = Specials.of(tokenizer)
+    rendered = prompt_text(tokenizer, messages, tools, specials)
+    chosen = special_tokens_in_text or getattr(tokenizer, "special_tokens_in_text", "special")
+    return tokenise(tokenizer, [rendered], specials, typed_as_text=chosen == "text")[0][0]
 
 
 def _rendered(
-    tokenizer: Any,
-    messages: list[dict],
-    tools: list[dict] | None,
-    train_on: str,
-    specials: list[str] | None = None,
+    tokenizer: Any, messages: list[dict], tools: list[dict] | None, train_on: str, specials: Specials
 ) -> Rendered:
     assert train_on in ("assistant", "last", "all"), train_on
     if not messages:
-        raise StudioError("The conversation has no messages.", "Remove the row.")
-    if train_on == "all":
-        text = render_text(tokenizer, messages, tools)
-        return Rendered(text, [(0, len(text))])
-    rendered = render(tokenizer, messages, tools, specials)
-    return Rendered(rendered.text, rendered.spans[rendered.last :]) if train_on == "last" else rendered
+        raise StudioError("The conversation has no messages.", "Remove the row.", code="no_messages")
+    return render(tokenizer, messages, tools, train_on=train_on, specials=specials)
 
 
-def encode_text(tokenizer: Any, text: str, *, max_length: int | None = None) -> Encoded:
-    """Plain text for continued pre-training: every token carries loss, and the end-of-text token closes it."""
-    rendered = _whole(tokenizer, text)
-    return _placed(rendered, *_tokenised(tokenizer, [rendered.text])[0], max_length)
+def encode_text(
+    tokenizer: Any, text: str, *, max_length: int | None = None, special_tokens_in_text: str = "special"
+) -> Encoded:
+    """Encode plain text for continued pre-training: every token carries loss.
+
+    It begins with the tokenizer's beginning-of-sequence token, if the tokenizer adds one to a text, and ends with the
+    end-of-text token.
+    """
+    specials = Specials.of(tokenizer)
+    rendered = _whole(tokenizer, text, specials, _bos(tokenizer))
+    as_text = special_tokens_in_text == "text"
+    return _placed(rendered, *tokenise(tokenizer, [rendered], specials, typed_as_text=as_text)[0], max_length)
 
 
-def _whole(tokenizer: Any, text: str) -> Rendered:
-    text += tokenizer.eos_token or ""
-    return Rendered(text, [(0, len(text))])
+def _whole(tokenizer: Any, text: str, specials: Specials, bos: str) -> Rendered:
+    typed = [(start + len(bos), end + len(bos)) for start, end in specials.typed(text)]
+    flags = [Flag("special_token_in_text", detail=text[a - len(bos) : b - len(bos)]) for a, b in typed[:1]]
+    text = bos + text + (tokenizer.eos_token or "")
+    return Rendered(text, [(0, len(text))], typed=typed, flags=flags, bos=len(bos))
+
+
+def _bos(tokenizer: Any) -> str:
+    """The token that the tokenizer begins every text with, or nothing."""
+    if tokenizer.bos_token_id is None:
+        return ""
+    ids = tokenizer("a", return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+    return tokenizer.bos_token if ids[:1] == [tokenizer.bos_token_id] else ""
+
+
+def one_per_reply(row: dict[str, Any], data: DataSpec) -> list[dict[str, Any]]:
+    """Return a row as ``encode_batch`` takes it: itself, or with ``data.split_turns`` one row for each of its replies.
+
+    Each of them ends with its reply, and ``turn`` is the index of that message: only there the loss is taken. A reply
+    that carries no loss gets none; a row in which none does stays whole.
+    """
+    messages = row.get("messages")
+    if not data.split_turns or not messages:
+        return [row]
+    replies = [index for index, message in enumerate(messages) if _carries_loss(message)]
+    if data.train_on == "last":
+        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
+        replies = [index for index in replies if index == last]
+    return [{**row, "messages": messages[: index + 1], "turn": index} for index in replies] or [row]
+
+
+def _carries_loss(message: dict) -> bool:
+    if message["role"] != "assistant" or message.get("train") is False:
+        return False
+    return bool((message.get("content") or "").strip() or message.get("tool_calls") or message.get("reasoning_content"))
 
 
 def encode_row(tokenizer: Any, row: dict[str, Any], data: DataSpec, classes: Classes | None = None) -> Encoded:
@@ -135,21 +197,24 @@ def encode_batch(
         return _labelled(tokenizer, rows, data.max_length, classes)
     made: list[Encoded | StudioError | None] = [None] * len(rows)
     waiting: dict[int, Rendered] = {}
-    specials = special_tokens(tokenizer)
+    specials = Specials.of(tokenizer)
+    bos = _bos(tokenizer) if any(row.get("text") is not None for row in rows) else ""
     with time_limit(_SECONDS):
         for index, row in enumerate(rows):
             try:
                 if row.get("input_ids"):
                     made[index] = _passed_through(tokenizer, row["input_ids"], row["labels"], data.max_length)
                 elif row.get("messages"):
-                    waiting[index] = _rendered(tokenizer, row["messages"], row.get("tools"), data.train_on, specials)
+                    train_on = "last" if row.get("turn") is not None else data.train_on
+                    waiting[index] = _rendered(tokenizer, row["messages"], row.get("tools"), train_on, specials)
                 else:
-                    waiting[index] = _whole(tokenizer, row["text"])
+                    waiting[index] = _whole(tokenizer, row["text"], specials, bos)
             except StudioError as error:
                 made[index] = error
-    tokenised = _tokenised(tokenizer, [rendered.text for rendered in waiting.values()])
+    as_text = data.special_tokens_in_text == "text"
+    tokenised = tokenise(tokenizer, list(waiting.values()), specials, typed_as_text=as_text)
     for (index, rendered), (ids, offsets) in zip(waiting.items(), tokenised, strict=True):
-        made[index] = _placed(rendered, ids, offsets, data.max_length)
+        made[index] = _placed(rendered, ids, offsets, data.max_length, rows[index].get("turn"))
     return made
 
 
@@ -179,7 +244,8 @@ def _labelled(
     ``max_length`` takes tokens out of the text only: what the tokenizer puts around it stays.
     """
     made: list[Encoded | StudioError] = []
-    tokenised = _tokenised(tokenizer, [row["text"] for row in rows])
+    specials = Specials.of(tokenizer) if rows else None
+    tokenised = tokenise(tokenizer, [Rendered(row["text"], []) for row in rows], specials)
     before, after = _around(tokenizer) if rows else ([], [])
     first, last = tokenizer.convert_ids_to_tokens(before), tokenizer.convert_ids_to_tokens(after)
     shift = sum(map(len, first))
@@ -213,63 +279,36 @@ def _side_by_side(tokens: list[str], start: int) -> list[Span]:
     return list(pairwise(ends))
 
 
-def _tokenised(tokenizer: Any, texts: list[str]) -> list[tuple[list[int], list[Span]]]:
-    """For each text its token ids and the characters that each stands for."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise StudioError(
-            "This model's tokenizer cannot say which characters a token stands for, so the mask cannot be exact.",
-            "Choose a model with a fast tokenizer (tokenizer.json).",
-            field="model.id",
-        )
-    if not texts:
-        return []
-    only = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    output = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, truncation=False, **only)
-    return [
-        (ids, _whole_offsets(offsets))
-        for ids, offsets in zip(output["input_ids"], output["offset_mapping"], strict=True)
-    ]
-
-
-def _placed(rendered: Rendered, ids: list[int], offsets: list[Span], max_length: int | None) -> Encoded:
+def _placed(
+    rendered: Rendered, ids: list[int], offsets: list[Span], max_length: int | None, turn: int | None = None
+) -> Encoded:
     """The example: the loss on the tokens that touch a span."""
     labels = [IGNORE] * len(ids)
     keep = len(ids) if max_length is None else min(max_length, len(ids))
-    trained = left = False
+    trained = left = cut = False
     for start, end in rendered.spans:
         first = bisect_right(offsets, start, key=_END)
         last = bisect_left(offsets, end, key=_START)
         labels[first:last] = ids[first:last]
         trained |= first < last
         left |= max(first, 1) < min(last, keep)  # nothing comes before the first token, so it is never predicted
+        cut |= first < keep < last
     dropped = None
     if not trained:
         dropped = "no token carries loss"
     elif not left:
         dropped = f"no token that carries loss is left within max_length {max_length}"
-    return Encoded(ids[:keep], labels[:keep], rendered.text, offsets[:keep], len(ids) - keep, dropped)
-
-
-def _whole_offsets(offsets: list[Span]) -> list[Span]:
-    """Offsets without holes: some tokenizers leave the blanks around a word out of its token's characters.
-
-    A blank that no token claims belongs to the token before it if that token is empty (it is the blank), otherwise to
-    the token after it.
-    """
-    place = numpy.fromiter(chain.from_iterable(offsets), numpy.int64, 2 * len(offsets))
-    starts, ends = place[::2], place[1::2]
-    if (ends > starts).all() and (starts[1:] <= ends[:-1]).all() and not starts[:1].any():
-        return offsets
-    whole, covered = [], 0
-    for index, (start, end) in enumerate(offsets):
-        if end <= start:  # an empty token: it is the blank up to where the next token begins
-            following = next((s for s, e in offsets[index + 1 :] if e > s), start)
-            start, end = covered, max(covered, following)
-        elif start > covered:
-            start = covered
-        whole.append((start, end))
-        covered = max(covered, end)
-    return whole
+    flags = [*rendered.flags, *([Flag("end_token_cut")] if cut else [])]
+    return Encoded(
+        ids[:keep],
+        labels[:keep],
+        rendered.text,
+        offsets[:keep],
+        len(ids) - keep,
+        dropped,
+        turn=turn,
+        flags=tuple(flags),
+    )
 
 
 def encode_rows(
@@ -290,12 +329,18 @@ def encode_rows(
 def encoded_one_by_one(
     tokenizer: Any, rows: Iterable[dict[str, Any]], data: DataSpec, classes: Classes | None = None, first: int = 1
 ) -> Iterator[tuple[int, Result]]:
-    """Each row's number and its example or refusal. ``first`` is the number of the first one, where rows have none."""
+    """Each row's number and its example or refusal; with ``data.split_turns`` a row may have several.
+
+    Args:
+        first: the number of the first row, where rows have none.
+    """
     count = first
     for some in _batches(rows):
-        for row, encoded in zip(some, encode_batch(tokenizer, some, data, classes), strict=True):
-            yield row.get("row", count), encoded
-            count += 1
+        examples = [(count + number, one) for number, row in enumerate(some) for one in one_per_reply(row, data)]
+        encoded = encode_batch(tokenizer, [one for _, one in examples], data, classes)
+        for (number, row), made in zip(examples, encoded, strict=True):
+            yield row.get("row", number), made
+        count += len(some)
 
 
 def collect(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from studio.data.spans import REFUSALS
+from studio.data.writer import REFUSALS
 from studio.errors import StudioError
 from studio.models.templates import BUILTIN
 

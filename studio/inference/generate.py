@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from studio.data import encode_conversation
-from studio.data.spans import REFUSALS, fitted
+from studio.data.encode import encode_prompt
 from studio.errors import StudioError
 from studio.inference.drawing import processors
 from studio.inference.engine import Handle
@@ -83,14 +83,13 @@ def prompt_ids(handle: Handle, messages: list[dict]) -> list[int]:
     assert messages, "a conversation has at least one message"
     with handle.weights.tokenizer_lock:
         try:
-            messages = fitted(handle.tokenizer.get_chat_template(), messages)
-            text = handle.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except REFUSALS as error:
+            return encode_prompt(handle.tokenizer, messages)
+        except StudioError as error:
             raise StudioError(
-                f"The chat template of {handle.name} refuses this conversation: {error}.",
+                f"{handle.name}: {error.what}",
                 "Start a new conversation, or leave out the system message.",
+                code=error.code,
             ) from error
-        return handle.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def room_for_answer(handle: Handle, prompt_tokens: int, max_new_tokens: int) -> int:

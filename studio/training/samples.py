@@ -17,9 +17,9 @@ import torch
 from transformers import GenerationConfig, TrainerCallback
 
 from studio.data import Encoded
-from studio.data.encode import IGNORE
+from studio.data.encode import IGNORE, encode_prompt
 from studio.models.head import read_compactly
-from studio.recipe import Recipe
+from studio.recipe import DataSpec, Recipe
 from studio.recipe_methods import TAKEN_STARTS
 from studio.runs import EventLog, Run
 
@@ -49,17 +49,17 @@ def prompts_of(recipe: Recipe, tokenizer: Any, held_out: list[Encoded] | None, r
     if spec.sample_prompts:
         system = recipe.data.system_prompt
         before = [{"role": "system", "content": system}] if system else []
-        return [_asked(tokenizer, [*before, {"role": "user", "content": text}]) for text in spec.sample_prompts]
+        asked = ([*before, {"role": "user", "content": text}] for text in spec.sample_prompts)
+        return [_asked(tokenizer, messages, recipe.data) for messages in asked]
     every = range(len(held_out or []))
     chosen = [held_out[i] for i in sorted(random.Random(spec.seed).sample(every, min(spec.sample_count, len(every))))]
     wanted = {example.row for example in chosen}
     known = {row["row"]: row for row in (rows if chosen and rows is not None else []) if row["row"] in wanted}
-    return [_of_row(tokenizer, example, known.get(example.row, {}), recipe.data.train_on) for example in chosen]
+    return [_of_row(tokenizer, example, known.get(example.row, {}), recipe.data) for example in chosen]
 
 
-def _asked(tokenizer: Any, messages: list[dict], **more: Any) -> Prompt:
-    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **more)
-    ids = tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
+def _asked(tokenizer: Any, messages: list[dict], data: DataSpec, tools: list[dict] | None = None) -> Prompt:
+    ids = encode_prompt(tokenizer, messages, tools=tools, special_tokens_in_text=data.special_tokens_in_text)
     return Prompt(_question(messages), ids)
 
 
@@ -68,19 +68,25 @@ def _question(messages: list[dict]) -> str:
     return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 
-def _of_row(tokenizer: Any, example: Encoded, row: dict[str, Any], train_on: str) -> Prompt:
+def _of_row(tokenizer: Any, example: Encoded, row: dict[str, Any], data: DataSpec) -> Prompt:
     ids, labels, messages = example.input_ids, example.labels, row.get("messages") or []
+    if example.turn is not None:
+        messages = messages[: example.turn + 1]
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if answers and train_on == "all":
+    if answers and data.train_on == "all" and example.turn is None:
         last = answers[-1]
-        asked = _asked(tokenizer, messages[:last], tools=row.get("tools"))
+        asked = _asked(tokenizer, messages[:last], data, row.get("tools"))
         return Prompt(asked.text, asked.ids, messages[last]["content"])
     first = next((i for i, label in enumerate(labels) if label != IGNORE), 0)
     if first < 2:  # text: every token carries loss
         first, end = max(1, min(_TEXT_TOKENS, len(ids) // _TEXT_SHARE)), len(ids)
     else:
         end = next((i for i in range(first, len(labels)) if labels[i] == IGNORE), len(ids))
-    said = _question(messages[: answers[0 if train_on == "assistant" else -1]]) if answers else ""
+    said = (
+        _question(messages[: answers[0 if data.train_on == "assistant" and example.turn is None else -1]])
+        if answers
+        else ""
+    )
     return Prompt(said or decode(tokenizer, ids[:first]), ids[:first], decode(tokenizer, ids[first:end]))
 
 

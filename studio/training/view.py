@@ -157,7 +157,7 @@ def _made(
     sources = [(source.name, source.mapping.why) for source in reading.sources]
     tools = any(c.tools or any(m.get("tool_calls") for m in c.messages or []) for c in found)
     if tools:
-        from studio.data.spans import leaves_out
+        from studio.data.writer import leaves_out
 
         notes = [*notes, *leaves_out(tokenizer)]
     more |= {"unused_columns": reading.unused_columns(), "splits": reading.splits()}

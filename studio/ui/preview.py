@@ -12,7 +12,7 @@ from typing import Any
 
 from studio.data.conversations import Conversation
 from studio.data.encode import IGNORE, Encoded
-from studio.data.spans import message_thought
+from studio.data.writer import message_thought
 
 _SHOWN = 4000  # characters of a message
 _HINT = "Point at a token to see its id, or at a message to see what it became."

@@ -36,11 +36,16 @@ PHI = (
 )
 
 
+def _trained(message: dict) -> bool:
+    """Whether a message carries loss: a reply that is not empty."""
+    return message["role"] == "assistant" and bool(message["content"].strip())
+
+
 def _chatml(messages: list[dict]) -> list[Piece]:
     pieces = []
     for message in messages:
         said = message["content"] + "<|im_end|>"
-        trained = message["role"] == "assistant"
+        trained = _trained(message)
         pieces += [(f"<|im_start|>{message['role']}\n", False), (said, trained), ("\n", False)]
     return pieces
 
@@ -49,7 +54,7 @@ def _llama3(messages: list[dict]) -> list[Piece]:
     pieces = [("<|begin_of_text|>", False)]
     for message in messages:
         head = f"<|start_header_id|>{message['role']}<|end_header_id|>\n\n"
-        pieces += [(head, False), (message["content"] + "<|eot_id|>", message["role"] == "assistant")]
+        pieces += [(head, False), (message["content"] + "<|eot_id|>", _trained(message))]
     return pieces
 
 
@@ -57,7 +62,7 @@ def _mistral(messages: list[dict]) -> list[Piece]:
     pieces = [("<s>", False)]
     for message in messages:
         if message["role"] == "assistant":
-            pieces += [(" ", False), (message["content"] + "</s>", True)]
+            pieces += [(" ", False), (message["content"] + "</s>", _trained(message))]
         else:
             pieces += [(f"[INST] {message['content']} [/INST]", False)]
     return pieces
@@ -66,8 +71,9 @@ def _mistral(messages: list[dict]) -> list[Piece]:
 def _gemma(messages: list[dict]) -> list[Piece]:
     pieces = [("<bos>", False)]
     for message in messages:
-        trained = message["role"] == "assistant"
-        pieces += [(f"<start_of_turn>{'model' if trained else message['role']}\n", False)]
+        trained = _trained(message)
+        name = "model" if message["role"] == "assistant" else message["role"]
+        pieces += [(f"<start_of_turn>{name}\n", False)]
         pieces += [(message["content"].strip() + "<end_of_turn>", trained), ("\n", False)]
     return pieces
 
@@ -76,7 +82,7 @@ def _phi(messages: list[dict]) -> list[Piece]:
     pieces = []
     for message in messages:
         said = message["content"].rstrip() + "<|end|>"
-        pieces += [(f"<|{message['role']}|>\n", False), (said, message["role"] == "assistant"), ("\n", False)]
+        pieces += [(f"<|{message['role']}|>\n", False), (said, _trained(message)), ("\n", False)]
     return [*pieces, ("<|endoftext|>", False)]
 
 

@@ -113,8 +113,8 @@ def test_a_label_is_the_tokens_own_id_or_ignored(train_on, messages, family):
 def test_train_on_last_is_the_last_run_of_train_on_assistant(messages, family):
     whole = encode_conversation(tokenizer(family), messages)
     last = encode_conversation(tokenizer(family), messages, train_on="last")
-    assert runs_of(last) == runs_of(whole)[-1:]
-    assert last.labels[-len(last.labels) // 4 :] == whole.labels[-len(whole.labels) // 4 :] or len(messages) > 2
+    answered = bool(messages[-1]["content"].strip())  # an empty reply carries no loss
+    assert runs_of(last) == (runs_of(whole)[-1:] if answered else [])
 
 
 @CLAIM
@@ -140,7 +140,8 @@ def test_a_row_is_dropped_with_a_reason_exactly_if_no_loss_is_left(messages, fam
     encoded = encode_conversation(tokenizer(family), messages, max_length=limit)
     nothing_left = all(label == IGNORE for label in encoded.labels[1:])  # nothing predicts the first token
     assert (encoded.dropped is not None) == nothing_left
-    assert not encoded.dropped or "max_length" in encoded.dropped
+    answered = any(m["role"] == "assistant" and m["content"].strip() for m in messages)
+    assert not encoded.dropped or ("max_length" in encoded.dropped) == answered
 
 
 @pytest.mark.parametrize(("family", "kind"), COMBINATIONS)
@@ -175,29 +176,29 @@ def refusal(template: str, messages=ANSWER, **options) -> StudioError:
 
 def test_a_template_that_rewrites_the_answer_is_refused():
     error = refusal("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}")
-    assert "cannot be placed exactly" in error.what
+    assert error.code == "message_lost"
     assert error.field == "data.chat_template"
 
 
 def test_a_template_that_shortens_the_answer_is_refused():
     error = refusal("{% for m in messages %}{{ m.content[:12] }}<|im_end|>{% endfor %}")
-    assert "cannot be placed exactly" in error.what
+    assert error.code == "message_lost"
 
 
 def test_a_template_that_leaves_the_answer_out_is_refused():
     error = refusal("{% for m in messages if m.role == 'user' %}{{ m.content }}<|im_end|>{% endfor %}")
-    assert "leaves out or repeats" in error.what
+    assert error.code == "message_lost"
 
 
 def test_a_template_that_repeats_the_answer_is_refused():
     error = refusal("{% for m in messages %}{{ m.content }}<|im_end|>{{ m.content }}<|im_end|>{% endfor %}")
-    assert "leaves out or repeats" in error.what
+    assert error.code == "mask_not_exact"
 
 
 def test_a_template_that_writes_the_turns_in_another_order_is_refused():
     turns = [*ANSWER, *ANSWER[:1], {"role": "assistant", "content": "Paris, as I said."}]
     error = refusal("{% for m in messages | reverse %}{{ m.content }}<|im_end|>{% endfor %}", turns)
-    assert "cannot be placed exactly" in error.what
+    assert error.code == "mask_not_exact"
 
 
 def test_a_template_that_does_not_close_the_answer_with_a_special_token_is_refused():
@@ -235,7 +236,7 @@ def test_a_marked_template_that_leaves_the_answer_out_is_refused():
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}so<|im_end|>{% endgeneration %}"
         "{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
     )
-    assert "its markers do not hold what the assistant says" in error.what
+    assert error.code == "message_lost"
 
 
 def test_a_marked_template_may_leave_the_end_of_turn_outside_its_markers():

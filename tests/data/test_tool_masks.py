@@ -9,7 +9,7 @@ from test_trl_templates import FOLDER, NAMES, SYSTEM, tokenizer_for
 
 from studio.data import encode_conversation, load_conversations
 from studio.data.encode import IGNORE
-from studio.data.spans import leaves_out
+from studio.data.writer import leaves_out
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
@@ -34,31 +34,26 @@ ENDS = (  # what an assistant stops at, after an answer or after a call
 )
 FOREIGN = re.compile("system-|user-|tool-|speaks|asks|returns|described")
 
-OTHER_WAY = "in another way when others follow"
 REFUSED = {  # a turn that only calls
-    "deepseek_r1_distill": "leaves out the functions that the assistant calls",  # it wants content None beside calls
-    "deepseek_r1_distill_training": "its markers do not hold what the assistant says",
-    "deepseekv3": "can only concatenate str",  # it wants the arguments as text
-    "glm4moe": "does not close the assistant's turn",
-    "gptoss": OTHER_WAY,
-    "muse_glimmer": OTHER_WAY,
-    "qwen3": OTHER_WAY,  # it takes the empty thought of earlier turns out
-    "qwen3_5_nothink": OTHER_WAY,
-    "qwen3_5_think": OTHER_WAY,
-    "qwen3_6": OTHER_WAY,
+    "deepseek_r1_distill": "message_lost",  # it wants content None beside calls
+    "deepseek_r1_distill_training": "message_lost",
+    "deepseekv3": "template_refused",  # it wants the arguments as text
+    "glm4moe": "turn_not_closed",
 }
 REFUSED_SPEAKING = {  # a turn that speaks and calls
     **REFUSED,
-    "diffusion_gemma": OTHER_WAY,  # it writes what is said after what the tool returns
-    "gemma4": OTHER_WAY,
-    "gemma4_v3": OTHER_WAY,
-    "gemma4_v4": OTHER_WAY,
-    "gemma4_v5": OTHER_WAY,
+    **dict.fromkeys(  # they write what is said after what the tool returns
+        ("diffusion_gemma", "gemma4", "gemma4_v3", "gemma4_v4", "gemma4_v5"), "mask_not_exact"
+    ),
     **dict.fromkeys(
-        ("deepseekv3_training", "gptoss_training", "llama3_1", "llama3_2", "muse_glimmer_training"),
-        "it leaves out what the assistant says beside a call",
+        (
+            *("deepseekv3_training", "gptoss", "gptoss_training", "llama3_1", "llama3_2"),
+            *("muse_glimmer", "muse_glimmer_training"),
+        ),
+        "message_lost",
     ),
 }
+ONE_CALL = ("llama3_1", "llama3_2", "gptoss", "gptoss_training")  # they take one call a turn
 PARTED = "diffusion_gemma_training"  # its markers part a call from what is said beside it
 
 
@@ -109,9 +104,10 @@ def the_run(runs: list[str], part: str) -> str:
     return found
 
 
-def refused(name: str, messages: list[dict], reason: str) -> None:
-    with pytest.raises(StudioError, match=re.escape(reason)):
+def refused(name: str, messages: list[dict], code: str) -> None:
+    with pytest.raises(StudioError) as caught:
         encode_conversation(tokenizer_for(TEMPLATES[name]), messages, tools=TOOLS)
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize("name", [name for name in CALLING if name not in REFUSED])
@@ -140,10 +136,10 @@ def test_nothing_that_system_user_or_tool_say_is_trained_where_a_call_stands_alo
     assert not FOREIGN.search(" ".join(trained(tokenizer_for(TEMPLATES[name]), talk(""), TOOLS)))
 
 
-def test_a_template_that_marks_a_call_apart_from_what_is_said_beside_it_trains_both():
-    runs = trained(tokenizer_for(TEMPLATES[PARTED]), talk("assistant-two looks"), TOOLS)
-    assert any("Porto" in run for run in runs)
-    assert "assistant-two looks" in runs
+def test_a_template_that_writes_what_is_said_beside_a_call_after_the_tools_result_is_flagged():
+    encoded = encode_conversation(tokenizer_for(TEMPLATES[PARTED]), talk("assistant-two looks"), tools=TOOLS)
+    assert "assistant-two looks" in encoded.text
+    assert "context_mismatch" in {flag.code for flag in encoded.flags}
 
 
 @pytest.mark.parametrize("name", [name for name in CALLING if name not in (*REFUSED_SPEAKING, PARTED)])
@@ -162,7 +158,7 @@ def test_a_template_that_parts_a_call_from_what_is_said_beside_it_is_refused(nam
     refused(name, talk("assistant-two looks"), REFUSED_SPEAKING[name])
 
 
-@pytest.mark.parametrize("name", [n for n in CALLING if n not in (*REFUSED, "llama3_1", "llama3_2", "gptoss_training")])
+@pytest.mark.parametrize("name", sorted({*CALLING} - {*REFUSED, *ONE_CALL}))
 def test_two_calls_of_one_turn_are_trained_together(name):
     both = {"role": "assistant", "content": "", "tool_calls": [call("Lisbon"), call("Porto", 2)]}
     question = {"role": "user", "content": "user-one asks"}
@@ -177,7 +173,7 @@ def test_two_calls_of_one_turn_are_trained_together(name):
 @pytest.mark.parametrize("name", ["llama3_1", "llama3_2"])
 def test_a_template_that_takes_one_call_a_turn_refuses_two(name):
     both = {"role": "assistant", "content": "", "tool_calls": [call("Lisbon"), call("Porto", 2)]}
-    refused(name, [{"role": "user", "content": "user-one asks"}, both], "only supports single tool-calls")
+    refused(name, [{"role": "user", "content": "user-one asks"}, both], "template_refused")
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "qwen2_5_training", "llama3_1"])
@@ -212,11 +208,7 @@ def test_nothing_is_said_of_a_template_with_a_place_for_calls_and_tools():
 ASK = {"role": "user", "content": "user-one asks"}
 APART = {"role": "assistant", "content": "assistant-one answers", "reasoning_content": "thought-one goes"}
 INLINE = {"role": "assistant", "content": "<think>\nthought-one goes\n</think>\n\nassistant-one answers"}
-REFUSED_THINKING = {
-    "glm4moe": "does not close the assistant's turn",
-    "gptoss": OTHER_WAY,
-    "muse_glimmer": OTHER_WAY,
-}
+REFUSED_THINKING = {"glm4moe": "turn_not_closed"}
 
 
 @pytest.mark.parametrize("message", [APART, INLINE], ids=["apart", "inline"])
@@ -237,7 +229,7 @@ def test_a_template_whose_reasoning_cannot_be_told_is_refused(name):
 @pytest.mark.parametrize("message", [APART, INLINE], ids=["apart", "inline"])
 def test_reasoning_is_kept_as_text_where_the_template_does_not_know_it(family, message):
     (run,) = trained(tokenizer(family), [ASK, message])
-    assert run.startswith("<think>\nthought-one goes\n</think>\n\nassistant-one answers<")
+    assert run.lstrip().startswith("<think>\nthought-one goes\n</think>\n\nassistant-one answers<")
 
 
 @pytest.mark.parametrize("name", ["qwen3_training", "glm4moe_training", "gptoss_training"])
