@@ -13,6 +13,7 @@ from rich.markup import escape
 from studio import terminal
 from studio.cli_arguments import Json, Overrides, RecipePath, TrustCode
 from studio.cli_trust import open_recipe
+from studio.errors import StudioError
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -29,7 +30,8 @@ def preview(
     their class."""
     checked = open_recipe(recipe, overrides, trust_remote_code)
     with terminal.working() as report:
-        from studio.data import classes_of, encode_row, read_conversations
+        from studio.data import classes_of, read_conversations
+        from studio.data.encode import encode_batch, one_per_reply
         from studio.models.classifier import prepare
         from studio.models.load import load_tokenizer
         from studio.models.store import fetch
@@ -40,12 +42,14 @@ def preview(
         folder = fetch(checked.model, progress=report)
         tokenizer = load_tokenizer(folder, trust_remote_code=checked.model.trust_remote_code)
         notes = prepare(tokenizer, None, checked)
-        seen: list[tuple[Any, Any, str | None]] = []  # Conversation, Encoded or None, why it is dropped
+        seen: list[tuple[Any, Any, str | None]] = []  # Conversation, Encoded or refusal or None, why it is dropped
         for conversation in islice(reading.conversations, rows):
-            encoded = None
-            if conversation.dropped is None:
-                encoded = encode_row(tokenizer, conversation.content(), checked.data, classes)
-            seen.append((conversation, encoded, conversation.dropped or encoded.dropped))
+            if conversation.dropped is not None:
+                seen.append((conversation, None, conversation.dropped))
+                continue
+            examples = one_per_reply(conversation.content(), checked.data)
+            for made in encode_batch(tokenizer, examples, checked.data, classes):
+                seen.append((conversation, made, made.what if isinstance(made, StudioError) else made.dropped))
     if as_json:
         for note in reading.notes():
             terminal.stderr().print(note, markup=False, soft_wrap=True)
@@ -62,6 +66,11 @@ def preview(
         terminal.show_legend(console, checked.data.max_length)
     for conversation, encoded, dropped in seen:
         number = conversation.row
+        if isinstance(encoded, StudioError):
+            terminal.show_refusal(console, number, encoded)
+            continue
+        if encoded is not None and encoded.turn is not None:
+            number = f"{number}, reply {encoded.turn + 1}"
         if dropped:
             console.print(f"\n[bold]Row {number}[/]  [yellow]left out:[/] {escape(dropped)}", soft_wrap=True)
         else:
@@ -70,19 +79,27 @@ def preview(
             counts = f"{len(encoded.input_ids)} tokens, {escape(learnt)}"
             console.print(f"\n[bold]Row {number}[/]  {counts}" + (f", {encoded.cut} cut off" if encoded.cut else ""))
         if encoded is not None:
+            for flag in encoded.flags:
+                console.print(f"[yellow]{flag.code}[/]: {escape(str(flag))}", soft_wrap=True)
             console.print(terminal.token_text(console, encoded), soft_wrap=True)
 
 
 def _preview_row(conversation: Any, encoded: Any, dropped: str | None, classes: Any) -> dict[str, Any]:
     kept = encoded if not dropped else None
+    refused = isinstance(encoded, StudioError)
+    flags = [] if refused or encoded is None else encoded.flags
     label = {"label": classes.named(kept.label) if kept else None} if classes else {}
     return {
-        "text": encoded.text if encoded else "",
+        "row": conversation.row,
+        "turn": getattr(encoded, "turn", None),
+        "text": getattr(encoded, "text", ""),
         "input_ids": kept.input_ids if kept else [],
         "labels": kept.labels if kept else [],
         **label,
         "dropped": dropped,
-        "code": conversation.code,
+        "code": encoded.code if refused else conversation.code,
+        "place": getattr(encoded, "place", None),
+        "flags": [{"code": f.code, "message": f.message, "detail": f.detail, "what": str(f)} for f in flags],
         "unused_columns": list(conversation.unused),
     }
 

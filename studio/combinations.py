@@ -196,6 +196,12 @@ def _training(recipe: Recipe) -> Iterator[StudioError]:
         )
     yield from _several_processes(recipe)
     data = recipe.data
+    if data.split_turns and data.train_on == "all":
+        yield StudioError(
+            "data.split_turns makes one example per reply, and data.train_on all takes the loss on every token.",
+            "Set data.train_on to assistant, or turn data.split_turns off.",
+            field="data.split_turns",
+        )
     measured = data.holdout or data.holdout_rows or data.holdout_column or data.holdout_source
     for name in ("early_stopping_patience", "keep_best"):
         if getattr(train, name) and not measured:

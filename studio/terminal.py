@@ -179,6 +179,19 @@ def token_text(console: Console, encoded: Any) -> Text:
     return text
 
 
+def show_refusal(console: Console, number: int | str, error: StudioError) -> None:
+    """Why the encoder refuses a row, and the rendered row with the place marked."""
+    console.print(f"\n[bold]Row {number}[/]  [red]refused[/] ({error.code})", soft_wrap=True)
+    console.print(f"{error.what} {error.fix}", markup=False, soft_wrap=True)
+    text, place = getattr(error, "text", ""), getattr(error, "place", None)
+    if text and place:
+        start, end = place
+        here = "⟪here⟫" if not _colours(console) or start == end else ""
+        console.print(Text.assemble(text[:start], here, (text[start:end], "reverse"), text[end:]), soft_wrap=True)
+    elif text:
+        console.print(text, markup=False, soft_wrap=True)
+
+
 def _colours(console: Console) -> bool:
     return console.is_terminal and not console.no_color
 

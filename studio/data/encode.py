@@ -106,7 +106,7 @@ def encode_prompt(
     """
     specials = Specials.of(tokenizer)
     rendered = prompt_text(tokenizer, messages, tools, specials)
-    chosen = special_tokens_in_text or getattr(tokenizer, "special_tokens_in_text", "special")
+    chosen = special_tokens_in_text or tokenizer.init_kwargs.get("special_tokens_in_text", "special")
     return tokenise(tokenizer, [rendered], specials, typed_as_text=chosen == "text")[0][0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -33,8 +33,11 @@ class Inspection:
     Attributes:
         row, where, copies, held_out: as of its conversation.
         findings: kind of finding -> reason or excerpt.
-        length: tokens of its whole example, also if too little of it is left to train on.
-        tokens, trained: of its example within max_length, 0 if it is left out.
+        length: tokens of its whole example (the longest one), also if too little of it is left to train on.
+        refusal: the code of the encoder's refusal, if there is one.
+        tokens, trained: of its examples within max_length, 0 if it is left out.
+        examples: of each of its examples the tokens, whole and within max_length; the latter are 0 if it is left out.
+            With ``data.split_turns`` a row has one for each reply.
         messages: how many messages the conversation has, 0 for plain text.
         classes: the classes of a text, where texts are put into classes.
         excerpt: how the row begins.
@@ -51,6 +54,8 @@ class Inspection:
     length: int = 0
     tokens: int = 0
     trained: int = 0
+    examples: tuple[tuple[int, int], ...] = ()
+    refusal: str = ""
     messages: int = 0
     classes: tuple[str, ...] = ()
     excerpt: str = ""
@@ -66,8 +71,14 @@ class Inspection:
         return self.tokens > 0
 
 
-def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | None, seed: int) -> Inspection:
-    """What is to be said about a row and its example; ``encoded`` is the refusal, or None for a dropped row."""
+def inspect_row(
+    conversation: Conversation, made: Encoded | StudioError | Sequence[Encoded | StudioError] | None, seed: int
+) -> Inspection:
+    """Return what there is to say about a row.
+
+    Args:
+        made: its example or examples, or the encoder's refusal; None for a row that is dropped before.
+    """
     known = {
         "row": conversation.row,
         "where": conversation.where,
@@ -79,20 +90,29 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
         return Inspection(**known, findings={kind: conversation.dropped})
     content = conversation.content()
     known |= {"hash": content_hash(content, seed), "signature": signature(comparable(content))}
-    if isinstance(encoded, StudioError):
-        return Inspection(**known, findings={"refused": encoded.what})
-    assert encoded is not None, "a row that is not dropped has been encoded"
-    length = len(encoded.input_ids)
-    known["length"] = length + encoded.cut
-    if encoded.dropped:
-        return Inspection(**known, findings={"masked": encoded.dropped})
+    assert made, "a row that is not dropped has been encoded"
+    every = [made] if isinstance(made, (Encoded, StudioError)) else list(made)
+    refused = next((one for one in every if isinstance(one, StudioError)), None)
+    findings = {"refused": refused.what} if refused else {}
+    known["refusal"] = refused.code if refused else ""
+    examples = [one for one in every if isinstance(one, Encoded)]
+    if not examples:
+        return Inspection(**known, findings=findings)
+    sizes = [(len(one.input_ids) + one.cut, 0 if one.dropped else len(one.input_ids)) for one in examples]
+    known |= {"length": max(whole for whole, _ in sizes), "examples": tuple(sizes)}
+    for flag in (flag for one in examples for flag in one.flags):
+        where = "" if flag.message is None else f"message {flag.message + 1}"
+        findings.setdefault(flag.code, f"{where}: {flag.detail}".strip(": ") or "the whole row")
+    used = [one for one in examples if not one.dropped]
+    if not used:
+        return Inspection(**known, findings=findings | {"masked": examples[0].dropped or ""})
+    cut = max(used, key=lambda one: one.cut)
     said = list(texts(conversation))
     text, plain = "\n".join(said), [_plain(part) for part in said]
     extra = [str(part) for part in (conversation.tools, conversation.labels) if part]
     extra += [] if conversation.label is None else [str(conversation.label)]
-    findings = {}
-    if encoded.cut:
-        findings["too_long"] = f"{length + encoded.cut:,} tokens: {text[:EXCERPT]}"
+    if cut.cut:
+        findings["too_long"] = f"{len(cut.input_ids) + cut.cut:,} tokens: {text[:EXCERPT]}"
     if match := _SECRETS.search(text) if any(sign in text for sign in _SIGNS) else None:
         findings["secret"] = _masked(match.group())
     if match := _EMAIL.search(text) if "@" in text else None:
@@ -110,8 +130,8 @@ def inspect_row(conversation: Conversation, encoded: Encoded | StudioError | Non
     return Inspection(
         **known,
         findings=findings,
-        tokens=length,
-        trained=length - encoded.labels.count(IGNORE),
+        tokens=sum(len(one.input_ids) for one in used),
+        trained=sum(len(one.labels) - one.labels.count(IGNORE) for one in used),
         messages=len(conversation.messages or ()),
         classes=(conversation.label,) if isinstance(conversation.label, str) else tuple(conversation.label or ()),
         excerpt=text[:EXCERPT],

@@ -36,9 +36,12 @@ FOLDER = "datasets/encoded"
 MOST_KEPT = 24  # datasets; those that were not used for longest go first
 SHOWN_CHARACTERS = 200  # of a row's text, kept for messages about it
 PARALLEL_ROWS = 4000  # fewer are encoded before a second process is ready
-_VERSION = 1
+_VERSION = 2
 _CHUNK = 512  # rows that a process takes at a time
-_SETTINGS = ("max_length", "train_on", "chat_template", "invalid_rows")
+_SETTINGS = (
+    *("max_length", "train_on", "chat_template", "invalid_rows"),
+    *("split_turns", "special_tokens_in_text"),
+)
 
 
 def encode_once(
@@ -121,7 +124,7 @@ def _write(key: str, kept: list[Encoded], dropped: dict[str, list[int]]) -> None
 
     integers = pa.list_(pa.int32())
     fields = {"input_ids": integers, "labels": integers, "text": pa.large_string(), "cut": pa.int64()}
-    fields |= {"label": pa.string(), "row": pa.int64()}
+    fields |= {"label": pa.string(), "row": pa.int64(), "turn": pa.int64()}
     schema = pa.schema(list(fields.items()), metadata={"dropped": json.dumps(dropped)})
     path = _path(key)
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")

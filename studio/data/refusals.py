@@ -80,3 +80,20 @@ def reasoning_lost(message: int, text: str) -> ReasoningLost:
         code="reasoning_lost",
         text=text,
     )
+
+
+class RefusedText(str):
+    """The reason for a refusal as text, with its code, the rendered row and the place in it."""
+
+    code: str
+    rendered: str
+    place: Span | None
+
+    @classmethod
+    def of(cls, error: StudioError) -> RefusedText:
+        """Return the reason of an error; the rendered row is empty where the error has none."""
+        made = cls(f"{error.what} {error.fix}")
+        made.code = error.code
+        made.rendered = getattr(error, "text", "")
+        made.place = getattr(error, "place", None)
+        return made

@@ -16,6 +16,7 @@ import numpy
 from studio.data.conversations import Conversation
 from studio.data.duplicates import Clusters
 from studio.data.encode import Encoded
+from studio.data.flags import FLAGS
 from studio.data.inspect_row import EXCERPT, Inspection, inspect_row
 from studio.data.pack import pack
 from studio.data.split import by_hash
@@ -44,6 +45,7 @@ KINDS = {
     "cut_answer": ("note", "answers that seem to end in mid-sentence", "The model learns to stop there too."),
     "secret": ("bad", "what looks like a key or password", "Remove it: a model can repeat what it was trained on."),
     "email": ("note", "e-mail addresses", "Remove them if they belong to real people."),
+    **FLAGS,
 }
 """For each kind of finding: how serious it is (``bad``, ``warn``, ``note``), what it is, and what to do."""
 INVALID = ("refused", "dropped")  # they stand in the way of a launch until they are mended or dropped
@@ -75,6 +77,7 @@ class Report:
         padding: share of the batches that is padding, where rows of similar length go together.
         packing: share of rows of ``max_length`` that is filled if short examples are packed into them.
         findings: in the order of ``KINDS``; only those with rows.
+        refusals: code of the encoder's refusal -> how many rows it refuses.
         unused_columns: columns that are not read, each as ``{"source", "column", "rows"}`` with the rows that have a
             value in it.
         splits: folders of which some files belong to other splits, as ``{"source", "split", "files", "left_out"}``.
@@ -100,6 +103,7 @@ class Report:
     unused_columns: list[dict] = field(default_factory=list)
     splits: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    refusals: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -173,7 +177,8 @@ class Examiner:
         self._hashes: list[int] = []
         self._held_out: list[bool] = []
         self._copies: list[int] = []
-        self._kept: list[bool] = []
+        self._examples: list[int] = []  # of each of them, how many are used
+        self._refusals: Counter[str] = Counter()
         self._clusters = Clusters()
         self._second: set[bytes] = set()  # prompts of rows that are held out from another source
         self._second_groups: set[int] = set()
@@ -186,8 +191,7 @@ class Examiner:
         place = -1 - len(self._second_groups)
         self._clusters.add(place, inspection.signature)
         self._second_groups.add(place)
-        if inspection.kept:
-            self._report.held_out += inspection.copies
+        self._report.held_out += inspection.copies * sum(1 for _, tokens in inspection.examples if tokens)
         if inspection.prompt is not None:
             self._second.add(inspection.prompt)
 
@@ -197,18 +201,22 @@ class Examiner:
         report.rows += 1
         self._numbers.append(row)
         self._all_lengths.append(inspection.length)
-        if inspection.length:
-            self._lengths[inspection.length] += inspection.copies
+        for whole, _ in inspection.examples:
+            self._lengths[whole] += inspection.copies
+        if inspection.refusal:
+            self._refusals[inspection.refusal] += 1
         for kind, text in inspection.findings.items():
             self._find(kind, row, text, inspection.where)
         near = self._to_split(inspection) if inspection.hash is not None else None
         if not inspection.kept:
             return
         copies = inspection.copies
-        report.kept += copies
+        used = [tokens for _, tokens in inspection.examples if tokens]
+        report.kept += copies * len(used)
         report.tokens += inspection.tokens * copies
         report.trained_tokens += inspection.trained * copies
-        self._used[inspection.tokens] += copies
+        for tokens in used:
+            self._used[tokens] += copies
         if inspection.messages:
             self._turns[inspection.messages] += copies
         self._classes.update(dict.fromkeys(inspection.classes, copies))
@@ -221,7 +229,7 @@ class Examiner:
         self._hashes.append(inspection.hash)
         self._held_out.append(inspection.held_out)
         self._copies.append(inspection.copies)
-        self._kept.append(inspection.kept)
+        self._examples.append(sum(1 for _, tokens in inspection.examples if tokens))
         return near
 
     def _find(self, kind: str, row: int, text: str, where: str = "") -> None:
@@ -246,8 +254,9 @@ class Examiner:
         report, lengths = self._report, self._lengths
         held_out = self._split()
         report.held_out += sum(
-            n for n, out, kept in zip(self._copies, held_out, self._kept, strict=True) if out and kept
+            n * examples for n, out, examples in zip(self._copies, held_out, self._examples, strict=True) if out
         )
+        report.refusals = dict(self._refusals.most_common())
         if self._data.holdout_column:
             self._leaks(held_out)
         leaked = set(self._flags["leak"])

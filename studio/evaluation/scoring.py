@@ -48,10 +48,12 @@ def evaluate(run: Run, engine: Engine, progress: Report = quiet, own: Sequence[M
     tuned = engine.open(Target.run(run.id), progress)
 
     from studio.data import load_evaluation
-    from studio.data.encode import encode_batch
+    from studio.data.encode import encode_batch, one_per_reply
 
     progress("Reading the data", 0, 0)
-    held_out = list(load_evaluation(recipe.data, recipe.train.seed))
+    held_out = [
+        row for whole in load_evaluation(recipe.data, recipe.train.seed) for row in one_per_reply(whole, recipe.data)
+    ]
     pairs = list(zip(held_out, encode_batch(tuned.tokenizer, held_out, recipe.data), strict=True))
     kept = [(row, encoded) for row, encoded in pairs if not isinstance(encoded, StudioError) and not encoded.dropped]
     if not kept:
@@ -134,13 +136,14 @@ def _seen(run: Run, handles: dict[str, Handle], rows: int, progress: Report) -> 
     """The loss on rows that were trained on, drawn by the run's seed: far below the held-out one, they are learnt by
     heart."""
     from studio.data import load_conversations, split_conversations
-    from studio.data.encode import encode_batch
+    from studio.data.encode import encode_batch, one_per_reply
     from studio.evaluation.loss import row_losses
 
     recipe = run.recipe
     training, _ = split_conversations(load_conversations(recipe.data), recipe.data, recipe.train.seed)
     count = min(len(training), rows, _MOST_SEEN)
     chosen = list(training.shuffle(seed=recipe.train.seed).select(range(count)))
+    chosen = [row for whole in chosen for row in one_per_reply(whole, recipe.data)]
     encoded = encode_batch(handles["tuned"].tokenizer, chosen, recipe.data)
     kept = [each for each in encoded if not isinstance(each, StudioError) and not each.dropped]
     found: dict[str, Any] = {"rows": len(kept)}

@@ -23,6 +23,8 @@ def prepare(tokenizer: Any, model: Any, recipe: Recipe) -> Notes:
     For chat see :func:`studio.models.chat.prepare_chat`. To read a text, a model needs no template and no new tokens,
     only a token to pad with on the right.
     """
+    if recipe.data.special_tokens_in_text != "special":  # saved with the tokenizer, so that prompts are encoded alike
+        tokenizer.init_kwargs["special_tokens_in_text"] = recipe.data.special_tokens_in_text
     if recipe.model.task != "seq_cls":
         return prepare_chat(tokenizer, model, recipe.data.chat_template)
     notes = Notes()

@@ -30,7 +30,7 @@ import psutil
 from studio.data import classes_of, read_conversations, sources
 from studio.data.conversations import Conversation, held_out_source
 from studio.data.duplicates import signature
-from studio.data.encode import Encoded, encode_batch
+from studio.data.encode import Encoded, encode_batch, one_per_reply
 from studio.data.inspect_row import Inspection, inspect_row
 from studio.data.report import Examiner, Index, Report
 from studio.errors import StudioError
@@ -40,7 +40,7 @@ from studio.workspace import Workspace
 
 _CHUNK = 256  # rows encoded at a time
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".onnx", ".msgpack")
-_VERSION = 7  # of what the report says; an older one is made anew
+_VERSION = 8  # of what the report says; an older one is made anew
 Progress = Callable[[int], None]
 Encode = Callable[[list[dict[str, Any]]], list[Encoded | StudioError]]
 
@@ -108,10 +108,11 @@ def _inspected(
 
 
 def _inspect_chunk(encode: Encode, recipe: Recipe, conversations: list[Conversation]) -> list[Inspection]:
-    usable = [c for c in conversations if not c.dropped]
-    encoded = iter(encode([c.content() for c in usable]))
+    rows = [[] if c.dropped else one_per_reply(c.content(), recipe.data) for c in conversations]
+    encoded = iter(encode([row for own in rows for row in own]))
+    examples = [[next(encoded) for _ in own] for own in rows]
     seed = recipe.train.seed
-    return [inspect_row(c, None if c.dropped else next(encoded), seed) for c in conversations]
+    return [inspect_row(c, made or None, seed) for c, made in zip(conversations, examples, strict=True)]
 
 
 _worker: dict[str, Any] = {}  # in a forked process of the pool alone: what it encodes with

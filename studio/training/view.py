@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -21,9 +21,10 @@ from studio.data import read_conversations
 from studio.data.bounds import time_limit
 from studio.data.classes import Classes, kept_classes
 from studio.data.conversations import Conversation, Reading, conversations_at, survey
-from studio.data.encode import Encoded, encode_batch
+from studio.data.encode import Encoded, encode_batch, one_per_reply
 from studio.data.formats import Mapping
 from studio.data.inspect_row import texts
+from studio.data.refusals import RefusedText
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.training.check import kept_index, prepared_tokenizer, tokenizer_key
@@ -149,11 +150,18 @@ def _made(
     usable = [conversation for conversation in found if not conversation.dropped]
     with time_limit(_ROW_SECONDS):
         classes = _classes(wanted.recipe, usable)
-        encoded = iter(encode_batch(tokenizer, [c.content() for c in usable], wanted.recipe.data, classes))
+        examples = {id(c): one_per_reply(c.content(), wanted.recipe.data) for c in usable}
+        every = [row for own in examples.values() for row in own]
+        encoded = iter(encode_batch(tokenizer, every, wanted.recipe.data, classes))
     rows: list[tuple[Conversation, Encoded | str]] = []
     for conversation in found:
-        made = conversation.dropped or next(encoded)
-        rows.append((conversation, f"{made.what} {made.fix}" if isinstance(made, StudioError) else made))
+        if conversation.dropped:
+            rows.append((conversation, conversation.dropped))
+            continue
+        for example in examples[id(conversation)]:
+            made = next(encoded)
+            shown = replace(conversation, messages=example["messages"])
+            rows.append((shown, RefusedText.of(made) if isinstance(made, StudioError) else made))
     sources = [(source.name, source.mapping.why) for source in reading.sources]
     tools = any(c.tools or any(m.get("tool_calls") for m in c.messages or []) for c in found)
     if tools:

@@ -75,6 +75,9 @@ def build(form: Form) -> DataTab:
             with gr.Row():
                 for name in ("holdout_rows", "holdout_column", "holdout_source", "invalid_rows"):
                     form.add(f"data.{name}")
+            with gr.Row():
+                form.add("data.split_turns")
+                form.add("data.special_tokens_in_text")
             form.add("data.mix")
         with gr.Accordion("A dataset from the Hub", open=False), gr.Row():
             for name in ("config", "data_dir", "revision", "streaming"):

@@ -43,6 +43,8 @@ LABELS = {
     "data.holdout_column": "Hold out by a column",
     "data.holdout_source": "Hold out a second source",
     "data.train_on": "Train on",
+    "data.split_turns": "One example per reply",
+    "data.special_tokens_in_text": "Special tokens in the text",
     "data.holdout": "Held out for validation",
     "data.eval_split": "Split for evaluation",
     "data.max_rows": "At most so many rows",

@@ -28,6 +28,10 @@ from studio.ui import views
 from studio.ui.viewer import Viewer
 from studio.workspace import Workspace
 
+_ENCODER_ONLY = {  # settings that do not change the conversations
+    *("max_length", "train_on", "chat_template", "holdout", "invalid_rows"),
+    *("split_turns", "special_tokens_in_text"),
+}
 _RECENT = 20  # runs that are looked at
 _COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them
 
@@ -105,7 +109,7 @@ class Known:
         files = self._files(data)
         if files is None or sum(size for _, size, _ in files) > _COUNTED_BYTES:
             return None
-        settings = data.model_dump_json(exclude={"max_length", "train_on", "chat_template", "holdout", "invalid_rows"})
+        settings = data.model_dump_json(exclude=_ENCODER_ONLY)
         key = (str(files), settings, recipe.model.task)
         if key not in self._surveys:
             try:

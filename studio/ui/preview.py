@@ -12,6 +12,7 @@ from typing import Any
 
 from studio.data.conversations import Conversation
 from studio.data.encode import IGNORE, Encoded
+from studio.data.refusals import RefusedText
 from studio.data.writer import message_thought
 
 _SHOWN = 4000  # characters of a message
@@ -39,7 +40,12 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
     opened = " open" if is_open else ""
     if isinstance(encoded, str):
         head = f'{_number(conversation)}<span class="s">left out: {escape(encoded)}</span>'
-        if conversation.raw is None:
+        if conversation.raw is None and getattr(encoded, "rendered", ""):
+            body = (
+                f"<div><h4>Conversation</h4>{_bubbles(conversation)}</div>"
+                f'<div><h4>What the template writes</h4><div class="tokens mono">{_refused(encoded)}</div></div>'
+            )
+        elif conversation.raw is None:
             body = f"<div><h4>Conversation</h4>{_bubbles(conversation)}</div>"
         else:
             raw = _short(json.dumps(conversation.raw, ensure_ascii=False, indent=1, default=str))
@@ -53,18 +59,30 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
     flag = f" · {encoded.cut:,} cut off" if encoded.cut else ""
     if encoded.dropped:
         flag = f" · left out: {encoded.dropped}"
+    number = _number(conversation)
+    if encoded.turn is not None:
+        number = number.replace("</span>", f", reply {encoded.turn + 1}</span>")
+    flags = "".join(f'<p class="note">{escape(str(flag))} <code>{flag.code}</code></p>' for flag in encoded.flags)
     head = (
-        f"{_number(conversation)}{_class_tags(conversation)}"
+        f"{number}{_class_tags(conversation)}"
         f'<span class="s" dir="auto">{escape(_visible_text(snippet[:160]))}</span>'
         f'<span class="t">{escape(count + flag)}</span>'
     )
     places = _places(conversation, encoded)
     body = (
         f"<div><h4>Conversation</h4>{_bubbles(conversation)}</div>"
-        f'<div><h4>What the model is given</h4><div class="tokens mono">{_tokens(encoded, places)}</div>'
+        f'<div><h4>What the model is given</h4>{flags}<div class="tokens mono">{_tokens(encoded, places)}</div>'
         f'<p class="readout note">{_HINT}</p></div>'
     )
     return f'<details{opened}><summary>{head}</summary><div class="row-body">{body}</div></details>'
+
+
+def _refused(reason: RefusedText) -> str:
+    """The rendered row of a refusal, with the place marked."""
+    start, end = reason.place or (len(reason.rendered),) * 2
+    parts = (reason.rendered[max(0, start - _SHOWN) : start], reason.rendered[start:end], reason.rendered[end:])
+    before, place, after = (escape(_visible_text(part[:_SHOWN])) for part in parts)
+    return f"{before}<mark>{place or ('here' if reason.place else '')}</mark>{after}"
 
 
 def _number(conversation: Conversation) -> str:
