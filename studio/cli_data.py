@@ -85,22 +85,26 @@ def preview(
 
 
 def _preview_row(conversation: Any, encoded: Any, dropped: str | None, classes: Any) -> dict[str, Any]:
+    """One example as JSON. What is worth saying about it stands there only where there is something to say."""
     kept = encoded if not dropped else None
     refused = isinstance(encoded, StudioError)
-    flags = [] if refused or encoded is None else encoded.flags
     label = {"label": classes.named(kept.label) if kept else None} if classes else {}
+    flags = [] if refused or encoded is None else encoded.flags
+    more = {
+        "code": encoded.code if refused else conversation.code,
+        "place": getattr(encoded, "place", None),
+        "flags": [{"code": f.code, "message": f.message, "detail": f.detail, "what": str(f)} for f in flags],
+        "unused_columns": list(conversation.unused),
+    }
+    turn = getattr(encoded, "turn", None)
+    more |= {} if turn is None else {"row": conversation.row, "turn": turn}
     return {
-        "row": conversation.row,
-        "turn": getattr(encoded, "turn", None),
         "text": getattr(encoded, "text", ""),
         "input_ids": kept.input_ids if kept else [],
         "labels": kept.labels if kept else [],
         **label,
         "dropped": dropped,
-        "code": encoded.code if refused else conversation.code,
-        "place": getattr(encoded, "place", None),
-        "flags": [{"code": f.code, "message": f.message, "detail": f.detail, "what": str(f)} for f in flags],
-        "unused_columns": list(conversation.unused),
+        **{key: value for key, value in more.items() if value not in (None, "", [])},
     }
 
 

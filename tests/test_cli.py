@@ -284,6 +284,23 @@ def test_preview_says_why_a_row_is_left_out(recipe):
     assert rows[1]["labels"] == []
 
 
+def test_preview_shows_the_flags_of_a_row_and_a_refused_row_with_its_code(recipe, tmp_path):
+    template = tmp_path / "open.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    text = f"chat_template={template}"
+    rows = json.loads(call("preview", recipe, f"data.{text}", "--rows", "2", "--json").stdout)
+    assert rows[1]["code"] == "turn_not_closed"
+    assert rows[1]["text"].startswith("user: ")
+    start, end = rows[1]["place"]
+    assert 0 < start < end <= len(rows[1]["text"])
+    assert "turn_not_closed" in call("preview", recipe, f"data.{text}", "--rows", "2").stdout
+    flagged = "data.max_length=24"
+    rows = json.loads(call("preview", recipe, flagged, "--rows", "3", "--json").stdout)
+    cut = [row for row in rows if "end_token_cut" in [flag["code"] for flag in row.get("flags", [])]]
+    assert cut
+    assert "end_token_cut" in call("preview", recipe, flagged, "--rows", "3").stdout
+
+
 def test_preview_marks_what_carries_loss_where_there_are_no_colours(recipe):
     text = call("preview", recipe, "--rows", "2").stdout
     assert text.startswith("rows.jsonl: OpenAI messages")

@@ -202,7 +202,8 @@ class Examiner:
         self._numbers.append(row)
         self._all_lengths.append(inspection.length)
         for whole, _ in inspection.examples:
-            self._lengths[whole] += inspection.copies
+            if whole:
+                self._lengths[whole] += inspection.copies
         if inspection.refusal:
             self._refusals[inspection.refusal] += 1
         for kind, text in inspection.findings.items():

@@ -1,6 +1,7 @@
 """The rows that the page shows: paged in file order, found by text, filtered and sorted by the report's findings."""
 
 import json
+import pickle
 import signal
 import time
 from itertools import chain
@@ -8,12 +9,13 @@ from itertools import chain
 import pytest
 from lessons import lesson
 
-from studio.data import encode_rows, load_conversations
+from studio.data import encode_once, encode_rows, load_conversations
 from studio.data.encode import Encoded
 from studio.errors import StudioError
 from studio.training import view as module
 from studio.training.check import check, prepared_tokenizer
 from studio.training.view import Wanted, answer, view
+from studio.ui.preview import html
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -309,3 +311,75 @@ def test_tokenizers_are_kept_and_only_a_few_of_them(recipe, monkeypatch):
         answer(("template", recipe), kept)
     assert len(made) == 7
     assert len(kept) == 4
+
+
+QWEN = (  # earlier replies lose their reasoning, as in Qwen3's own template
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.reasoning_content and loop.last %}{{ '<think>\n' + m.reasoning_content + '\n</think>\n\n' }}{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def thoughts(tiny_model, tmp_path):
+    """A recipe over ten conversations of two replies that lose their first thought."""
+    path = tmp_path / "thoughts.jsonl"
+    with path.open("w") as file:
+        for number in range(10):
+            turns = []
+            for turn in "ab":
+                turns.append({"role": "user", "content": f"ask{number}{turn}"})
+                thought = {"reasoning_content": f"thought{number}{turn}"}
+                turns.append({"role": "assistant", "content": f"say{number}{turn}", **thought})
+            file.write(json.dumps({"messages": turns}) + "\n")
+    made = lesson(tiny_model, path)
+    return made.model_copy(update={"data": made.data.model_copy(update={"chat_template": QWEN})})
+
+
+def split(recipe):
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"split_turns": True})})
+
+
+def test_data_06_lost_reasoning_is_counted_by_the_check_and_listed_in_the_view(thoughts):
+    assert check(thoughts).found("reasoning_dropped") == 10
+    tokenizer, notes = prepared_tokenizer(thoughts)
+    shown = view(Wanted(thoughts, flag="reasoning_dropped"), tokenizer, notes)
+    assert len(shown.rows) == 10
+    assert all("reasoning_dropped" in {flag.code for flag in encoded.flags} for _, encoded in shown.rows)
+
+
+def test_data_06_one_example_per_reply_is_counted_shown_and_encoded_alike(thoughts):
+    recipe = split(thoughts)
+    report = check(recipe)
+    assert (report.rows, report.kept) == (10, 20)
+    assert report.found("reasoning_dropped") == report.found("context_mismatch") == 0
+    tokenizer, notes = prepared_tokenizer(recipe)
+    shown = view(Wanted(recipe, count=3), tokenizer, notes)
+    assert [(c.row, e.turn) for c, e in shown.rows] == [(1, 1), (1, 3), (2, 1), (2, 3), (3, 1), (3, 3)]
+    assert [len(c.messages) for c, _ in shown.rows] == [2, 4] * 3
+    kept, _ = encode_once(tokenizer, load_conversations(recipe.data), recipe.data)
+    again, _ = encode_once(tokenizer, load_conversations(recipe.data), recipe.data)
+    assert [(one.row, one.turn) for one in kept] == [(row, turn) for row in range(1, 11) for turn in (1, 3)]
+    assert [(one.input_ids, one.labels, one.turn) for one in again] == [
+        (one.input_ids, one.labels, one.turn) for one in kept
+    ]
+    assert [one.input_ids for one in kept[:6]] == [e.input_ids for _, e in shown.rows]
+    assert sum(len(one.input_ids) for one in kept) == report.tokens
+
+
+def test_data_16_a_refused_row_is_shown_with_its_code_the_rendered_row_and_the_place(thoughts):
+    broken = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    recipe = thoughts.model_copy(update={"data": thoughts.data.model_copy(update={"chat_template": broken})})
+    tokenizer, notes = prepared_tokenizer(recipe)
+    shown = view(Wanted(recipe, count=1), tokenizer, notes)
+    ((_, reason),) = pickle.loads(pickle.dumps(shown.rows))
+    assert reason.code == "turn_not_closed"
+    assert "say0a" in reason.rendered
+    assert check(recipe).refusals == {"turn_not_closed": 10}
+    assert "<mark>" in html(shown.rows)
+
+
+def test_the_page_shows_flags_and_which_reply_an_example_is_of(thoughts):
+    for recipe, part in ((thoughts, "reasoning_dropped"), (split(thoughts), "reply 4")):
+        tokenizer, notes = prepared_tokenizer(recipe)
+        assert part in html(view(Wanted(recipe, count=1), tokenizer, notes).rows)
