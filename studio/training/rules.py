@@ -203,8 +203,8 @@ class HighLearningRate(Rule):
     def _lower(self) -> str:
         rate = self.settings.learning_rate
         return (
-            f"The learning rate may be too high: lower train.learning_rate from {rate:g} to {self.settings.safer_rate:g}, "
-            "or warm up longer."
+            f"The learning rate may be too high: lower train.learning_rate from {rate:g} to "
+            f"{self.settings.safer_rate:g}, or warm up longer."
         )
 
 
