@@ -209,7 +209,7 @@ def judge(
     as_json: Json = False,
 ) -> None:
     """Let a language model judge two models' answers to a suite, with the order flipped in half of the cases."""
-    from studio.evaluation.judge import PROMPT, endpoint, local
+    from studio.evaluation.judge import PROMPT, endpoint, local, replies_path
     from studio.evaluation.judge import judge as ask_judge
     from studio.evaluation.suites import load_suite
 
@@ -217,24 +217,32 @@ def judge(
     if show_prompt:
         print(text)
         return
-    if len(models) != 2 or not model:
-        raise StudioError("A judge compares two models.", "Name two, and the judge with --judge.")
+    if len(set(models)) != 2 or not model:
+        raise StudioError("A judge compares two different models.", "Name two, and the judge with --judge.")
     asked = load_suite(name)
+    remote = endpoint(url, model) if url else None
     with terminal.working() as report:
         from studio.evaluation.suite_run import run_suite
-        from studio.inference import Engine
+        from studio.inference import Engine, Target
 
         engine = Engine()
-        done = run_suite(asked, models, engine, progress=report)
-        first, second = done.answers
-        ask = endpoint(url, model) if url else local(model, engine, report)
-        found = ask_judge(done, first, second, ask, prompt=text, progress=report)
+        try:
+            done = run_suite(asked, models, engine, progress=report)
+            first, second = done.answers
+            asker = f"{url} {model}" if url else engine.identity(Target.parse(model))
+            kept = replies_path(done, first, second, asker, text)
+            ask = remote or local(model, engine, report)
+            found = ask_judge(done, first, second, ask, prompt=text, progress=report, kept=kept)
+        except KeyboardInterrupt as error:
+            raise StudioError(
+                "Paused.", "Answers and verdicts so far are kept; the same command goes on from there."
+            ) from error
     if as_json:
         terminal.print_json(found)
         return
-    table = terminal.Table(
-        "Model", "Wins", "Score", title=f"{found['prompts']} prompts, {found['no_verdict']} no verdict"
-    )
+    counts = f"{found['prompts']} prompts: {found['ties']} ties, {found['no_verdict']} no verdict"
+    counts += f", {found['failed']} no reply" if found["failed"] else ""
+    table = terminal.Table("Model", "Wins", "Score", title=counts)
     for each, share in found["win_rates"].items():
         low, score, high = found["scores"][each]
         table.add_row(each, f"{share:.1%}", f"{score:.0f} ({low:.0f} to {high:.0f})")
@@ -247,5 +255,5 @@ def judge(
 def _prompt_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"{path} cannot be read: {error}.", "Name a text file.") from error
+    except (OSError, ValueError) as error:  # not there, not UTF-8, a name that no file system takes
+        raise StudioError(f"{str(path)[:300]!r} cannot be read: {str(error)[:300]}.", "Name a text file.") from error

@@ -1,22 +1,27 @@
-"""A language model as the judge of two answers: any OpenAI-compatible endpoint, or a local model.
+"""A language model as the judge of two models' answers to a suite.
 
 Each pair is shown in one order for half of the prompts and in the other for the rest, since judges favour a side
-(https://arxiv.org/abs/2306.05685, section 3.3). The judge is asked for one word; anything else counts as no verdict.
+(https://arxiv.org/abs/2306.05685, section 3.3). Replies are kept as they come, so that nothing is asked twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.evaluation.judge_endpoint import endpoint
 from studio.evaluation.statistics import bradley_terry_intervals, paired_p, win_rates
 from studio.evaluation.suite_run import SuiteRun
+from studio.evaluation.verdicts import TIE, parse_verdict
 from studio.models.progress import Report, quiet
+from studio.workspace import Workspace, safe_name
 
 PROMPT = """Two assistants were given the same task. Say which answer is better: more correct, more complete for what \
 was asked, and clearer. Do not favour the longer one, and do not mind which comes first.
@@ -30,39 +35,63 @@ Answer A:
 Answer B:
 {b}
 
-Reply with one word: A, B, or TIE."""
-_VERDICT = re.compile(r"\b(A|B|TIE)\b")
+Reply with one line and nothing else: [[A]] if answer A is better, [[B]] if answer B is better, [[TIE]] if they are \
+equally good."""
+__all__ = ["PROMPT", "Ask", "Reply", "endpoint", "filled", "judge", "local", "replies_path"]
 _LONGEST = 8000  # characters of an answer that a judge is shown
-_SECONDS = 120.0
+_LONGEST_REPLY = 20_000  # characters of a reply that are kept
+_SHOWN = 400  # characters of a reply in the result: its end has the verdict
+_MOST_FAILURES = 3  # in a row, after which the judge is not asked any more
+_HOPELESS = ("judge-key", "judge-address", "judge-unreachable", "judge-unwritten")
 Ask = Callable[[str], str]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """``score`` is what the second model (the tuned one) got: 1, 0.5, 0; None where the judge gave no verdict."""
+class Reply:
+    """What a judge said about a prompt's answers; ``error`` instead where no reply came."""
 
     prompt_id: str
     flipped: bool
     said: str
-    score: float | None
+    error: str = ""
+
+    @property
+    def score(self) -> float | None:
+        """What the second model (the tuned one) got: 1, 0.5 or 0; None without a verdict."""
+        verdict = None if self.error else parse_verdict(self.said)
+        if verdict is None or verdict == TIE:
+            return None if verdict is None else 0.5
+        return float((verdict == "B") != self.flipped)
 
 
 def judge(
-    run: SuiteRun, first: str, second: str, ask: Ask, *, prompt: str = PROMPT, seed: int = 0, progress: Report = quiet
+    run: SuiteRun,
+    first: str,
+    second: str,
+    ask: Ask,
+    *,
+    prompt: str = PROMPT,
+    seed: int = 0,
+    progress: Report = quiet,
+    kept: Path | None = None,
 ) -> dict[str, Any]:
     """Let a judge compare two models' answers to a suite.
 
     Args:
         ask: a prompt to what the judge says.
         prompt: with ``{prompt}``, ``{reference}``, ``{a}`` and ``{b}`` in it.
+        kept: a file with the replies so far (:func:`replies_path`); they are not asked for again, and new ones are
+            added to it. None keeps nothing.
 
     Returns:
-        ``{"prompts", "no_verdict", "first_side", "win_rates", "scores", "p", "verdicts"}``: how many were compared, and
-        how many without a verdict; how often the side shown first won (0.5 is fair); each model's share of wins, its
-        Bradley-Terry score as (low, score, high), and how often chance alone would set them so far apart.
+        ``{"prompts", "ties", "no_verdict", "failed", "first_side", "win_rates", "scores", "p", "verdicts"}``: how many
+        were compared, how many of them were ties, had a reply without a verdict, or no reply; how often the side shown
+        first won (0.5 is fair); each model's share of wins, its Bradley-Terry score as (low, score, high), and how
+        often chance alone would set them so far apart. Only prompts with a verdict count in these.
 
     Raises:
-        StudioError: the judge cannot be reached, or the prompt lacks one of its parts.
+        StudioError: the judge cannot be reached or refuses the key, three prompts in a row get no reply, or the prompt
+            lacks one of its parts. Replies that came before are kept.
     """
     missing = [part for part in ("{prompt}", "{a}", "{b}") if part not in prompt]
     if missing:
@@ -70,15 +99,76 @@ def judge(
     asked = [p for p in run.answered() if first in run.answers and second in run.answers]
     order = sorted(asked, key=lambda p: hashlib.sha256(f"{seed} {p.id}".encode()).digest())
     flipped = {p.id for p in order[: len(order) // 2]}
-    verdicts = []
+    known = _read_replies(kept) if kept else {}
+    replies: list[Reply] = []
+    failures = 0
     for number, each in enumerate(asked):
         progress("Asking the judge", number, len(asked))
-        sides = [run.answers[name][each.id].output[:_LONGEST] for name in (first, second)]
-        a, b = reversed(sides) if each.id in flipped else sides
-        wanted = f"\nA correct answer:\n{each.reference}\n" if each.reference else ""
-        said = ask(filled(prompt, {"prompt": each.text, "reference": wanted, "a": a, "b": b}))
-        verdicts.append(Verdict(each.id, each.id in flipped, said[:200], _score(said, each.id in flipped)))
-    return _result(first, second, verdicts)
+        reply = known.get((each.id, each.id in flipped))
+        if reply is None:
+            sides = [run.answers[name][each.id].output[:_LONGEST] for name in (first, second)]
+            a, b = reversed(sides) if each.id in flipped else sides
+            wanted = f"\nA correct answer:\n{each.reference}\n" if each.reference else ""
+            text = filled(prompt, {"prompt": each.text, "reference": wanted, "a": a, "b": b})
+            try:
+                reply = Reply(each.id, each.id in flipped, ask(text)[-_LONGEST_REPLY:])
+                failures = 0
+                if kept:
+                    _append(kept, reply)
+            except StudioError as error:
+                failures += 1
+                if error.code in _HOPELESS or failures == min(_MOST_FAILURES, len(asked)):
+                    raise _stopped(error, kept) from error
+                reply = Reply(each.id, each.id in flipped, "", error.what)
+        replies.append(reply)
+    return _result(first, second, replies)
+
+
+def _stopped(error: StudioError, kept: Path | None) -> StudioError:
+    """The error with what became of the replies so far."""
+    more = " The replies so far are kept: the same command goes on from there." if kept and kept.exists() else ""
+    return StudioError(error.what, f"{error.fix}{more}", code=error.code)
+
+
+def replies_path(run: SuiteRun, first: str, second: str, judge_name: str, prompt: str = PROMPT, seed: int = 0) -> Path:
+    """Where the replies of a judge to these very answers and this prompt stand."""
+    answers = [[run.answers[name].get(p.id) for p in run.suite.prompts] for name in (first, second)]
+    parts = [run.suite.fingerprint, answers, judge_name, prompt, seed]
+    key = hashlib.sha256(json.dumps(parts, default=asdict, sort_keys=True).encode()).hexdigest()[:16]
+    return Workspace.current().folder("suites") / f"{safe_name(run.suite.name, 'suite')}-judged-{key}.jsonl"
+
+
+def _read_replies(path: Path) -> dict[tuple[str, bool], Reply]:
+    """The replies in a file by prompt and order; damaged lines are left out, and so asked again."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for line in data.split(b"\n"):
+        try:
+            told = json.loads(line)
+            reply = Reply(told["prompt_id"], told["flipped"], told["said"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        if isinstance(reply.prompt_id, str) and isinstance(reply.flipped, bool) and isinstance(reply.said, str):
+            found[reply.prompt_id, reply.flipped] = reply
+    return found
+
+
+def _append(path: Path, reply: Reply) -> None:
+    line = json.dumps({"prompt_id": reply.prompt_id, "flipped": reply.flipped, "said": reply.said})
+    try:
+        with path.open("a+b") as file:
+            size = file.tell()
+            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StudioError(
+            f"{path} cannot be written: {error.strerror}.", "Free some disk space, then go on.", code="judge-unwritten"
+        ) from error
 
 
 def filled(prompt: str, parts: dict[str, str]) -> str:
@@ -86,66 +176,23 @@ def filled(prompt: str, parts: dict[str, str]) -> str:
     return re.sub(r"\{(prompt|reference|a|b)\}", lambda match: parts[match[1]], prompt)
 
 
-def _score(said: str, flipped: bool) -> float | None:
-    found = _VERDICT.findall(said.upper())
-    if not found:
-        return None
-    word = found[-1]  # a judge that thinks aloud ends with its verdict
-    if word == "TIE":
-        return 0.5
-    return float((word == "B") != flipped)
-
-
-def _result(first: str, second: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    told = [v for v in verdicts if v.score is not None]
-    votes = [(first, second, 1 - v.score) for v in told]
-    leading = [0.5 if v.score == 0.5 else float((v.score == 0) != v.flipped) for v in told]
+def _result(first: str, second: str, replies: Sequence[Reply]) -> dict[str, Any]:
+    scores = [(reply, reply.score) for reply in replies]
+    told = [(reply, score) for reply, score in scores if score is not None]
+    votes = [(first, second, 1 - score) for _, score in told]
+    leading = [0.5 if score == 0.5 else float((score == 0) != reply.flipped) for reply, score in told]
+    failed = sum(bool(reply.error) for reply in replies)
     return {
-        "prompts": len(verdicts),
-        "no_verdict": len(verdicts) - len(told),
+        "prompts": len(replies),
+        "ties": sum(score == 0.5 for _, score in told),
+        "no_verdict": len(replies) - len(told) - failed,
+        "failed": failed,
         "first_side": sum(leading) / len(leading) if leading else None,
         "win_rates": win_rates(votes),
         "scores": bradley_terry_intervals(votes),
-        "p": paired_p([1 - v.score for v in told], [v.score for v in told]) if told else None,
-        "verdicts": [vars(v) for v in verdicts],
+        "p": paired_p([1 - score for _, score in told], [score for _, score in told]) if told else None,
+        "verdicts": [{**vars(reply), "said": reply.said[-_SHOWN:], "score": score} for reply, score in scores],
     }
-
-
-def endpoint(url: str, model: str, *, key_variable: str = "JUDGE_API_KEY") -> Ask:
-    """A judge behind an OpenAI-compatible endpoint; the key is read from an environment variable and kept nowhere.
-
-    Args:
-        url: up to and with ``/v1``.
-
-    Raises:
-        StudioError: (when asked) it does not answer, refuses the key, or answers something else.
-    """
-    import httpx
-
-    address = f"{url.rstrip('/')}/chat/completions"
-    key = os.environ.get(key_variable)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-
-    def ask(text: str) -> str:
-        body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 512}
-        try:
-            answer = httpx.post(address, json=body, headers=headers, timeout=_SECONDS, trust_env=False)
-        except httpx.HTTPError as error:
-            raise StudioError(
-                f"The judge at {url} does not answer: {type(error).__name__}.", "Check the address."
-            ) from None
-        if answer.status_code in (401, 403):
-            raise StudioError("The judge refuses the key.", f"Set {key_variable} to one that it takes.")
-        try:
-            answer.raise_for_status()
-            return str(answer.json()["choices"][0]["message"]["content"] or "")
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError):
-            raise StudioError(
-                f"The judge at {url} answers with status {answer.status_code} and no message.",
-                "Check the address (it ends with /v1) and the model's name.",
-            ) from None
-
-    return ask
 
 
 def local(target: Any, engine: Any, progress: Report = quiet) -> Ask:

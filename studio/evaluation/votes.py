@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from studio.errors import StudioError
 from studio.evaluation.statistics import bradley_terry_intervals
 
 VOTES = {"A": 1.0, "B": 0.0, "tie": 0.5, "bad": 0.5}  # the share of the left side; both bad tells nobody apart
+
+
+_LONGEST_LINE = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -66,21 +70,90 @@ def append(path: Path, vote: Vote) -> None:
         ) from error
 
 
+@dataclass(frozen=True)
+class Votes:
+    """The votes of a file in the order of their lines, and what is wrong with each damaged line, by its number.
+
+    A line that was torn by a kill counts as damaged too.
+    """
+
+    votes: list[Vote]
+    damaged: dict[int, str]
+
+
 def read(path: Path) -> list[Vote]:
-    """All votes in the order of their lines; lines that are not whole are left out."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            told = json.loads(line)
-            tags, targets, sides, answers = (tuple(told[n]) for n in ("tags", "targets", "sides", "answers"))
-            vote = Vote(str(told["prompt"]), tags, targets, sides, told["vote"], answers, float(told["time"]))
-        except (ValueError, KeyError, TypeError):
+    """All votes in the order of their lines, without damaged lines."""
+    return read_votes(path).votes
+
+
+def read_votes(path: Path) -> Votes:
+    """The votes of a file. Damaged lines are passed over, each with its reason.
+
+    Raises:
+        StudioError: (``votes-unreadable``) the file is there and cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Votes([], {})
+    except OSError as error:
+        raise StudioError(
+            f"The votes in {path} cannot be read: {error.strerror}.",
+            "Mend its permissions, or move it away.",
+            code="votes-unreadable",
+        ) from error
+    found, damaged = [], {}
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
             continue
-        if vote.vote in VOTES and len(sides) == 2:
-            found.append(vote)
-    return found
+        try:
+            found.append(_vote(line))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            damaged[number] = _reason(error)
+    return Votes(found, damaged)
+
+
+def _vote(line: bytes) -> Vote:
+    """A vote from its line.
+
+    Raises:
+        ValueError, TypeError, KeyError, OverflowError, RecursionError: it is damaged.
+    """
+    if len(line) > _LONGEST_LINE:
+        raise ValueError(f"it is longer than {_LONGEST_LINE:,} bytes")
+    told = json.loads(line)
+    if not isinstance(told, dict):
+        raise TypeError("it is no object")
+    json.dumps(told, ensure_ascii=False).encode()  # half a character, such as "\\ud800", is not text
+    tags, targets, sides, answers = (_texts(told[name], name) for name in ("tags", "targets", "sides", "answers"))
+    prompt, vote, when = told["prompt"], told["vote"], told["time"]
+    if not isinstance(prompt, str):
+        raise TypeError("prompt is no text")
+    if not isinstance(vote, str) or vote not in VOTES:
+        raise ValueError(f"vote is none of {', '.join(VOTES)}")
+    if len(sides) != 2 or sides[0] == sides[1] or not all(sides):
+        raise ValueError("sides are not two different models")
+    if len(targets) != 2 or set(targets) != set(sides):
+        raise ValueError("targets are not the models of the sides")
+    if isinstance(when, bool) or not isinstance(when, int | float) or not math.isfinite(when):
+        raise ValueError("time is no number")
+    return Vote(prompt, tags, targets, sides, vote, answers, float(when))
+
+
+def _texts(value: object, name: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{name} is no list of texts")
+    return tuple(value)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no {error.args[0]}"
+    if isinstance(error, json.JSONDecodeError | UnicodeError):
+        return "it is not JSON in UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return str(error)[:200]
 
 
 @dataclass(frozen=True)

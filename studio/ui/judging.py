@@ -172,16 +172,31 @@ def vote(desk: Desk, session: str, key: str, chosen: str) -> Round:
 
 def table() -> str:
     """Win rates and scores of all models, for all prompts and by tag."""
-    found = votes.read(Workspace.current().votes)
+    try:
+        whole = votes.read_votes(Workspace.current().votes)
+    except StudioError as error:
+        return views.problem(error)
+    found, warning = whole.votes, _damaged(whole.damaged)
     if not found:
-        return views.empty("No votes yet", "Switch on Blind, send a prompt, and choose the better answer.")
+        return warning + views.empty("No votes yet", "Switch on Blind, send a prompt, and choose the better answer.")
     parts = [_section("All prompts", found, None)]
     parts += [_section(tag, found, tag) for tag in votes.tags(found)[:20]]
     note = (
         "Win rate: wins and half of the ties. Score: Bradley-Terry on the Elo scale, 1000 on average, with the 95 % "
         "interval of 1,000 bootstrap samples. Both bad counts as a tie. All votes are in votes.jsonl in the workspace."
     )
-    return f'<div class="apart standings">{"".join(parts)}<p class="note">{note}</p></div>'
+    return f'{warning}<div class="apart standings">{"".join(parts)}<p class="note">{note}</p></div>'
+
+
+def _damaged(lines: dict[int, str]) -> str:
+    """How many votes are left out because their line is damaged, and why for the first of them."""
+    if not lines:
+        return ""
+    number, reason = next(iter(lines.items()))
+    count = "1 damaged vote is" if len(lines) == 1 else f"{len(lines):,} damaged votes are"
+    return views.message(
+        "warn", f"{count} left out (line {number:,}: {reason}).", "The lines stand in votes.jsonl in the workspace."
+    )
 
 
 def _section(title: str, found: list[votes.Vote], tag: str | None) -> str:

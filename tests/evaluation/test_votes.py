@@ -67,3 +67,58 @@ def test_a_tag_has_standings_of_its_own():
     assert [s.name for s in votes.standings(cast, "chat")] == ["two", "one"]
     assert sum(s.votes for s in votes.standings(cast, "code")) == 4
     assert votes.standings(cast, "absent") == []
+
+
+DAMAGE = {
+    "not-json": lambda told: b"{broken",
+    "not-utf8": lambda told: b"\xff\xfe",
+    "no-object": lambda told: b"[]",
+    "nested": lambda told: b'{"vote": ' + b"[" * 100_000,
+    "nested-whole": lambda told: json.dumps(told | {"time": None}).replace("null", "[" * 400 + "]" * 400).encode(),
+    "vote-list": lambda told: told | {"vote": []},
+    "vote-unknown": lambda told: told | {"vote": "C"},
+    "time-huge": lambda told: told | {"time": 10**400},
+    "time-text": lambda told: told | {"time": "now"},
+    "time-nan": lambda told: told | {"time": float("nan")},
+    "time-true": lambda told: told | {"time": True},
+    "digits": lambda told: json.dumps(told | {"time": None}).replace("null", "1" * 9999).encode(),
+    "sides-nested": lambda told: told | {"sides": [["x"], "y"]},
+    "sides-equal": lambda told: told | {"sides": ["one", "one"], "targets": ["one", "one"]},
+    "sides-three": lambda told: told | {"sides": ["one", "two", "three"]},
+    "sides-text": lambda told: told | {"sides": "xy"},
+    "sides-empty": lambda told: told | {"sides": ["", "two"], "targets": ["", "two"]},
+    "targets-other": lambda told: told | {"targets": ["three", "four"]},
+    "tags-text": lambda told: told | {"tags": "code"},
+    "tags-mixed": lambda told: told | {"tags": [1, {}]},
+    "prompt-object": lambda told: told | {"prompt": {}},
+    "half-a-character": lambda told: told | {"tags": ["\ud800"]},
+    "missing": lambda told: {name: value for name, value in told.items() if name != "answers"},
+    "long": lambda told: told | {"prompt": "x" * 2_000_000},
+}
+
+
+def damaged_file(path, name):
+    """A good vote, a damaged one, another good one."""
+    votes.append(path, made("one", "two", "A"))
+    spoilt = DAMAGE[name](json.loads(path.read_bytes()))
+    with path.open("ab") as file:
+        file.write((spoilt if isinstance(spoilt, bytes) else json.dumps(spoilt).encode()) + b"\n")
+    votes.append(path, made("one", "two", "B"))
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_results_09_a_damaged_vote_is_left_out_counted_and_explained(tmp_path, name):
+    path = tmp_path / "votes.jsonl"
+    damaged_file(path, name)
+    found = votes.read_votes(path)
+    assert [vote.vote for vote in found.votes] == ["A", "B"]
+    assert list(found.damaged) == [2]
+    assert 0 < len(found.damaged[2]) < 300
+    assert len(votes.standings(found.votes)) == 2
+
+
+def test_results_09_a_file_that_cannot_be_read_says_so(tmp_path):
+    with pytest.raises(StudioError) as caught:
+        votes.read_votes(tmp_path)
+    assert caught.value.code == "votes-unreadable"
+    assert votes.read_votes(tmp_path / "absent") == votes.Votes([], {})

@@ -116,3 +116,17 @@ def test_the_table_has_a_section_for_each_tag(desk, models):
     html = judging.table()
     for title in ("All prompts", "code", "chat"):
         assert f"<h4>{title} · 1 vote</h4>" in html
+
+
+def test_results_09_the_table_counts_damaged_votes_and_shows_the_others(desk, models, home):
+    asked(desk)
+    judging.vote(desk, "browser", desk.rounds["browser"].key, "tie")
+    path = Workspace.current().votes
+    whole = path.read_bytes()
+    path.write_bytes(b'{"vote": []}\n' + whole + b'{"sides": [["<b>"], "y"]}\n')
+    html = judging.table()
+    assert "2 damaged votes" in html
+    assert "All prompts · 1 vote" in html
+    path.unlink()
+    path.mkdir()
+    assert 'role="alert"' in judging.table()

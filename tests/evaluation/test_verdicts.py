@@ -1,0 +1,77 @@
+"""Verdicts are read from what judges write: broad in phrasing, never from the article, never from contradictions."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import sampled_from, text
+
+from studio.evaluation.verdicts import TIE, parse_verdict
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Answer B is a better answer.", "B"),
+        ("The better answer is B, as A is vague.", "B"),
+        ("I'd take B over A.", "B"),
+        ("Overall, A does a better job than B.", "A"),
+        ("I rate B higher than A.", "B"),
+        ("B is not as good as A.", "A"),
+        ("A > B", "A"),
+        ("The first answer is better.", "A"),
+        ("Answer 2 is better.", "B"),
+        ("Answer B is more accurate.", "B"),
+        ("ANSWER B IS BETTER", "B"),
+        ("I think it is A", "A"),
+        ("A is better in style, but B is better.\n\nVerdict: B", "B"),
+        (r"\boxed{A}", "A"),
+    ],
+)
+def test_results_01_sentences_that_name_the_better_answer_are_read(reply, verdict):
+    assert parse_verdict(reply) == verdict
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Both are equal.", "both are equal", "Tie.", "TIE", "[[TIE]]", "[[C]]", "Verdict: tie", "It's a tie.",
+        "They are equally good.", "A and B are equally good.", "I call it a draw.", "A = B",
+        "There is no clear winner.",
+    ],
+)  # fmt: skip
+def test_results_01_equal_answers_are_a_tie(reply):
+    assert parse_verdict(reply) == TIE
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "", "a", "b", "A better answer would say more.", "A good answer names a city.", "A or B", "A, B", "A/B",
+        "Neither A nor B", "Neither A nor B is good.", "None of them", "not B", "[[A]] [[B]]", "Verdict: A or B",
+        "Verdict: A, B, or TIE", "Verdict: A better answer would be longer.", "Is A better?", "It depends.",
+        "A is better. B is better.", "Verdict: A. Answer B is better.", "A is not better than B.", "Both are fine.",
+        "I do not think that B is better.", "I am not sure whether A is better.",
+        "If A were whole, it would be better.",
+        "Answer A is vague.", "<think>A is better", "A is better than B, but B is better than A.",
+    ],
+)  # fmt: skip
+def test_results_01_a_reply_that_says_neither_or_both_has_no_verdict(reply):
+    assert parse_verdict(reply) is None
+
+
+@given(text(alphabet=sampled_from("AB abetris.,:\n[]*"), max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_results_01_lower_case_never_gives_a_letter(reply):
+    assert parse_verdict(reply.lower()) in (None, TIE)
+
+
+@pytest.mark.parametrize(
+    "part", ["A ", "A is ", "better ", "Verdict: ", "(", "[[", "not ", "both are ", "my the ", "{"]
+)
+def test_a_long_hostile_reply_is_read_in_linear_time(part):
+    begun = time.process_time()
+    parse_verdict(part * 20_000)
+    assert time.process_time() - begun < 3
