@@ -20,8 +20,8 @@ class _Late(BaseException):
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise ``TooSlow`` if the block takes longer.
+def time_limit(seconds: float, late: StudioError | None = None) -> Iterator[None]:
+    """Raise ``TooSlow``, or the error ``late``, if the block takes longer.
 
     It works in the main thread of a process that has alarms; elsewhere, and inside a limit that ends sooner, it does
     nothing.
@@ -43,6 +43,8 @@ def time_limit(seconds: float) -> Iterator[None]:
     try:
         yield
     except _Late:
+        if late is not None:
+            raise late from None
         raise TooSlow(
             f"The chat template did not end within {seconds:g} seconds.",
             "Look for a loop in it, or set data.chat_template to chatml.",

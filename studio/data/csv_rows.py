@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from studio.data.files import Row, text_lines
+from studio.data.files import MOST_COLUMNS, Row, text_lines, too_many_columns
 from studio.errors import StudioError
 
 _DELIMITERS = ",;\t|"
@@ -42,7 +43,9 @@ def read_csv(path: Path, kind: str) -> Iterator[Row]:
     found = False
     try:
         header = [name.strip() for name in next(reader, [])]
-        repeated = sorted({name for name in header if header.count(name) > 1})
+        if len(header) > MOST_COLUMNS:
+            raise too_many_columns(path.name, len(header))
+        repeated = sorted(name for name, times in Counter(header).items() if times > 1)
         if repeated:
             raise StudioError(f"{path.name}: the column {repeated[0]!r} stands twice.", "Rename one of the two.")
         for fields in reader:

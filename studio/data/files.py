@@ -16,12 +16,14 @@ from typing import Any, BinaryIO, TextIO
 
 from studio.data.splits import Taken, by_split, saved_files, saved_splits
 from studio.errors import StudioError
+from studio.folders import files_below
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md")
 PACKED = (".gz", ".zst")  # each kind of text file may be compressed
 _CHUNK = 1 << 20
 _HEAD = 1 << 16  # bytes looked at to find how lines end
 _MARKED = 1 << 24  # bytes between two remembered places of a file
+MOST_COLUMNS = 10_000
 LONGEST_LINE = 1 << 28  # bytes; what decompresses to more in one line is not a dataset
 
 
@@ -66,7 +68,7 @@ def splits_of(source: Path) -> dict[str, list[Path]]:
     """The files of each split of a path, ``train`` first. A file, and a folder of one split, is all ``train``.
 
     Raises:
-        StudioError: the folder holds no file that the studio reads.
+        StudioError: the folder holds no file that the studio reads, or far too many.
     """
     if not source.is_dir():
         return {"train": [source]}
@@ -96,9 +98,20 @@ def taken(source: Path, split: str = "train") -> Taken | None:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and kind_of(p)[0] in KINDS and not _aside(p, folder))
+    every = files_below(folder, "data.source")
+    found = sorted(path for path in every if kind_of(path)[0] in KINDS and not _aside(path, folder))
     saved = {parent: saved_files(parent) for parent in {path.parent for path in found}}
     return [path for path in found if saved[path.parent] is None or path.name in saved[path.parent]]
+
+
+def too_many_columns(name: str, count: int) -> StudioError:
+    """The refusal of a dataset that is wider than any that is trained on."""
+    return StudioError(
+        f"{name} has {count:,} columns.",
+        f"At most {MOST_COLUMNS:,} are read; is it really a table with one row for each example?",
+        field="data.source",
+        code="too_many_columns",
+    )
 
 
 def _aside(path: Path, folder: Path) -> bool:

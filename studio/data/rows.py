@@ -13,16 +13,20 @@ from typing import Any
 from studio.data.csv_rows import read_csv
 from studio.data.files import (
     KINDS,
+    LONGEST_LINE,
+    MOST_COLUMNS,
     Row,
     files_of,
     kind_of,
     known_kinds,
     refuse_binary,
     text_lines,
+    too_many_columns,
 )
 from studio.data.json_rows import jsonl_rows_at, one_object_a_line, read_json, read_jsonl
 from studio.errors import StudioError
 
+_BATCH_BYTES = 64 << 20  # of a table, decompressed, that are made into rows at a time
 _BLOCK = 2000  # characters of running text in one row, cut at a blank line
 
 
@@ -170,7 +174,20 @@ def _parquet_batches(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=1000)
+        if len(file.schema_arrow.names) > MOST_COLUMNS:
+            raise too_many_columns(path.name, len(file.schema_arrow.names))
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            size = group.total_byte_size / max(1, group.num_rows)  # of a row, once it is decompressed
+            if size > LONGEST_LINE:
+                raise StudioError(
+                    f"{path.name}: a row of about {size / 1e6:,.0f} MB.",
+                    f"A row may have {LONGEST_LINE >> 20} MB; is it really a file of rows?",
+                    field="data.source",
+                    code="row_too_large",
+                )
+            rows = int(min(1000, max(1, _BATCH_BYTES // max(1, size))))
+            yield from file.iter_batches(batch_size=rows, row_groups=[number])
 
 
 def _arrow_batches(path: Path) -> Iterator[Any]:
@@ -185,5 +202,8 @@ def _arrow_batches(path: Path) -> Iterator[Any]:
             file.seek(0)
             batches = iter(pa.ipc.open_stream(file))
         for batch in batches:
-            for start in range(0, batch.num_rows, 1000):
-                yield batch.slice(start, 1000)
+            if batch.num_columns > MOST_COLUMNS:
+                raise too_many_columns(path.name, batch.num_columns)
+            rows = int(min(1000, max(1, _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes))))
+            for start in range(0, batch.num_rows, rows):
+                yield batch.slice(start, rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.folders import files_below
 from studio.models.headers import DTYPES, read_config, read_headers, read_json
 from studio.models.shapes import shapes_of, text_config
 from studio.models.store import local_folder, read_mark
@@ -71,7 +72,7 @@ def describe(spec: ModelSpec) -> ModelCard:
         vocabulary=_size(text, "vocab_size", "padded_vocab_size"),
         dtype=_dtype(tensors) or _short(config.get("dtype")) or _short(config.get("torch_dtype")),
         template=_template(folder),
-        size_bytes=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+        size_bytes=sum(path.stat().st_size for path in files_below(folder, "model.id")),
         licence=_licence(folder),
         notes=notes,
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
+from studio.folders import files_below
 from studio.models.headers import read_json
 from studio.recipe import ModelSpec
 from studio.workspace import Workspace
@@ -82,7 +83,7 @@ def find_code(folder: Path) -> RemoteCode | None:
             field=FIELD,
             code="remote_code_elsewhere",
         )
-    paths = sorted(path for path in folder.rglob("*.py") if path.is_file())
+    paths = sorted(path for path in files_below(folder, "model.id") if path.suffix == ".py")
     if len(paths) > _MOST_FILES or sum(path.stat().st_size for path in paths) > _MOST_BYTES:
         raise StudioError(
             f"{folder} holds {len(paths)} Python files.",

@@ -34,6 +34,7 @@ from studio.data.encode import Encoded, encode_batch, one_per_reply
 from studio.data.inspect_row import Inspection, inspect_row
 from studio.data.report import Examiner, Index, Report
 from studio.errors import StudioError
+from studio.folders import files_below
 from studio.models.progress import alive
 from studio.recipe import Recipe, is_template_file
 from studio.workspace import Workspace
@@ -191,7 +192,7 @@ def _folder(recipe: Recipe) -> Path:
 
 def _stamps(folder: Path) -> tuple:
     """When the files of a tokenizer and its chat templates were last changed; weights are left out."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in _WEIGHTS]
+    files = sorted(path for path in files_below(folder, "model.id") if path.suffix not in _WEIGHTS)
     return tuple((str(path.relative_to(folder)), path.stat().st_mtime_ns) for path in files)
 
 

@@ -32,7 +32,14 @@ from studio.training.check import kept_index, prepared_tokenizer, tokenizer_key
 SHOWN_ROWS = 20
 _ROW_SECONDS = 5  # that the template may take for the rows of one page
 _SEARCH_SECONDS = 6
-_MEMORY = 4 << 30  # bytes of its own
+_SURVEY_SECONDS = 8  # for a pass over a whole dataset; without it the rows are counted at the launch
+_READ_SECONDS = 12  # for the rows of one page
+_MEMORY = 2 << 30  # bytes of its own
+_MOST_CHARACTERS = 1_000_000  # of a row that is encoded and shown
+_MOST_CHARACTERS_OF_ALL = 4_000_000  # of the rows of one page
+_TOO_LONG = "It is too long to be shown here."
+_MOST_ANSWER = 64 << 20  # bytes of an answer
+_MOST_SHOWN_COLUMNS = 500
 _LAST = 10**12  # no dataset has a row of a larger number
 _TOKENIZERS = 4  # kept at a time
 
@@ -92,8 +99,9 @@ def view(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
     if wanted.flag or wanted.order != "file":
         return _listed(wanted, tokenizer, notes)
     recipe = wanted.recipe
-    reading = read_conversations(recipe.data, start=min(wanted.start, _LAST), task=recipe.model.task)
-    found, searched = _matching(reading.conversations, wanted.text, wanted.count)
+    with time_limit(_READ_SECONDS, _slow_rows()):
+        reading = read_conversations(recipe.data, start=min(wanted.start, _LAST), task=recipe.model.task)
+        found, searched = _matching(reading.conversations, wanted.text, wanted.count)
     last = searched if wanted.text else (found[-1].row if len(found) == wanted.count else None)
     previous = None if wanted.start == 1 else 1 if wanted.text else max(1, wanted.start - wanted.count)
     return _made(wanted, reading, found, tokenizer, notes, next=last and last + 1, previous=previous, searched=searched)
@@ -147,7 +155,8 @@ def _matching(every: Iterator[Conversation], text: str, count: int) -> tuple[lis
 def _made(
     wanted: Wanted, reading: Reading, found: list[Conversation], tokenizer: Any, notes: list[str], **more: Any
 ) -> View:
-    usable = [conversation for conversation in found if not conversation.dropped]
+    shown = _shown(found)
+    usable = [conversation for conversation in found if not conversation.dropped and conversation.row in shown]
     with time_limit(_ROW_SECONDS):
         classes = _classes(wanted.recipe, usable)
         examples = {id(c): one_per_reply(c.content(), wanted.recipe.data) for c in usable}
@@ -155,21 +164,46 @@ def _made(
         encoded = iter(encode_batch(tokenizer, every, wanted.recipe.data, classes))
     rows: list[tuple[Conversation, Encoded | str]] = []
     for conversation in found:
+        if conversation.row not in shown:
+            rows.append((replace(conversation, messages=None, text=None, tools=None, raw=None), _TOO_LONG))
+            continue
         if conversation.dropped:
             rows.append((conversation, conversation.dropped))
             continue
         for example in examples[id(conversation)]:
             made = next(encoded)
-            shown = replace(conversation, messages=example["messages"])
-            rows.append((shown, RefusedText.of(made) if isinstance(made, StudioError) else made))
+            part = replace(conversation, messages=example["messages"])
+            rows.append((part, RefusedText.of(made) if isinstance(made, StudioError) else made))
     sources = [(source.name, source.mapping.why) for source in reading.sources]
     tools = any(c.tools or any(m.get("tool_calls") for m in c.messages or []) for c in found)
     if tools:
         from studio.data.writer import leaves_out
 
         notes = [*notes, *leaves_out(tokenizer)]
-    more |= {"unused_columns": reading.unused_columns(), "splits": reading.splits()}
-    return View(reading.mapping, reading.columns, rows, [*reading.notes(), *notes], sources, **more)
+    more |= {"unused_columns": reading.unused_columns()[:_MOST_SHOWN_COLUMNS], "splits": reading.splits()}
+    columns = reading.columns[:_MOST_SHOWN_COLUMNS]
+    return View(reading.mapping, columns, rows, [*reading.notes(), *notes], sources, **more)
+
+
+def _shown(found: list[Conversation]) -> set[int]:
+    """The numbers of the rows that are not too long to be shown, by themselves and all together."""
+    shown, left = set(), _MOST_CHARACTERS_OF_ALL
+    for conversation in found:
+        length = len(conversation.input_ids or ()) + sum(map(len, texts(conversation)))
+        length += sum(len(value) for value in (conversation.raw or {}).values() if isinstance(value, (str, list, dict)))
+        if length <= min(_MOST_CHARACTERS, left):
+            shown.add(conversation.row)
+            left -= length
+    return shown
+
+
+def _slow_rows() -> StudioError:
+    return StudioError(
+        f"These rows could not be read within {_READ_SECONDS} seconds.",
+        "Name a smaller file, or rows that are nearer to its beginning.",
+        field="data.source",
+        code="preview_too_slow",
+    )
 
 
 def _classes(recipe: Recipe, shown: list[Conversation]) -> Classes | None:
@@ -193,7 +227,9 @@ def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
     """
     what, given = request
     if what == "survey":
-        return survey(given.data, task=given.model.task)
+        late = StudioError("The rows take long to read.", "They are counted at the launch.", code="survey_too_long")
+        with time_limit(_SURVEY_SECONDS, late):
+            return survey(given.data, task=given.model.task)
     recipe = given.recipe if what == "view" else given
     key = tokenizer_key(recipe)
     if key not in tokenizers:
@@ -224,10 +260,17 @@ def main() -> None:
         except StudioError as error:
             made = error
         except MemoryError:
-            made = StudioError("These rows, or their chat template, need too much memory.", "Show other rows.")
+            made = StudioError(
+                "These rows, or their chat template, need too much memory.", "Show other rows.", code="preview_memory"
+            )
         except Exception as error:  # noqa: BLE001  the edge of this process: the page says it
             traceback.print_exc()
             what = f"The rows cannot be shown: {type(error).__name__}: {str(error)[:200]}"
             made = StudioError(what, "Show other rows; the studio's terminal has the details.")
-        pickle.dump(made, answers)
+        content = pickle.dumps(made)
+        if len(content) > _MOST_ANSWER:
+            content = pickle.dumps(
+                StudioError("These rows are too long to be shown.", "Show other rows.", code="preview_too_large")
+            )
+        answers.write(content)
         answers.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _ENCODER_ONLY = {  # settings that do not change the conversations
     *("max_length", "train_on", "chat_template", "holdout", "invalid_rows"),
     *("split_turns", "special_tokens_in_text"),
 }
+_KEPT_SURVEYS = 200
 _RECENT = 20  # runs that are looked at
 _COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them
 
@@ -91,7 +93,7 @@ class Known:
         self._viewer, self._machine, self._index, self._feed = viewer, machine, index, feed
         self._lock = threading.Lock()
         self._counts: dict[str, Count] = {}
-        self._surveys: dict[tuple, Survey | StudioError] = {}
+        self._surveys: dict[tuple, Future] = {}
         self._chosen: tuple[str, str | None] = ("", None)  # by the version of the index
 
     @property
@@ -100,7 +102,8 @@ class Known:
         return "cpu" if self._machine["device"] == "CPU" else "cuda"
 
     def survey(self, recipe: Recipe) -> Survey | None:
-        """What one pass over the dataset tells; None if it would take long (a Hub dataset, a large file).
+        """What one pass over the dataset tells; None if it would take long (a Hub dataset, a large file, rows
+        that take seconds to read).
 
         Raises:
             StudioError: the dataset cannot be read.
@@ -111,15 +114,32 @@ class Known:
             return None
         settings = data.model_dump_json(exclude=_ENCODER_ONLY)
         key = (str(files), settings, recipe.model.task)
-        if key not in self._surveys:
-            try:
-                self._surveys[key] = self._viewer.survey(recipe)
-            except StudioError as error:
-                self._surveys[key] = error
-        known = self._surveys[key]
-        if isinstance(known, StudioError):
-            raise known
-        return known
+        with self._lock:
+            first = key not in self._surveys
+            if first:
+                while len(self._surveys) >= _KEPT_SURVEYS:
+                    self._surveys.pop(next(iter(self._surveys)))
+                self._surveys[key] = Future()
+            known = self._surveys[key]
+        if first:
+            self._make_survey(key, known, recipe)
+        return known.result()
+
+    def _make_survey(self, key: tuple, known: Future, recipe: Recipe) -> None:
+        """Ask for a survey once, for every browser that waits for it."""
+        try:
+            known.set_result(self._viewer.survey(recipe))
+        except StudioError as error:
+            if error.code == "survey_too_long":
+                known.set_result(None)
+                return
+            if error.code == "busy":
+                self._surveys.pop(key, None)
+            known.set_exception(error)
+        except BaseException as error:
+            self._surveys.pop(key, None)
+            known.set_exception(error)
+            raise
 
     @staticmethod
     def _files(data: DataSpec) -> list[tuple[str, int, int]] | None:

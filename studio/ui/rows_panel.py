@@ -19,7 +19,8 @@ from studio.training.view import View, Wanted
 from studio.ui import preview, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
-from studio.ui.wiring import QUEUED, QUIET
+from studio.ui.viewer import Superseded
+from studio.ui.wiring import QUEUED, QUIET, session_of
 from studio.workspace import ASSETS
 
 ORDERS = [("As in the dataset", "file"), ("Longest first", "longest"), ("Shortest first", "shortest")]
@@ -76,7 +77,7 @@ def wire(desk: Desk, form: Form, panel: RowsPanel, found: list[gr.components.Com
     """
     own = [panel.rows, panel.flag, panel.page, panel.before, panel.after]
 
-    def look(values: dict) -> Iterator[list[Any]]:
+    def look(values: dict, request: gr.Request) -> Iterator[list[Any]]:
         wanted = Wanted(
             form.read(values),
             start=max(1, int(values[panel.first] or 1)),
@@ -86,7 +87,10 @@ def wire(desk: Desk, form: Form, panel: RowsPanel, found: list[gr.components.Com
         )
         text = f"Searching for “{wanted.text}”" if wanted.text else "Reading and encoding the rows"
         yield [views.working(text), *[gr.skip()] * (len(found) - 1 + len(own))]
-        yield show(desk, wanted, len(found) - 2)
+        try:
+            yield show(desk, wanted, len(found) - 2, session_of(request))
+        except Superseded:  # the answer to the newer request is on its way
+            yield [gr.skip()] * (len(found) + len(own))
 
     refresh = {
         "fn": look,
@@ -107,8 +111,12 @@ def _turned(page: str, key: str) -> Any:
     return start if isinstance(start, int) else gr.skip()
 
 
-def show(desk: Desk, wanted: Wanted, dropdowns: int) -> list[Any]:
-    """Updates for what was found, the parts, the dropdowns of the columns, and the browser."""
+def show(desk: Desk, wanted: Wanted, dropdowns: int, session: str = "") -> list[Any]:
+    """Updates for what was found, the parts, the dropdowns of the columns, and the browser.
+
+    Raises:
+        Superseded: the session has asked for other rows since.
+    """
     hidden = [gr.update(visible=False)] * dropdowns
     still = [gr.update(interactive=False)] * 2
     recipe = wanted.recipe
@@ -116,7 +124,9 @@ def show(desk: Desk, wanted: Wanted, dropdowns: int) -> list[Any]:
     try:
         if refused:
             raise refused[0] if len(refused) == 1 else _several(refused)
-        seen = desk.viewer.view(wanted)
+        seen = desk.viewer.view(wanted, session)
+    except Superseded:
+        raise
     except StudioError as error:
         waits = desk.without_model(recipe)
         kind = "warn" if waits else "bad"

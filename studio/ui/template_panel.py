@@ -14,7 +14,8 @@ from studio.training.view import Wanted
 from studio.ui import preview, views
 from studio.ui.desk import Desk
 from studio.ui.form import Form
-from studio.ui.wiring import QUEUED, QUIET, told
+from studio.ui.viewer import Superseded
+from studio.ui.wiring import QUEUED, QUIET, session_of, told
 
 OWN = "own"  # the choice that stands for a template written in the recipe
 CHOICES = [
@@ -90,8 +91,8 @@ def wire(desk: Desk, form: Form, panel: TemplatePanel) -> None:
     panel.choice.input(chosen, [panel.choice, panel.editor], field, **QUIET)
     field.change(_choice, field, panel.choice, **QUIET)
 
-    def current(values: dict) -> str:
-        return desk.viewer.template(form.read(values))
+    def current(values: dict, request: gr.Request) -> str:
+        return desk.viewer.template(form.read(values), session_of(request))
 
     panel.start.click(told(current), form.components(), panel.editor, api_visibility="private")
 
@@ -102,27 +103,29 @@ def wire(desk: Desk, form: Form, panel: TemplatePanel) -> None:
 
     panel.use.click(told(use), panel.editor, field, api_visibility="private")
 
-    def render(values: dict) -> Iterator[str]:
+    def render(values: dict, request: gr.Request) -> Iterator[str]:
         written = values[panel.editor] or ""
         if not written.strip():
             yield _NOTHING
             return
         yield views.working("Rendering the first row")
-        yield rendered(desk, form, values, written)
+        yield rendered(desk, form, values, written, session_of(request))
 
     panel.editor.change(
         render, {*form.components(), panel.editor}, panel.rendered, trigger_mode="always_last", **QUEUED
     )
 
 
-def rendered(desk: Desk, form: Form, values: dict, written: str) -> str:
+def rendered(desk: Desk, form: Form, values: dict, written: str, session: str = "") -> Any:
     """The first row of the dataset as a template that is being written would write it, or what is wrong with it."""
     if not is_inline(written):
         return views.message("warn", "It prints nothing of the messages.", "Use {{ message['content'] }} in a loop.")
     recipe = form.read(values)
     recipe.data.chat_template = written
     try:
-        seen = desk.viewer.view(Wanted(recipe, count=1))
+        seen = desk.viewer.view(Wanted(recipe, count=1), session)
+    except Superseded:  # the answer to the newer request is on its way
+        return gr.skip()
     except StudioError as error:
         return views.problem(error)
     return preview.html(seen.rows, "This template writes row 1 so")

@@ -1,94 +1,273 @@
-"""Asks the process that reads and encodes rows (``studio.training.view``), and ends it if it does not answer."""
+"""Asks the processes that read and encode rows (``studio.training.view``), and ends one that does not answer.
+
+A few processes serve all browsers. A browser session has one request in work at a time, so a slow dataset of one user
+leaves the other processes to the others; its newest request takes the place of its older ones of the same kind.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import pickle
 import queue
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from studio.data.conversations import Survey
 from studio.errors import StudioError
+from studio.process_environment import without_secrets
 from studio.recipe import Recipe
+from studio.runs.secrets import needed_secrets
 from studio.training.view import View, Wanted
 from studio.workspace import ASSETS
 
+_PROCESSES = 3  # at most, at a time
 _SECONDS = 30  # for an answer, from a process that has started
 _START_SECONDS = 60  # more, if it has to start first
+_WAIT_SECONDS = 60  # for a process that is free
+_GRACE_SECONDS = 1.0  # for a request whose session asks for something else
+_IDLE_SECONDS = 60.0  # until a process that nobody needs is ended; the last one stays
+
+_Kind = tuple[frozenset[str], bool]  # of a process: the secrets that it has, and whether it may run a model's own code
+
+
+class Superseded(StudioError):
+    """The same browser has asked for something newer."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*(arguments or ("A newer request has taken the place of this one.", "")), **options)
 
 
 class Viewer:
-    """One process for the whole studio, started when it is first asked; one request at a time."""
+    """The processes for the whole studio, each started when it is first needed.
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen | None = None
-        self._answers: queue.Queue = queue.Queue()
-        self._lock = threading.Lock()
+    Args:
+        most: how many processes there are at most.
+    """
 
-    def view(self, wanted: Wanted) -> View:
+    def __init__(self, most: int = _PROCESSES) -> None:
+        self._most = most
+        self._changed = threading.Condition()
+        self._idle: list[_Process] = []  # the one used last is the last
+        self._busy: dict[int, tuple[_Request, _Process]] = {}
+        self._waiting: list[_Request] = []
+        self._newest: dict[tuple[str, str], int] = {}  # by session and kind of request
+        self._numbers = itertools.count(1)
+
+    def view(self, wanted: Wanted, session: str = "") -> View:
         """The wanted rows.
+
+        Args:
+            session: of the browser that asks; empty for one that is not known.
 
         Raises:
             StudioError: they cannot be shown, or the process does not answer.
+            Superseded: the session has asked for other rows since.
         """
-        return self._ask(("view", wanted))
+        return self._ask("view", wanted, wanted.recipe, session)
 
-    def template(self, recipe: Recipe) -> str:
+    def template(self, recipe: Recipe, session: str = "") -> str:
         """The text of the chat template that a recipe uses."""
-        return self._ask(("template", recipe))
+        return self._ask("template", recipe, recipe, session)
 
-    def survey(self, recipe: Recipe) -> Survey:
+    def survey(self, recipe: Recipe, session: str = "") -> Survey:
         """What one pass over a dataset tells.
 
         Raises:
             StudioError: it cannot be read, no row can be trained on, or the process does not answer.
+            Superseded: the session has asked for another dataset since.
         """
-        return self._ask(("survey", recipe))
+        return self._ask("survey", recipe, recipe, session)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that there are; the one used last is the last."""
+        with self._changed:
+            return [process.pid for process in (*self._idle, *(process for _, process in self._busy.values()))]
 
     def close(self) -> None:
-        """End the process."""
-        with self._lock:
-            self._end()
+        """End the processes."""
+        with self._changed:
+            for process in (*self._idle, *(process for _, process in self._busy.values())):
+                process.end()
+            self._idle.clear()
 
-    def _ask(self, request: tuple[str, Any]) -> Any:
-        with self._lock:
-            seconds = _SECONDS
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-                seconds += _START_SECONDS
+    def _ask(self, what: str, given: Any, recipe: Recipe, session: str) -> Any:
+        request = _Request(next(self._numbers), what, session, _kind_of(recipe))
+        with self._process(request) as process:
             try:
-                pickle.dump(request, self._process.stdin)
-                self._process.stdin.flush()
-                made = self._answers.get(timeout=seconds)
-            except (queue.Empty, OSError) as error:
-                self._end()
-                raise StudioError(
-                    f"The rows could not be shown within {seconds} seconds.",
-                    "Look for a loop in the chat template, or for rows of many megabytes.",
-                ) from error
-            if made is None:
-                self._end()
-                raise StudioError(
-                    "The process that shows the rows ended without a word.",
-                    "It may have run out of memory. Show other rows, or another dataset.",
-                )
+                made = process.ask((what, given))
+            except StudioError:
+                if request.superseded:
+                    raise Superseded from None
+                raise
         if isinstance(made, StudioError):
             raise made
         return made
 
-    def _start(self) -> None:
-        self._end()
-        self._answers = queue.Queue()
+    @contextlib.contextmanager
+    def _process(self, request: _Request) -> Iterator[_Process]:
+        """A process for a request, once it is its turn."""
+        with self._changed:
+            self._supersede(request)
+            self._waiting.append(request)
+            try:
+                process = self._wait_for(request)
+            finally:
+                self._waiting.remove(request)
+                self._changed.notify_all()
+            self._busy[request.number] = (request, process)
+        try:
+            yield process
+        finally:
+            with self._changed:
+                del self._busy[request.number]
+                if process.alive and not request.kind[1]:  # what a model's own code has touched is not used again
+                    self._idle.append(process)
+                    self._end_later()
+                else:
+                    process.end()
+                if self._newest.get(request.owner) == request.number:
+                    del self._newest[request.owner]
+                self._changed.notify_all()
+
+    def _supersede(self, request: _Request) -> None:
+        """Let an older request of the same session and kind go."""
+        if not request.session:
+            return
+        self._newest[request.owner] = request.number
+        for older, process in self._busy.values():
+            if older.owner == request.owner:
+                timer = threading.Timer(_GRACE_SECONDS, self._end_if_busy, (older, process))
+                timer.daemon = True
+                timer.start()
+        self._changed.notify_all()
+
+    def _end_if_busy(self, older: _Request, process: _Process) -> None:
+        with self._changed:
+            if older.number in self._busy:
+                older.superseded = True
+                process.end()
+
+    def _wait_for(self, request: _Request) -> _Process:
+        end = time.monotonic() + _WAIT_SECONDS
+        while True:
+            if request.session and self._newest.get(request.owner) != request.number:
+                raise Superseded
+            if self._is_next(request) and (process := self._free(request.kind)):
+                return process
+            left = end - time.monotonic()
+            if left <= 0:
+                raise StudioError(
+                    "The processes that read datasets are all busy.", "Wait a moment, then try again.", code="busy"
+                )
+            self._changed.wait(left)
+
+    def _is_next(self, request: _Request) -> bool:
+        """Whether this request has waited longest among those whose session has nothing in work."""
+        working = {other.session for other, _ in self._busy.values() if other.session}
+        return next((other for other in self._waiting if other.session not in working), None) is request
+
+    def _free(self, kind: _Kind) -> _Process | None:
+        """A process of this kind that has nothing to do, or a new one; None if there are as many as there may be."""
+        self._idle = [process for process in self._idle if process.alive]
+        for process in reversed(self._idle):
+            if process.kind == kind:
+                self._idle.remove(process)
+                return process
+        if len(self._idle) + len(self._busy) >= self._most:
+            if not self._idle:
+                return None
+            self._idle.pop(0).end()
+        return _Process(kind)
+
+    def _end_later(self) -> None:
+        timer = threading.Timer(_IDLE_SECONDS, self._end_unused)
+        timer.daemon = True
+        timer.start()
+
+    def _end_unused(self) -> None:
+        """End the processes that were not used for a while; the last one stays warm."""
+        with self._changed:
+            before = time.monotonic() - _IDLE_SECONDS
+            for process in self._idle[:-1]:
+                if process.used <= before:
+                    self._idle.remove(process)
+                    process.end()
+
+
+class _Request:
+    def __init__(self, number: int, what: str, session: str, kind: _Kind):
+        self.number, self.session, self.kind = number, session, kind
+        self.owner = (session, what)
+        self.superseded = False
+
+
+class _Process:
+    """One process that answers requests, one at a time."""
+
+    def __init__(self, kind: _Kind):
+        self.kind, self.used = kind, time.monotonic()
+        self._answers: queue.Queue = queue.Queue()
+        self._fresh = True
         command = "from studio.training.view import main; main()"  # with -m the answers were classes of __main__
         self._process = subprocess.Popen(
             [sys.executable, "-c", command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ASSETS.parent,
+            env=without_secrets(kind[0]),
         )
         threading.Thread(target=self._listen, args=(self._process.stdout, self._answers), daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: tuple[str, Any]) -> Any:
+        """The answer to a request; a :class:`StudioError` may be one.
+
+        Raises:
+            StudioError: there is no answer; the process has ended then.
+        """
+        seconds = _SECONDS + (_START_SECONDS if self._fresh else 0)
+        self._fresh = False
+        try:
+            pickle.dump(request, self._process.stdin)
+            self._process.stdin.flush()
+            made = self._answers.get(timeout=seconds)
+        except (queue.Empty, OSError, ValueError) as error:  # the last one: its pipe has been closed
+            self.end()
+            raise StudioError(
+                f"The rows could not be shown within {seconds} seconds.",
+                "Look for a loop in the chat template, or for rows of many megabytes.",
+                code="preview_too_slow",
+            ) from error
+        self.used = time.monotonic()
+        if made is None:
+            self.end()
+            raise StudioError(
+                "The process that shows the rows ended without a word.",
+                "It may have run out of memory. Show other rows, or another dataset.",
+                code="preview_ended",
+            )
+        return made
+
+    def end(self) -> None:
+        """Kill it; safe to call more than once and from several threads."""
+        self._process.kill()
+        with contextlib.suppress(OSError):  # bytes that it has not taken any more
+            self._process.stdin.close()
+        self._process.wait()
 
     @staticmethod
     def _listen(output: Any, answers: queue.Queue) -> None:
@@ -100,10 +279,9 @@ class Viewer:
             return
         finally:
             answers.put(None)
+            output.close()
 
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.stdin.close()
-            self._process.wait()
-            self._process = None
+
+def _kind_of(recipe: Recipe) -> _Kind:
+    secrets = needed_secrets(recipe, model_is_here=True, reports=False)
+    return frozenset(secrets & os.environ.keys()), recipe.model.trust_remote_code

@@ -13,6 +13,11 @@ QUEUED = {"show_progress": "hidden", "api_visibility": "private"}
 QUIET = {"queue": False, **QUEUED}
 
 
+def session_of(request: gr.Request | None) -> str:
+    """The browser session that a handler answers; empty where it is not known."""
+    return str(getattr(request, "session_hash", "") or "") if request else ""
+
+
 def told(fn: Any) -> Any:
     """``fn`` with its StudioErrors shown to the person as a notice that stays until it is closed."""
 

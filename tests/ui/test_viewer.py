@@ -46,14 +46,17 @@ def numbers(viewer: Viewer, recipe: Recipe, **wanted) -> list[int]:
 
 
 def process(viewer: Viewer) -> psutil.Process:
-    return psutil.Process(viewer._process.pid)
+    return psutil.Process(viewer.pids[-1])
 
 
 def kill(viewer: Viewer) -> int:
     """Kill the viewer's process, and it is dead."""
-    pid = viewer._process.pid
+    pid = viewer.pids[-1]
     os.kill(pid, signal.SIGKILL)
-    viewer._process.wait(timeout=10)
+    end = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.01)
     return pid
 
 
@@ -93,13 +96,13 @@ def test_a_process_that_was_killed_between_two_requests_is_started_again(viewer,
     numbers(viewer, recipe)
     dead = kill(viewer)
     assert numbers(viewer, recipe) == list(range(1, 8))
-    assert viewer._process.pid != dead
+    assert dead not in viewer.pids
 
 
 def test_a_process_that_is_killed_while_it_answers_is_said_and_the_next_request_is_answered(viewer, recipe):
     numbers(viewer, recipe)
-    os.kill(viewer._process.pid, signal.SIGSTOP)  # so that it cannot answer before it is killed
-    killer = threading.Timer(0.5, os.kill, [viewer._process.pid, signal.SIGKILL])
+    os.kill(viewer.pids[-1], signal.SIGSTOP)  # so that it cannot answer before it is killed
+    killer = threading.Timer(0.5, os.kill, [viewer.pids[-1], signal.SIGKILL])
     killer.start()
     before = time.monotonic()
     with pytest.raises(StudioError, match="ended without a word") as caught:
@@ -145,3 +148,118 @@ def test_a_closed_viewer_has_no_process_and_starts_again_when_it_is_asked(viewer
     assert not before.is_running()
     viewer.close()
     assert numbers(viewer, recipe) == list(range(1, 8))
+
+
+@pytest.fixture
+def fresh(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("STUDIO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    made = Viewer(2)
+    yield made
+    made.close()
+
+
+def endless(recipe: Recipe) -> Recipe:
+    """The recipe with a template that never ends at its third row."""
+    made = recipe.model_copy(deep=True)
+    made.data.chat_template = ENDLESS
+    return made
+
+
+def started(viewer: Viewer, recipe: Recipe, session: str, errors: list) -> threading.Thread:
+    """A thread that asks for rows; it has its process when this returns."""
+
+    def ask() -> None:
+        try:
+            viewer.view(Wanted(recipe), session)
+        except StudioError as error:
+            errors.append(error)
+
+    count = len(viewer._busy)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    end = time.monotonic() + 30
+    while len(viewer._busy) == count and time.monotonic() < end:
+        time.sleep(0.005)
+    assert len(viewer._busy) == count + 1
+    return thread
+
+
+def test_security_08_a_slow_preview_of_one_browser_does_not_hold_up_another(fresh, recipe, monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS", 20)
+    errors = []
+    slow = started(fresh, endless(recipe), "slow browser", errors)
+    assert numbers(fresh, recipe) == list(range(1, 8))  # answered while the other one waits
+    assert slow.is_alive() and not errors
+    fresh.close()
+    slow.join(timeout=30)
+    assert [error.code for error in errors] == ["preview_ended"]
+
+
+def test_security_08_the_newest_request_of_a_browser_takes_the_place_of_its_older_one(fresh, recipe):
+    errors = []
+    slow = started(fresh, endless(recipe), "browser", errors)
+    rows = fresh.view(Wanted(recipe), "browser").rows
+    slow.join(timeout=30)
+    assert [conversation.row for conversation, _ in rows] == list(range(1, 8))
+    assert [type(error) for error in errors] == [module.Superseded]
+
+
+def test_security_08_one_browser_has_one_process_at_a_time(fresh, recipe):
+    errors: list = []
+    slow = started(fresh, endless(recipe), "greedy", errors)
+    waits = threading.Thread(target=lambda: fresh.template(recipe, "greedy"), daemon=True)
+    waits.start()
+    time.sleep(0.2)
+    assert [request.session for request, _ in fresh._busy.values()] == ["greedy"]
+    assert numbers(fresh, recipe) == list(range(1, 8))  # although the other one has waited longer
+    fresh.view(Wanted(recipe), "greedy")
+    slow.join(timeout=30)
+    waits.join(timeout=30)
+    assert not waits.is_alive()
+
+
+def test_security_08_there_are_never_more_processes_than_allowed(fresh, recipe):
+    seen = []
+
+    def ask(session: int) -> None:
+        fresh.view(Wanted(recipe, start=session, count=1), f"browser {session}")
+        seen.append(len(fresh.pids))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=90)
+    assert len(seen) == 6
+    assert max(seen) <= 2
+
+
+def test_security_08_processes_that_nobody_needs_are_ended_and_one_stays(fresh, recipe, monkeypatch):
+    monkeypatch.setattr(module, "_IDLE_SECONDS", 0.2)
+    errors: list = []
+    slow = started(fresh, endless(recipe), "slow browser", errors)
+    numbers(fresh, recipe)
+    fresh.view(Wanted(recipe), "slow browser")
+    slow.join(timeout=30)
+    end = time.monotonic() + 10
+    while len(fresh.pids) > 1 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(fresh.pids) == 1
+
+
+def test_security_01_the_process_of_a_preview_has_no_tokens(fresh, recipe, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret-value")
+    monkeypatch.setenv("WANDB_API_KEY", "secret-value")
+    numbers(fresh, recipe)
+    environment = psutil.Process(fresh.pids[-1]).environ()
+    assert "HF_TOKEN" not in environment
+    assert "WANDB_API_KEY" not in environment
+
+
+def test_security_01_rows_of_the_hub_are_read_by_a_process_of_its_own_that_has_the_hub_token(recipe, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret-value")
+    online = recipe.model_copy(deep=True)
+    online.data.source = "owner/data"
+    assert "HF_TOKEN" in module._kind_of(online)[0]
+    assert module._kind_of(online) != module._kind_of(recipe)
