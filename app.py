@@ -2,9 +2,12 @@
 
 import os
 
-from studio.cli import main
 from studio.thread_waiting import settle_environment
+from studio.utf8 import ensure_utf8
 
 if __name__ == "__main__":
+    ensure_utf8()  # it may start this program anew, so nothing is loaded before
     settle_environment(os.environ)  # of this process, before torch is loaded, and of those that it starts
+    from studio.cli import main
+
     main()

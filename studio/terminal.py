@@ -22,6 +22,7 @@ from studio.errors import StudioError, StudioErrors
 from studio.models.progress import Report
 from studio.runs import View
 from studio.runs.events import finite
+from studio.utf8 import writes_utf8
 
 LINE_SECONDS = 5.0  # where there is no terminal: at most one line of progress in this time
 TRAINED = "bold green"  # the style of tokens that carry loss
@@ -54,7 +55,8 @@ def show_error(error: StudioError) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout; numbers that JSON has no word for are null."""
-    print(json.dumps(finite(document), ensure_ascii=False, indent=1, allow_nan=False), flush=True)
+    as_ascii = not writes_utf8(sys.stdout)
+    print(json.dumps(finite(document), ensure_ascii=as_ascii, indent=1, allow_nan=False), flush=True)
 
 
 class Board:

@@ -24,6 +24,7 @@ LOW = {  # what every layer may know
         "folders",
         "process_environment",
         "thread_waiting",
+        "utf8",
     ),
 }
 TOP = {
@@ -52,6 +53,7 @@ ALLOWED = {
     "recipe_sections": {"knobs"},
     "combinations": {"errors", "recipe", "recipe_methods"},
     "recipe_yaml": {"errors"},
+    "utf8": set(),
     "recipe": {"errors", "workspace", "knobs", "recipe_methods", "recipe_sections", "recipe_yaml", "combinations"},
     "presets": {"recipe"},
     "recipe_warnings": {"errors", "recipe", "recipe_methods"},

@@ -21,7 +21,7 @@ def _gpu() -> dict | None:
         return None
     command = [tool, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=5, check=True).stdout
         name, total, free = (part.strip() for part in answer.strip().splitlines()[0].rsplit(",", 2))
         return {"device": name, "total_bytes": int(total) << 20, "free_bytes": int(free) << 20}
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):  # a driver that does not answer: no GPU

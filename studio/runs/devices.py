@@ -45,7 +45,9 @@ def _listing() -> str:
     if not tool:
         return ""
     try:
-        return subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
+        return subprocess.run(
+            [tool, "-L"], capture_output=True, text=True, errors="replace", timeout=10, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):  # a driver that does not answer: no GPU
         return ""
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from studio.runs import Run, process
 from studio.thread_waiting import settle_environment
 from studio.training.group import Place, lead
+from studio.utf8 import ensure_utf8
 
 
 def main() -> int:
+    ensure_utf8()
     settle_environment(os.environ)
     parser = argparse.ArgumentParser(prog="python -m studio.training", description=__doc__)
     parser.add_argument("folder", type=Path)

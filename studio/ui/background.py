@@ -104,6 +104,8 @@ class Background:
             [sys.executable, "-m", "studio.training.clean", str(given), str(target), *without],
             capture_output=True,
             text=True,
+            encoding="utf-8",
+            errors="replace",
             cwd=ASSETS.parent,
             env=_environment(recipe),
         )
