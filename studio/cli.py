@@ -27,6 +27,8 @@ from studio.recipe_docs import knobs
 from studio.runs import Run
 from studio.runs.ended import killed_for_memory
 from studio.runs.label import Label
+from studio.training.extend import extend_run, plan_extension
+from studio.training.resume import ResumePlan, check_plan, plan_resume, resume_text, with_accepted
 
 DETACHED = 130  # exit code, as shells have it for an interrupted command
 
@@ -106,11 +108,54 @@ def launch_script(
 
 
 @app.command()
-def resume(run: RunId) -> None:
-    """Go on with a paused, stopped, failed or interrupted run, from its last checkpoint."""
+def resume(
+    run: RunId,
+    epochs: Annotated[float | None, typer.Option(help="Continue a run for so many more epochs.", min=0)] = None,
+    steps: Annotated[int | None, typer.Option(help="Continue a run for so many more steps.", min=1)] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rate of a continued run: restart begins its schedule anew for the added steps, extend "
+            "stretches it over the whole run. A finished run restarts, any other extends.",
+            metavar="[restart|extend]",
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Highest learning rate of a continued run; without it, that of the recipe.")
+    ] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although the data or settings have changed; all are named.")
+    ] = False,
+) -> None:
+    """Go on with a run from its last checkpoint. With --epochs or --steps also with a finished one, for so many more.
+
+    What differs from what the checkpoint was made from is named, and refused without --accept-changes.
+    """
     opened = Run.open(run)
-    opened.reopen()
+    if epochs is not None or steps is not None:
+        if schedule not in (None, "restart", "extend"):
+            raise StudioError(f"--schedule is {schedule!r}.", "Use restart or extend.")
+        extension = plan_extension(opened, epochs=epochs, steps=steps, schedule=schedule, learning_rate=learning_rate)
+        _tell_changes(extension.plan)
+        extend_run(opened, extension, accept_changes)
+        terminal.stderr().print(extension.told(), markup=False, soft_wrap=True)
+    else:
+        if schedule or learning_rate is not None:
+            raise StudioError("--schedule and --learning-rate belong to --epochs or --steps.", "Give one of these too.")
+        if opened.status not in ("paused", "stopped", "failed", "interrupted"):
+            opened.reopen()  # says why not
+        plan = plan_resume(opened)
+        _tell_changes(plan)
+        accepted = check_plan(plan, accept_changes)
+        if plan.checkpoint is None:
+            terminal.stderr().print("There is no checkpoint: the run begins at its first step.", soft_wrap=True)
+        opened.reopen(with_accepted(opened.recipe, accepted))
     _launch_and_follow(opened)
+
+
+def _tell_changes(plan: ResumePlan) -> None:
+    for change in plan.changes:
+        terminal.stderr().print(f"Changed since the checkpoint: {change.told()}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -174,7 +219,7 @@ def _launch_and_follow(run: Run) -> None:
         killed = killed_for_memory(run)
         raise StudioError(
             killed.what if killed else "The run was interrupted: its worker ended without a word.",
-            f"Its log is {run.log_path}. Go on from the last checkpoint with: python app.py resume {run.id}",
+            f"Its log is {run.log_path}. {resume_text(run)} Command: python app.py resume {run.id}",
         )
     if status in ("stopped", "paused"):
         console.print(

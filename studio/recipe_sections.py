@@ -462,6 +462,10 @@ class Resolved(Section):
     attention: str | None = knob(None, "The kernel that computes attention.")
     compiled: bool | None = knob(None, "Whether the layers train by compiled code.")
     versions: dict[str, str] = knob({}, "Versions of Python and the libraries.")
+    schedule_start: int = knob(
+        0, "The step after which the learning rate's schedule began anew, where a run was continued.", ge=0
+    )
+    accepted: dict[str, str] = knob({}, "Changes between a checkpoint and its resume that a person has accepted.")
 
 
 SECTIONS: dict[str, type[Section]] = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}

@@ -10,6 +10,7 @@ from typing import Any
 
 from studio.data.classes import Classes
 from studio.errors import StudioError
+from studio.models.weight_check import check_loaded
 from studio.runs import Run
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "f32": 1e-4, "f16": 2e-2, "bf16": 1e-1, "q8_0": 1.5e-1}
@@ -102,7 +103,10 @@ def read_back(folder: Path, classes: Classes | None, trusted: bool) -> Any:
 
     trusted = may_run(folder, trusted, copied=True)
     kind = AutoModelForSequenceClassification if classes else AutoModelForCausalLM
-    return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, trust_remote_code=trusted)
+    options = {"dtype": torch.float32, "local_files_only": True, "trust_remote_code": trusted}
+    model, loaded = kind.from_pretrained(folder, **options, output_loading_info=True)
+    check_loaded(loaded, str(folder), "Export it again.")
+    return model
 
 
 def stop_tokens(folder: Path, tokenizer: Any) -> list[int]:

@@ -54,8 +54,10 @@ def open_classifier(run: Run, device: str = "cpu", progress: Report = quiet) -> 
 
         from studio.models.continued import reading
         from studio.models.turned_inputs import turn_inputs
+        from studio.models.weight_check import check_adapter
 
         with reading(folder):
             model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+            check_adapter(model, folder)
         turn_inputs(model)
     return Classifier(model.eval(), tokenizer, classes)

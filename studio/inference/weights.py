@@ -158,6 +158,7 @@ class Weights:
 
         from studio.models.continued import reading
         from studio.models.turned_inputs import turn_inputs
+        from studio.models.weight_check import check_adapter
 
         options = {"adapter_name": name, "is_trainable": False, "torch_device": str(self.device)}
         with reading(folder):
@@ -167,6 +168,7 @@ class Weights:
                 self._peft = PeftModel.from_pretrained(self.model, str(folder), **options)
             else:
                 self._peft.load_adapter(str(folder), **options)
+            check_adapter(self._peft, folder, name)
         turn_inputs(self._peft)
         self._peft.eval().requires_grad_(False)
         if self._peft.peft_config[name].is_prompt_learning:

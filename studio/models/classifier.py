@@ -70,11 +70,15 @@ def settle_head(model: Any, loaded: Any, spec: ModelSpec) -> Any:
     broken = [name for name in inside if "pooler" not in name]
     broken += [name for name in odd if name.split(".")[0] not in head]
     if broken:
+        shape = any(name in odd for name in broken)
         raise StudioError(
             f"The weights of {spec.id} do not fill the model: {broken[0]} is missing or has another shape.",
             "Download it again, or choose another model.",
             field="model.id",
+            code="weights_mismatched" if shape else "weights_missing",
         )
+    inside_base = f"{model.base_model_prefix}."
+    model.unexpected_weights = sorted(key for key in loaded["unexpected_keys"] if key.startswith(inside_base))
     model.head_modules = [*head, *inside]
     for name in model.head_modules:
         module = model.get_submodule(name).float()

@@ -83,6 +83,8 @@ def reading(folder: Path) -> Iterator[None]:
 
     try:
         yield
+    except StudioError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise StudioError(

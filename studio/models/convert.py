@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from studio.errors import StudioError
+from studio.models.weight_check import check_loaded
 from studio.process_environment import without_secrets
 
 MARK = "studio.json"  # written last into a converted folder: where it came from
@@ -70,7 +71,8 @@ def write_converted(source: Path, destination: Path) -> None:
 
     place = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(**place)
-    loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16)
+    loaded, told = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16, output_loading_info=True)
+    check_loaded(told, source.name, "Download the file again, or choose another one of this model.")
 
     # A model that was loaded from GGUF counts as quantised and refuses to be saved: hand its tensors to a fresh one.
     config = loaded.config

@@ -16,6 +16,7 @@ from studio.models.classifier import settings_for, settle_head
 from studio.models.headers import read_config, read_headers
 from studio.models.shapes import shapes_of
 from studio.models.store import fetch
+from studio.models.weight_check import check_loaded, check_quantised
 from studio.recipe import ModelSpec
 
 _HEADS = ("score", "classifier", "pre_classifier", "pooler", "head")  # what families call the head of the classes
@@ -97,12 +98,17 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
         options |= {"quantization_config": quantization_config(spec, dtype), "device_map": {"": device}}
     try:
         if classes is None:
-            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+            options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # check_loaded refuses them
+            with _silent():
+                model, loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
+            model.unexpected_weights = check_loaded(loaded, spec.id)
         else:
             options |= settings_for(classes)
             with _silent():  # the new head is no surprise, and settle_head looks at the rest
                 made = AutoModelForSequenceClassification.from_pretrained(folder, **options)
             model = settle_head(*made, spec)
+        if spec.quantization != "none":
+            check_quantised(model, spec.id)
         return _settle_quantised(model, device) if spec.quantization != "none" else model.to(device)
     except torch.OutOfMemoryError as error:
         raise StudioError(

@@ -80,10 +80,12 @@ def apply_method(
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if recipe.model.adapter:
         from studio.models.continued import adapter_folder, reading
+        from studio.models.weight_check import check_adapter
 
         earlier = adapter_folder(recipe)
         with reading(earlier):
             made = PeftModel.from_pretrained(model, earlier, is_trainable=True)
+            check_adapter(made, earlier)
         turn_inputs(made)
         return made
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 LARGEST_STEP = 2**53  # what a float64 column still holds exactly
 _LATEST = 1e11  # unix seconds
+_NUMERIC = frozenset({int, float})
+_NUMERIC_OR_NONE = frozenset({int, float, type(None)})
 _COUNTS = frozenset({"step", "max_steps", "number", "rows", "held_out_rows", "threads", "processes", "best_step"})
 _NUMBERS = frozenset(
     {
@@ -48,9 +51,12 @@ def is_usable(event: Any) -> bool:
         return False
     kind = event["kind"]
     if kind in ("step", "eval"):  # nearly all events; the table leaves out what is no number
-        if not _is_count(event.get("step", 0)) or not _is_time(event.get("time", 0)):
+        step, time = event.get("step", 0), event.get("time", 0)
+        if type(step) is not int or not 0 <= step < LARGEST_STEP:
             return False
-        return all(value is None or type(value) in (int, float) for name, value in event.items() if name in _NUMBERS)
+        if type(time) not in _NUMERIC or not 0 <= time < _LATEST:
+            return False
+        return _has_numbers(tuple(event), tuple(map(type, event.values())))
     for name, value in event.items():
         if not _fits(kind, name, value):
             return False
@@ -58,6 +64,12 @@ def is_usable(event: Any) -> bool:
         if event.get(name) is None:
             event[name] = value
     return True
+
+
+@lru_cache(maxsize=256)
+def _has_numbers(names: tuple[str, ...], types: tuple[type, ...]) -> bool:
+    """Whether the fields that are numbers are; most events of a run have the same fields with the same types."""
+    return all(kind in _NUMERIC_OR_NONE for name, kind in zip(names, types, strict=True) if name in _NUMBERS)
 
 
 def _fits(kind: str, name: str, value: Any) -> bool:

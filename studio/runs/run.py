@@ -28,7 +28,7 @@ _REOPENED = ("paused", "stopped", "failed", "interrupted")
 _NOT_REOPENED = {
     "queued": "It starts by itself when the studio is open (`python app.py`) and no other run is in front of it.",
     "running": "Stop it first, or wait until it has finished.",
-    "finished": "Train its recipe again, with more epochs if it should learn longer.",
+    "finished": "Continue it for more epochs (`resume RUN --epochs N`) or steps (`resume RUN --steps N`).",
 }
 
 
@@ -229,11 +229,14 @@ class Run:
             log.write("stopped", step=steps[-1]["step"] if steps else 0, what="Cancelled.")
             log.close()
 
-    def reopen(self) -> None:
+    def reopen(self, recipe: Recipe | None = None) -> None:
         """Put a paused, stopped, failed or interrupted run back into the queue; it goes on from the last checkpoint.
 
         A ``queued`` event says so, which makes the end that is in ``events.jsonl`` a thing of the past. Whoever claims
         the run then starts its worker. Of two calls at once one is refused.
+
+        Args:
+            recipe: what the run's recipe is to be from now on; with one a finished run is continued, too.
 
         Raises:
             StudioError: it is queued or running, it has finished, or its old worker has not ended yet.
@@ -243,11 +246,14 @@ class Run:
         try:
             with FileLock(self.folder / "reopen.lock", timeout=0):
                 status = self.status
-                if status not in _REOPENED:
-                    raise StudioError(f"The run {self.id} cannot be resumed: it is {status}.", _NOT_REOPENED[status])
+                if status not in _REOPENED and not (recipe and status == "finished"):
+                    what = f"The run {self.id} cannot be resumed: it is {status}."
+                    raise StudioError(what, _NOT_REOPENED[status], code="not_resumable")
                 self._wait_for_old_worker()
                 for request in ("stop", "pause", "place"):
                     (self.folder / request).unlink(missing_ok=True)
+                if recipe:
+                    recipe.save(self.folder / "recipe.yaml")
                 log = EventLog(self.events_path)
                 log.write("queued")
                 log.close()
@@ -255,6 +261,10 @@ class Run:
                 (self.folder / "claim").unlink(missing_ok=True)  # last: from here on anyone may start it
         except Timeout as error:
             raise StudioError(f"The run {self.id} is being resumed already.", "Look at it with `runs`.") from error
+        except OSError as error:
+            raise StudioError(
+                f"The run {self.id} cannot be resumed: {error.filename}: {error.strerror}.", "Look at its folder."
+            ) from error
 
     def _wait_for_old_worker(self) -> None:
         """A worker that has written its last event still needs a moment to end."""
@@ -286,12 +296,19 @@ class Run:
             "status": status,
             "recipe": recipe_name(self.folder),
             "step": steps[-1]["step"] if steps else 0,
-            "max_steps": head.get("max_steps", 0),
+            "max_steps": self._max_steps(head, steps),
             "loss": next((e["loss"] for e in reversed(steps) if e.get("loss") is not None), None),
             "started": head.get("time"),
             "ended": ended,
             **({"damaged": damage} if damage else {}),
         }
+
+    def _max_steps(self, head: dict[str, Any], steps: list[dict[str, Any]]) -> int:
+        """The last step that is planned; of a continued run the newest start says it."""
+        planned = head.get("max_steps", 0)
+        if not steps or steps[-1]["step"] <= planned:
+            return planned
+        return last_events(self.events_path, ("started",))[-1].get("max_steps", planned)
 
 
 def _settled(recipe: Recipe) -> Recipe:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from studio.runs import Run, process
 from studio.thread_waiting import settle_environment
+from studio.training import exit_code
 from studio.training.group import Place, lead
 from studio.utf8 import ensure_utf8
 
@@ -36,7 +37,7 @@ def main() -> int:
         from studio.training.worker import train
 
         kind = train(options.folder)
-    return 0 if kind in ("finished", "stopped", "paused") else 1
+    return exit_code(kind)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from studio.models.classifier import as_tensor, logits_of, mean_loss, padded, su
 from studio.models.continued import adapter_folder
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
-from studio.training.run_trainer import RunTrainer, add_callbacks, arguments_for
+from studio.training.run_trainer import RunTrainer, add_callbacks, arguments_for, schedule_start
 
 
 class ClassificationTrainer(RunTrainer, Trainer):
@@ -146,6 +146,7 @@ def build_classifier(
         data_collator=lambda rows: collated(rows, tokenizer.pad_token_id, len(classes.names)),
         processing_class=tokenizer,
         event_log=log,
+        schedule_start=schedule_start(recipe),
         loraplus_lr_ratio=getattr(recipe.method, "loraplus_lr_ratio", 0),
         classes=classes,
         held_out=held_out,

@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 from studio.errors import StudioError
-from studio.recipe import Recipe
+from studio.runs import Run
 from studio.training.memory import Memory
 from studio.training.relief import in_words, ladder_of
 
@@ -29,14 +29,14 @@ class Diverged(StudioError):
         self.fields = fields
 
 
-def explain(error: BaseException, recipe: Recipe, memory: Memory | None = None) -> tuple[StudioError, dict[str, Any]]:
+def explain(error: BaseException, run: Run, memory: Memory | None = None) -> tuple[StudioError, dict[str, Any]]:
     """A ``StudioError`` for any exception of the worker, and more fields of its ``failed`` event: the traceback as
     text, and where the page can help a ``reason`` (``out_of_memory``, ``diverged``) with what belongs to it."""
     if out_of_memory(error):
         traceback.clear_frames(error.__traceback__)  # they hold the model
         fields = memory.failed() if memory else {"reason": "out_of_memory"}
         where = "The GPU" if fields.get("device") == "cuda" else "The worker"
-        steps = ladder_of(recipe, fields)
+        steps = ladder_of(run.recipe, fields)
         problem = StudioError(f"{where} ran out of memory.", in_words(steps) or _ANYHOW)
     else:
         problem, fields = _other(error)
@@ -47,7 +47,9 @@ def _other(error: BaseException) -> tuple[StudioError, dict[str, Any]]:
     if isinstance(error, Diverged):
         return error, error.fields
     if isinstance(error, StudioError):
-        return error, {}
+        changes = [change.as_event() for change in getattr(error, "changes", [])]
+        more = {"code": error.code, "changes": changes}
+        return error, {name: value for name, value in more.items() if value}
     # safetensors has an exception of its own, with the number in its words
     if getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
         return StudioError("The disk is full.", "Free some space, then resume the run."), {}

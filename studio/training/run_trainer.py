@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,22 @@ import torch
 from transformers.trainer_utils import rotate_checkpoints
 
 from studio.data import Encoded
+from studio.models.weight_check import check_adapter, check_checkpoint
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
+from studio.runs.origin import write_origin
 from studio.training import adalora, checkpoints, ranks, trained_state
 from studio.training.best import BestCallback
 from studio.training.event_callback import EventCallback
 from studio.training.share import SharingTrainer
 from studio.training.steps import planned_steps
 from studio.training.watch import WatchCallback, Watched
+
+_RATES = ("initial_lr", "weight_decay", "betas")  # of a group of parameters, as the recipe names them
+
+
+def _shifted(factor: Callable[[int], float], start: int) -> Callable[[int], float]:
+    return lambda step: factor(max(0, step - start))
 
 
 class RunTrainer(Watched, SharingTrainer):
@@ -27,10 +36,19 @@ class RunTrainer(Watched, SharingTrainer):
     """
 
     ending: str | None = None  # ``stopped`` or ``paused``, once the run was asked to end before its last step
+    origin: dict[str, Any] = {}  # what the checkpoints are made from  # noqa: RUF012
     reported: tuple[str, ...] = ()  # what of the last measurement the terminal event repeats, beside the loss
 
-    def __init__(self, *arguments: Any, event_log: EventLog, loraplus_lr_ratio: float = 0, **options: Any):
+    def __init__(
+        self,
+        *arguments: Any,
+        event_log: EventLog,
+        loraplus_lr_ratio: float = 0,
+        schedule_start: int = 0,
+        **options: Any,
+    ):
         super().__init__(*arguments, **options)
+        self._schedule_start = schedule_start
         self._event_log = event_log
         self._loraplus_lr_ratio = loraplus_lr_ratio
         self._adalora = adalora.is_adalora(self.model)
@@ -73,6 +91,32 @@ class RunTrainer(Watched, SharingTrainer):
             return self.optimizer
         return super().create_optimizer(*arguments, **options)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the learning rate; of a continued run it may begin anew at a later step."""
+        start = self._schedule_start
+        scheduler = super().create_scheduler(num_training_steps - start, optimizer)
+        if start:
+            scheduler.lr_lambdas = [_shifted(factor, start) for factor in scheduler.lr_lambdas]
+        return scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load their states, but take the recipe's rates: the states hold those that the checkpoint was made with.
+
+        Where neither the rates nor the schedule have changed, these are the same numbers to the bit.
+        """
+        asked = [{name: group[name] for name in _RATES if name in group} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler = self.lr_scheduler
+        if checkpoint is None or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            return
+        groups = self.optimizer.param_groups
+        scheduler.base_lrs = [wanted["initial_lr"] for wanted in asked]
+        rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        scheduler._last_lr = [base * factor(scheduler.last_epoch) for base, factor in rates]
+        for group, wanted, rate in zip(groups, asked, scheduler._last_lr, strict=True):
+            group.update(wanted)
+            group["lr"] = rate
+
     def penalty(self) -> torch.Tensor | float:
         """What the method adds to the loss of a batch: AdaLoRA keeps its directions apart, others add nothing."""
         return adalora.penalty(self.model) / self.args.gradient_accumulation_steps if self._adalora else 0.0
@@ -113,15 +157,23 @@ class RunTrainer(Watched, SharingTrainer):
         if ranks.is_first():
             self.state.save_to_json(str(folder / checkpoints.ASIDE / name / "trainer_state.json"))
             self.save_order(folder / checkpoints.ASIDE / name)
+            write_origin(folder / checkpoints.ASIDE / name, self.origin)
             checkpoints.put_in_place(folder, name)
             rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
         ranks.wait()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
         if trained_state.is_needed(self.model):
-            trained_state.load(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            trained_state.load(self.model, folder)
+            return
+        adapted = hasattr(self.model, "peft_config")
+        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if not adapted and not spread:
+            check_checkpoint(self.model, folder)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if adapted and not spread:
+            check_adapter(self.model, folder, self.model.active_adapters[0])
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Measure the held-out rows and write it down.
@@ -160,7 +212,7 @@ def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: boo
     """
     spec = recipe.train
     never = 10**9
-    steps = planned_steps(rows, spec, ranks.count())
+    steps = planned_steps(rows, spec, ranks.count()) - schedule_start(recipe)
     falling = {"num_decay_steps": max(1, int(steps * spec.decay_share))}
     return dict(
         output_dir=str(run.checkpoints_dir),
@@ -204,6 +256,11 @@ def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: boo
         use_cache=True,  # transformers' False would be saved with the model, for everyone who generates with it
         **ranks.arguments(recipe, device),
     )
+
+
+def schedule_start(recipe: Recipe) -> int:
+    """The step after which the schedule of the learning rate begins."""
+    return recipe.resolved.schedule_start if recipe.resolved else 0
 
 
 def add_callbacks(trainer: RunTrainer, run: Run, recipe: Recipe, log: EventLog, examples: list[Encoded]) -> None:

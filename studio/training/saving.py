@@ -120,11 +120,14 @@ def tuned_model(run: Run, folder: Path | None = None, progress: Report = quiet) 
     from peft import PeftModel
 
     from studio.models.continued import reading
+    from studio.models.weight_check import check_adapter
 
     model = load_model(spec, dtype="float32", classes=classes)
     prepare(load_tokenizer(spec), model, recipe)
     with reading(folder):
-        return PeftModel.from_pretrained(model, folder), tokenizer, classes
+        adapted = PeftModel.from_pretrained(model, folder)
+        check_adapter(adapted, folder)
+    return adapted, tokenizer, classes
 
 
 def folded(model: Any) -> Any:

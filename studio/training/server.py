@@ -39,9 +39,10 @@ def main() -> None:
     folder = serve(channel)
     if folder is None:
         return
+    from studio.training import exit_code
     from studio.training.worker import train
 
-    sys.exit(0 if train(folder) in ("finished", "stopped") else 1)
+    sys.exit(exit_code(train(folder)))
 
 
 def serve(channel: socket.socket) -> Path | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from studio.errors import StudioError
 from studio.training import adalora
 
 _FILE = "trained.pt"
@@ -32,12 +33,26 @@ def save(model: Any, folder: Path) -> None:
 
 
 def load(model: Any, folder: Path) -> None:
-    """Put back what :func:`save` wrote."""
+    """Put back what :func:`save` wrote.
+
+    Raises:
+        StudioError: weights of the model are missing from it.
+    """
     device = next(model.parameters()).device
     state = torch.load(folder / _FILE, map_location=device, weights_only=True)
+    saved = state["parameters"]
+    missing = [
+        name for name, parameter in _trained(model) if getattr(saved.get(name), "shape", None) != parameter.shape
+    ]
+    if missing:
+        raise StudioError(
+            f"{_FILE} of {folder.name} lacks {len(missing)} weights, or has them in another shape: {missing[0]}.",
+            "Its files are damaged: restore them from a copy, or train again.",
+            code="weights_missing",
+        )
     with torch.no_grad():
         for name, parameter in _trained(model):
-            parameter.copy_(state["parameters"][name])
+            parameter.copy_(saved[name])
     if adalora.is_adalora(model):
         adalora.set_averages(model, state["adalora"])
 

@@ -16,7 +16,7 @@ from studio.recipe import Recipe
 from studio.runs import EventLog, Run
 from studio.training import ranks
 from studio.training.packing import packed, without_padding
-from studio.training.run_trainer import RunTrainer, add_callbacks, arguments_for
+from studio.training.run_trainer import RunTrainer, add_callbacks, arguments_for, schedule_start
 
 _WIDTHS = 8
 
@@ -109,6 +109,7 @@ def build_trainer(
         eval_dataset=None if held_out is None else _table(held_out),
         processing_class=tokenizer,
         event_log=log,
+        schedule_start=schedule_start(recipe),
         loraplus_lr_ratio=getattr(recipe.method, "loraplus_lr_ratio", 0),
     )
     add_callbacks(trainer, run, recipe, log, examples)

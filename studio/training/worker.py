@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 import signal
 import sys
 import warnings
 from contextlib import nullcontext
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
 from studio.runs import EventLog, Run
 from studio.runs.feed import fold
+from studio.runs.origin import origin_of_recipe, read_origin
 from studio.thread_waiting import LoadWatch
 from studio.training import failures, ranks, starts
 from studio.training.memory import Memory, give_back_at_once
@@ -38,7 +37,7 @@ def train(folder: Path) -> str:
         return _train(run, log, memory, load_watch)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the edge: every failure becomes an event
         memory.close()
-        problem, more = failures.explain(error, run.recipe, memory)
+        problem, more = failures.explain(error, run, memory)
         print(more["traceback"], file=sys.stderr, flush=True)
         if ranks.count() > 1:
             ranks.report(run, problem, more["traceback"], error)  # the leader knows of the other ranks, too
@@ -65,14 +64,17 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
 
     from studio.models import load, methods, store
     from studio.models.classifier import check_lengths, prepare
-    from studio.training.checkpoints import last_whole
+    from studio.models.continued import adapter_folder
+    from studio.models.weight_check import unexpected_warning
     from studio.training.choices import Choices, choose_checkpointing, choose_loader, choose_padding, say_dtype
     from studio.training.classifier import build_classifier, same_classes
     from studio.training.compiled import CompiledLayers
     from studio.training.event_callback import Stopped
     from studio.training.fused_lora import fuse_lora
     from studio.training.layer_choices import choose_attention, choose_compile, choose_kernels, choose_layers
+    from studio.training.origin import origin_of
     from studio.training.packing import check_apart
+    from studio.training.resume import check_origin, require_inputs, resume_checkpoint
     from studio.training.samples import add_samples
     from studio.training.trainer import build_trainer
 
@@ -86,8 +88,10 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         load_watch.start()
 
     # a resumed run keeps the very base and number format that it began with
-    checkpoint = last_whole(run.checkpoints_dir)
+    checkpoint = resume_checkpoint(run)
     earlier = recipe.resolved if checkpoint else None
+    origin = (read_origin(checkpoint) or origin_of_recipe(recipe)) if checkpoint else None
+    require_inputs(run, recipe, origin or origin_of_recipe(recipe))
     spec = recipe.model
     if earlier and earlier.model_revision and not earlier.model_revision.startswith("sha256:"):
         spec = spec.model_copy(update={"revision": earlier.model_revision})
@@ -103,6 +107,12 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     examples, held_out, classes = data.examples, data.held_out, data.classes
     rows = data.packed_rows or len(examples)
 
+    # what is trained from, compared with what the checkpoint was made from
+    adapter = adapter_folder(recipe) if recipe.model.adapter else None
+    made_from = origin_of(recipe, base, store.revision_of(base), adapter, data)
+    for change in check_origin(origin, made_from, earlier.accepted if earlier else {}):
+        log.write("warning", what=f"Changed since the checkpoint: {change.told()}", fix="", rule="changed")
+
     # weights and method
     progress("Loading the model", 0, 0)
     dtype = earlier.dtype if earlier and earlier.dtype else methods.training_dtype(recipe, device)
@@ -112,6 +122,9 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     say_dtype(choices, recipe, dtype, device)
     recipe = ranks.same(choose_checkpointing(choices, recipe, memory.expected, memory.of))
     model = load.load_model(spec, device=device, dtype=dtype, classes=classes)
+    if model.unexpected_weights:
+        what, fix = unexpected_warning(model.unexpected_weights, recipe.model.id)
+        log.write("warning", what=what, fix=fix, rule="unexpected_weights")
     lengths = [len(example.input_ids) for example in examples]
     attention = earlier.attention if earlier else None
     choose_attention(
@@ -151,6 +164,7 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         device=device,
     )
     trainer.padding_free = padding_free
+    trainer.origin = made_from
     passes = choose_layers(choices, recipe, model, device)
     compiled = choose_compile(
         choices,
@@ -170,9 +184,12 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         dtype=dtype,
         attention=choices.chosen("attention"),
         compiled=compiled,
-        versions=_versions(),
+        versions=made_from["versions"],
     )
     ranks.check_same("rows", f"{resolved.data_fingerprint} {len(examples)}")
+    if earlier:  # what the run was begun with stays as it is
+        known = {name: value for name, value in earlier.model_dump().items() if value is not None}
+        resolved = resolved.model_copy(update=known)
     if ranks.is_first():
         _record(run, asked, resolved)
 
@@ -203,6 +220,7 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         estimated_memory_bytes=memory.expected["estimated_memory_bytes"],
         estimated_disk_bytes=memory.disk(run.folder, trainer.planned_steps()),
         resumed_from=checkpoint.name if checkpoint else None,
+        data_fingerprint=data.fingerprint,
     )
     datasets.disable_progress_bars()
     try:
@@ -254,8 +272,3 @@ def device_name(device: str) -> str:
 def _record(run: Run, recipe: Recipe, resolved: Resolved) -> None:
     """Write what the run really uses into its recipe."""
     recipe.model_copy(update={"resolved": resolved}).save(run.folder / "recipe.yaml")
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

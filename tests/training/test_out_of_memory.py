@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def caused(by: BaseException) -> StudioError:
 )
 def test_every_way_to_run_out_of_memory_is_known(error):
     assert out_of_memory(error)
-    problem, fields = explain(error, lesson(Path("nowhere"), Path("nowhere")))
+    problem, fields = explain(error, SimpleNamespace(recipe=lesson(Path("nowhere"), Path("nowhere"))))
     assert problem.what.endswith("ran out of memory.")
     assert fields["reason"] == "out_of_memory"
     assert "train.per_device_train_batch_size" in problem.fix
@@ -49,7 +50,7 @@ def test_every_way_to_run_out_of_memory_is_known(error):
 @pytest.mark.parametrize("error", [RuntimeError("size mismatch"), OSError(28, "No space left"), ValueError("memory")])
 def test_other_failures_are_not_taken_for_it(error):
     assert not out_of_memory(error)
-    assert "reason" not in explain(error, lesson(Path("nowhere"), Path("nowhere")))[1]
+    assert "reason" not in explain(error, SimpleNamespace(recipe=lesson(Path("nowhere"), Path("nowhere"))))[1]
 
 
 def test_the_event_says_what_was_taken_expected_and_available(tiny_model, tmp_path, monkeypatch):
