@@ -128,7 +128,7 @@ def _recipe_changes(before: Any, now: dict[str, Any], same_rows: bool, same_mode
 
 def _data_changes(before: dict[str, Any], now: dict[str, Any], same_rows: bool) -> list[Change]:
     why = "The rest of the run would train on the new rows; rows of this epoch may be repeated or skipped."
-    key = json.dumps([file[1:2] + [file[3] or file[2]] for file in now.get("sources") or []])
+    key = json.dumps([[file[1], file[3] or file[2]] for file in now.get("sources") or []])
     old, new = before.get("classes"), now.get("classes")
     if old is not None and new is not None and old != new:
         return [Change("data", "refused", ", ".join(old), ", ".join(new), "The classes are the outputs of the model.")]

@@ -308,7 +308,8 @@ class Run:
         planned = head.get("max_steps", 0)
         if not steps or steps[-1]["step"] <= planned:
             return planned
-        return last_events(self.events_path, ("started",))[-1].get("max_steps", planned)
+        newest = last_events(self.events_path, ("started",))
+        return newest[-1].get("max_steps", planned) if newest else planned
 
 
 def _settled(recipe: Recipe) -> Recipe:

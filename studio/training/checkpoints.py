@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -38,11 +39,19 @@ def _sync(path: Path) -> None:
 
 def last_whole(folder: Path) -> Path | None:
     """The newest checkpoint that has everything a resume needs, or None."""
-    found = [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True):
-        if _is_whole(path):
-            return path
+    for name in checkpoint_names(folder):
+        if _is_whole(folder / name):
+            return folder / name
     return None
+
+
+def checkpoint_names(folder: Path) -> list[str]:
+    """The names of all checkpoints, whole or not, newest first."""
+    try:
+        names = [name for name in os.listdir(folder) if re.fullmatch(r"checkpoint-\d{1,18}", name)]
+    except OSError:  # there are none
+        return []
+    return sorted(names, key=lambda name: int(name.rpartition("-")[2]), reverse=True)
 
 
 def _is_whole(path: Path) -> bool:
@@ -57,6 +66,6 @@ def _is_whole(path: Path) -> bool:
         for file in weights:
             with safe_open(file, framework="numpy"):  # checks the length against the header
                 pass
-    except (ValueError, SafetensorError):
+    except (ValueError, RecursionError, OSError, SafetensorError):
         return False
     return all(zipfile.is_zipfile(file) for file in states)  # as torch writes them: their directory is at the end

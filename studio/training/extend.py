@@ -13,7 +13,7 @@ from studio.runs import Run
 from studio.runs.events import last_events
 from studio.runs.json_file import read_json
 from studio.runs.origin import changes_since, origin_of_recipe, read_origin, recipe_part
-from studio.training.resume import ResumePlan, check_plan, plan_resume, step_of
+from studio.training.resume import ResumePlan, check_plan, plan_resume, resume_checkpoint, step_of
 from studio.training.schedule import rate_at
 from studio.training.steps import planned_steps
 
@@ -66,6 +66,7 @@ def plan_extension(
     steps: int | None = None,
     schedule: Schedule | None = None,
     learning_rate: float | None = None,
+    compare: bool = True,
 ) -> Extension:
     """How a run goes on for more epochs or steps from its last checkpoint.
 
@@ -74,6 +75,7 @@ def plan_extension(
         schedule: ``restart`` begins the schedule anew for the added steps; ``extend`` stretches it over the whole
             run, as transformers does. None restarts that of a finished run and stretches any other.
         learning_rate: the schedule's highest rate from here on; None keeps it.
+        compare: whether to look for what has changed since the checkpoint, which reads files.
 
     Raises:
         StudioError: the run cannot be continued, with the reason.
@@ -94,7 +96,7 @@ def plan_extension(
             f"Train a new run from its adapter: python app.py again {run.id} model.adapter={run.id}",
             code="not_extendable",
         )
-    plan = plan_resume(run)
+    plan = plan_resume(run) if compare else ResumePlan(resume_checkpoint(run))
     if plan.checkpoint is None:
         raise _without_checkpoint(run, recipe)
     at = step_of(plan.checkpoint)

@@ -71,14 +71,17 @@ def resume_checkpoint(run: Run) -> Path | None:
 
 
 def is_resumable(run: Run, status: str) -> bool:
-    """Whether a run may be resumed: it has ended before its last step, and there is something to go on from.
+    """Whether resuming a run is offered.
 
-    A run without a checkpoint can only begin anew; that is offered to one that was paused or interrupted, since it
-    was not meant to end.
+    A run that a person stopped needs a checkpoint to go on from; one that ended against its will may begin anew. A
+    run that diverged would diverge again.
     """
     if status not in RESUMABLE or run.damage:
         return False
-    return status in ("paused", "interrupted") or resume_checkpoint(run) is not None
+    last = last_events(run.events_path) if status == "failed" else []
+    if last and last[-1].get("reason") == "diverged":
+        return False
+    return status != "stopped" or resume_checkpoint(run) is not None
 
 
 def resume_text(run: Run) -> str:

@@ -185,7 +185,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         # launching
         run_parts = [
-            runs.run, runs.state, runs.chart, runs.chart.card, runs.others, runs.log, runs.stop, runs.resume,
+            runs.run, runs.state, runs.chart, runs.chart.card, runs.others, runs.log, runs.stop, *runs.resume.parts,
             runs.compare, runs.seen, runs.samples, *runs.trouble.parts, *runs.actions.parts(), *runs.ship.parts(),
         ]  # fmt: skip
 
@@ -207,7 +207,6 @@ def build(desk: Desk) -> gr.Blocks:
         runs.state.tick(look, [runs.run, runs.seen], run_parts, **QUIET)
         runs.run.input(lambda run_id: runs_tab.show(desk, runs, run_id, None), runs.run, run_parts, **QUIET)
         runs.stop.click(lambda run_id: _stop(run_id), runs.run, runs.stop, **QUIET)
-        runs.resume.click(told(lambda run_id: _resume(desk, run_id)), runs.run, runs.resume, **QUIET)
 
         def into_form(recipe: Recipe) -> dict:
             return {**form.show(recipe), tabs: gr.update(selected="method")}
@@ -300,12 +299,6 @@ def _stop(run_id: str | None) -> Any:
     if run_id:
         Run.open(run_id).stop()
     return gr.update(interactive=False)
-
-
-def _resume(desk: Desk, run_id: str | None) -> Any:
-    run = Run.open(run_id or "")
-    run.reopen()
-    return gr.update(visible=False)
 
 
 def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:

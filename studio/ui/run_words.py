@@ -9,6 +9,7 @@ from studio.data.classes import FILE as CLASSES
 from studio.runs import Run, View
 from studio.runs.feed import Look
 from studio.runs.json_file import read_json
+from studio.training.resume import is_resumable, resume_text
 from studio.ui import trouble, views
 
 
@@ -42,16 +43,17 @@ def state(run: Run, status: str, look: Look, waits: bool = False) -> str:
     took = f" in {views.duration(view.last_time - view.started['time'])}" if view.started and view.last_time else ""
     if status == "paused":
         at = f" at step {view.step} of {view.max_steps}" if view.started else " before it started"
-        return views.message("warn", f"Paused{at}.", "Its device is free. Resume goes on to the very same weights.")
+        return views.message("warn", f"Paused{at}.", f"Its device is free. {resume_text(run)}")
     if status == "stopped" and (view.ended or {}).get("what") == "Cancelled.":
-        return views.message("warn", "Cancelled.", "No model was saved. Resume goes on from its last checkpoint.")
+        go_on = resume_text(run) if is_resumable(run, status) else "It has no checkpoint to resume from: run it again."
+        return views.message("warn", "Cancelled.", f"No model was saved. {go_on}")
     if status == "stopped":
         if not view.started:
             return views.message("warn", "Stopped before it started.", "Launch it again when you like.")
         return views.message(
             "warn",
             f"Stopped at step {view.step} of {view.max_steps}{took}.",
-            "Its model can be compared, and Resume goes on from here.",
+            f"Its model can be compared. {resume_text(run)}",
         )
     return views.message("good", f"Finished{took}.", "Talk to it beside its base." if writes_text(run) else "")
 

@@ -13,7 +13,8 @@ from studio.errors import StudioError
 from studio.runs import Run, View, queue
 from studio.runs.feed import file_size
 from studio.runs.label import Label
-from studio.ui import overlay, run_actions, run_words, samples, ship_panel, trouble, views
+from studio.training.checkpoints import checkpoint_names
+from studio.ui import overlay, resume_panel, run_actions, run_words, samples, ship_panel, trouble, views
 from studio.ui.charts import MOST_RUNS, SEPARATOR, live_chart
 from studio.ui.desk import Desk
 from studio.ui.live import live, slot
@@ -33,7 +34,7 @@ class RunsTab:
     apart: gr.HTML
     log: gr.HTML
     stop: gr.Button
-    resume: gr.Button
+    resume: resume_panel.ResumePanel
     compare: gr.Button
     seen: gr.Textbox
     actions: run_actions.RunActions
@@ -74,6 +75,7 @@ def build(desk: Desk) -> RunsTab:
                 "Compare with the base", variant="primary", visible=False, min_width=230, elem_id="to-compare"
             )
     state = live(partial(follow, desk), TICK_SECONDS, slot(run_words.nothing()), elem_id="run-state")
+    resume_part = resume_panel.build(resume)
     trouble_part = trouble.build()
     gr.HTML(slot(), elem_id="run-numbers")
     with gr.Column(elem_classes="card", visible=False) as chart_card:
@@ -95,7 +97,7 @@ def build(desk: Desk) -> RunsTab:
         apart=apart,
         log=log,
         stop=stop,
-        resume=resume,
+        resume=resume_part,
         compare=compare,
         seen=seen,
         actions=actions,
@@ -109,6 +111,7 @@ def build(desk: Desk) -> RunsTab:
         return gr.update(others=ids[1:]), overlay.apart(ids)
 
     ship_panel.wire(ship, run)
+    resume_panel.wire(resume_part, run)
     # the chart asks for its points at once, beside the look at the rest of the tab; and so does the state
     run.change(None, [run], [chart, state], js="run => [run ?? '', run ?? '']", **QUIET)
     gr.on([run.change, others.change], overlaid, [run, others], [chart, apart], **QUIET)
@@ -145,7 +148,8 @@ def told(run: Run, view: View) -> dict[str, Any]:
 
 
 def _about(run: Run, status: str) -> str:
-    return f"{run.id} {status} {run.ending}"
+    ended = status not in run_actions.LIVE
+    return f"{run.id} {status} {run.ending} {checkpoint_names(run.checkpoints_dir) if ended else ''}"
 
 
 def follow(desk: Desk, request: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +220,7 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
             tab.others: gr.update(choices=choices(desk, TICK_SECONDS, without=run.id)),
             tab.chart: run.id,
             tab.stop: gr.update(visible=status == "running", interactive=not run.stopping),
-            tab.resume: gr.update(visible=_resumes(status, view)),
+            **resume_panel.updates(tab.resume, run, status),
             tab.compare: gr.update(visible=run.has_model and status != "running" and writes_text(run)),
             **run_actions.updates(desk, tab.actions, run, status),
         }
@@ -233,7 +237,8 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
 
 def empty(desk: Desk, tab: RunsTab) -> dict:
     """Everything on the tab as it is without a run."""
-    hidden = {button: gr.update(visible=False) for button in (tab.stop, tab.resume, tab.compare)}
+    hidden = {button: gr.update(visible=False) for button in (tab.stop, tab.compare)}
+    hidden |= resume_panel.hidden(tab.resume)
     hidden |= {button: gr.update(visible=False) for button in (tab.actions.pause, tab.actions.cancel)}
     nothing_of = {
         tab.log: "",
@@ -251,12 +256,6 @@ def empty(desk: Desk, tab: RunsTab) -> dict:
         **hidden,
         **run_actions.listed(desk, tab.actions),
     }
-
-
-def _resumes(status: str, view: View) -> bool:
-    if status == "failed" and (view.ended or {}).get("reason") == "diverged":
-        return False  # the same steps would diverge again; the retry changes the learning rate
-    return status == "paused" or (status in ("interrupted", "stopped", "failed") and bool(view.started))
 
 
 def _read(seen: str | None) -> dict:

@@ -13,6 +13,7 @@ from studio.runs import Run, View
 from studio.runs.ended import killed_for_memory
 from studio.runs.label import Label
 from studio.training.relief import Relief, ladder_of, ran_out, relieved_run, slower
+from studio.training.resume import resume_text
 from studio.ui import views
 from studio.ui.desk import Desk
 
@@ -53,7 +54,7 @@ def failed(ended: dict[str, Any]) -> str:
 def interrupted(run: Run) -> str:
     """That the worker is gone, and whether the system may have ended it for memory."""
     killed = killed_for_memory(run)
-    go_on = f"Everything up to its last checkpoint is kept. Press Resume, or run `python app.py resume {run.id}`."
+    go_on = f"{resume_text(run)} On the command line: `python app.py resume {run.id}`."
     if killed is None:
         return views.message("bad", "Interrupted: the worker is gone without having finished.", go_on)
     return views.message("bad", killed.what, f"Retry it with less, below. {go_on}") + memory(killed.expected)

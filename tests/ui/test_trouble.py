@@ -9,7 +9,8 @@ from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
 from studio.runs.feed import Feed
-from studio.ui import runs_tab, trouble
+from studio.training.resume import is_resumable
+from studio.ui import trouble
 from studio.ui.run_words import state, warnings
 
 OOM = {
@@ -104,7 +105,7 @@ def test_page_06_resume_is_not_offered_to_a_run_that_would_diverge_again(failed,
     run = failed(**fields)
     EventLog(run.events_path).write("started", max_steps=10)
     EventLog(run.events_path).write("failed", what="x", fix="y", **fields)
-    assert runs_tab._resumes(run.status, run.view()) is offered
+    assert is_resumable(run, run.status) is offered
 
 
 @pytest.mark.parametrize("fields", [{**DIVERGED, "blamed": True}, {}], ids=["rows to blame", "another failure"])
