@@ -6,6 +6,7 @@ The converter (``convert_hf_to_gguf.py``) is no package of its makers', so it is
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -59,10 +60,28 @@ def write(run: Run, file: Path, options: Options, progress: Report) -> Exported:
         merged = Path(folder) / "model"
         # in float32, so that the file's own format is the only thing that rounds
         rows, expected, _ = write_checked(run, merged, "float32", progress)
+        _end_at_turns(merged)
         progress("Converting to GGUF", 0, 0)
         convert(command, merged, file, options.gguf_type)
         progress("Reading it back", 0, 0)
         return Exported("gguf", str(file), [_checked(file, rows, expected, options.gguf_type)])
+
+
+def _end_at_turns(model: Path) -> None:
+    """Make the token that ends a reply the tokenizer's end token, since a GGUF file names only one."""
+    from transformers import AutoTokenizer
+
+    from studio.data.stops import end_of_turn_ids
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    ends = end_of_turn_ids(tokenizer) if tokenizer.chat_template else []
+    if not ends or tokenizer.eos_token_id in ends:
+        return
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    tokenizer.save_pretrained(model)
+    path = model / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"eos_token_id": ends[0]}
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def convert(command: list[str], model: Path, file: Path, gguf_type: str) -> None:

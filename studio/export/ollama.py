@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from studio.data.stops import stop_ids
 from studio.export import llama_cpp, merged
 from studio.export.go_templates import Known, translate
 from studio.export.kinds import Exported, Options
@@ -29,7 +30,7 @@ def write(run: Run, folder: Path, options: Options, progress: Report) -> Exporte
     else:
         made = merged.write(run, folder / "model", options, progress)
         source = "./model"
-    stops = stop_texts(tokenizer, known, folder / "model")
+    stops = stop_texts(tokenizer, known, run.model_dir)
     (folder / "Modelfile").write_text(modelfile(run, source, known, stops), encoding="utf-8")
     told = [*made.told, f"The chat template is {known.family}'s; answers stop at {' and '.join(stops)}."]
     if known.system and not run.recipe.data.system_prompt:
@@ -51,12 +52,10 @@ def modelfile(run: Run, source: str, known: Known, stops: list[str]) -> str:
 
 
 def stop_texts(tokenizer: Any, known: Known, model: Path) -> list[str]:
-    """The tokens that end an answer: that of the template, and those that the model's own settings name."""
+    """Return the tokens that end a reply, that of the translated template first."""
     from transformers import GenerationConfig
 
-    ids: list[Any] = []
-    if (model / "generation_config.json").exists():
-        ends = GenerationConfig.from_pretrained(model).eos_token_id
-        ids = ends if isinstance(ends, list) else [ends]
-    texts = [known.end, *(tokenizer.convert_ids_to_tokens(i) for i in ids if i is not None)]
+    has = (model / "generation_config.json").exists()
+    ids = sorted(stop_ids(tokenizer, GenerationConfig.from_pretrained(model) if has else None))
+    texts = [known.end, *(tokenizer.convert_ids_to_tokens(i) for i in ids)]
     return list(dict.fromkeys(text for text in texts if text and '"' not in text))

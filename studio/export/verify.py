@@ -111,15 +111,13 @@ def read_back(folder: Path, classes: Classes | None, trusted: bool) -> Any:
 
 def stop_tokens(folder: Path, tokenizer: Any) -> list[int]:
     """The tokens that end an answer of the model in ``folder``, as the studio's own chat takes them."""
-    from types import SimpleNamespace
-
     from transformers import GenerationConfig
 
-    from studio.inference.generate import stop_ids
+    from studio.data.stops import stop_ids
 
     has = (folder / "generation_config.json").exists()
     settings = GenerationConfig.from_pretrained(folder) if has else GenerationConfig.from_model_config(_config(folder))
-    return sorted(stop_ids(SimpleNamespace(generation_config=settings), tokenizer))
+    return sorted(stop_ids(tokenizer, settings))
 
 
 def _config(folder: Path) -> Any:

@@ -205,11 +205,16 @@ class Engine:
                 if plan.switched:
                     self._forget(plan.key)  # PEFT may have changed the model half
                 raise
-        from studio.inference.generate import stop_ids
+        from studio.data.stops import stop_ids
         from studio.models.load import context_length
 
         return Handle(
-            plan.target, weights, adapter, tokenizer, stop_ids(weights.model, tokenizer), context_length(weights.model)
+            plan.target,
+            weights,
+            adapter,
+            tokenizer,
+            stop_ids(tokenizer, weights.model.generation_config),
+            context_length(weights.model),
         )
 
     def _make_room(self, coming: int) -> None:

@@ -16,7 +16,6 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from studio.data import encode_conversation
 from studio.data.encode import encode_prompt
 from studio.errors import StudioError
 from studio.inference.drawing import processors
@@ -132,20 +131,6 @@ _STEERING = (
 def steered(model: Any) -> bool:
     """Whether the model's own generation settings make greedy answers differ from its likeliest tokens."""
     return any(getattr(model.generation_config, name, None) for name in _STEERING)
-
-
-def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: the model's, the tokenizer's, and the one its chat template puts after a turn."""
-    known = getattr(model.generation_config, "eos_token_id", None)
-    found = {*(known if isinstance(known, (list, tuple)) else [known]), tokenizer.eos_token_id}
-    sample = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    try:
-        labels = [label for label in encode_conversation(tokenizer, sample).labels if label != -100]
-    except StudioError:  # a template that cannot be trained on: its end of turn is not known
-        labels = []
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    found |= {token for token in labels[-1:] if token in special}
-    return frozenset(int(token) for token in found if token is not None)
 
 
 def run_generate(

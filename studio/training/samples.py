@@ -18,6 +18,7 @@ from transformers import GenerationConfig, TrainerCallback
 
 from studio.data import Encoded
 from studio.data.encode import IGNORE, encode_prompt
+from studio.data.stops import stop_ids
 from studio.models.head import read_compactly
 from studio.recipe import DataSpec, Recipe
 from studio.recipe_methods import TAKEN_STARTS
@@ -171,7 +172,7 @@ def answers(
     for row, ids in enumerate(prompts):
         inputs[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
-    ends = sorted(_ends(model, tokenizer))
+    ends = sorted(stop_ids(tokenizer, getattr(model, "generation_config", None)))
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -206,10 +207,3 @@ def answers(
 def decode(tokenizer: Any, ids: list[int]) -> str:
     """Tokens as text, without special tokens."""
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def _ends(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end an answer: the model's and the tokenizer's."""
-    known = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    found = {*(known if isinstance(known, (list, tuple)) else [known]), tokenizer.eos_token_id}
-    return {int(token) for token in found if token is not None}

@@ -9,6 +9,7 @@ from typing import Any
 
 from studio.data.classes import FILE as CLASSES
 from studio.data.classes import Classes
+from studio.data.stops import set_stops
 from studio.errors import StudioError
 from studio.models.builtin import public_id
 from studio.models.progress import Report, quiet
@@ -26,6 +27,8 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> N
     if ranks.is_first():
         shutil.rmtree(aside, ignore_errors=True)
     ranks.wait()
+    if not classes:
+        set_stops(_settings(trainer.model), tokenizer)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(aside))  # its parts are brought together by all ranks
     elif ranks.is_first():
@@ -35,6 +38,8 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> N
     tokenizer.save_pretrained(aside)
     if classes:
         classes.save(aside / CLASSES)
+    elif hasattr(trainer.model, "peft_config"):  # the base's own settings may not know how the template ends a turn
+        _adapter_settings(trainer.model, tokenizer).save_pretrained(aside)
     _name_the_base(aside, run.recipe)
     write_card(aside, run)
     if run.model_dir.exists():
@@ -42,6 +47,24 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> N
     aside.rename(run.model_dir)
     shutil.rmtree(run.folder / "model.old", ignore_errors=True)
     shutil.rmtree(starts.folder(run), ignore_errors=True)
+
+
+def _settings(model: Any) -> Any:
+    """A model's generation settings; those of its configuration where it has none of its own."""
+    from transformers import GenerationConfig
+
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    if getattr(inner, "generation_config", None) is None:
+        inner.generation_config = GenerationConfig.from_model_config(inner.config)
+    return inner.generation_config
+
+
+def _adapter_settings(model: Any, tokenizer: Any) -> Any:
+    """What stands beside an adapter of its model's generation settings: how a reply begins, ends and is padded."""
+    from transformers import GenerationConfig
+
+    whole = _settings(model)
+    return set_stops(GenerationConfig(bos_token_id=whole.bos_token_id, eos_token_id=whole.eos_token_id), tokenizer)
 
 
 def _name_the_base(folder: Path, recipe: Recipe) -> None:
@@ -140,6 +163,8 @@ def write_whole(folder: Path, run: Run, model: Any, tokenizer: Any, classes: Cla
     import torch
 
     model.to(getattr(torch, trained_dtype(run) if dtype == "auto" else dtype))
+    if not classes:
+        set_stops(_settings(model), tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if classes:

@@ -162,14 +162,14 @@ def test_an_end_of_turn_ends_the_answer_and_is_not_shown(panes):
 
 
 def test_the_template_s_end_of_turn_ends_an_answer_even_if_the_model_knows_another_end(workspace, models, engine, base):
-    from studio.inference.generate import stop_ids
+    from studio.data.stops import stop_ids
 
     handle = engine.open(base)
     tokenizer = handle.tokenizer
     tokenizer.eos_token = "<|endoftext|>"
     handle.weights.model.generation_config.eos_token_id = tokenizer.eos_token_id
     ends = {tokenizer.convert_tokens_to_ids(t) for t in ("<|endoftext|>", "<|im_end|>")}
-    assert stop_ids(handle.weights.model, tokenizer) == ends
+    assert stop_ids(tokenizer, handle.weights.model.generation_config) == ends
 
 
 def test_an_answer_ends_where_the_context_does(endless):

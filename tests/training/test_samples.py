@@ -1,5 +1,6 @@
 """Samples as the model learns: what it answers is written down, and the run is as without them."""
 
+import copy
 import json
 
 import pytest
@@ -121,6 +122,19 @@ def test_an_answer_ends_where_the_model_ends_it(tiny_model, tiny_tokenizer):
     model.generation_config.eos_token_id = None
     ((_, cut),) = answers(model, tiny_tokenizer, [ids], 1)
     assert cut
+
+
+def test_data_10_an_answer_ends_where_the_template_ends_a_turn(tiny_model, tiny_tokenizer):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    made = copy.deepcopy(tiny_tokenizer)
+    end = made.convert_tokens_to_ids("<|im_end|>")
+    made.eos_token = "<|endoftext|>"
+    model.generation_config.eos_token_id = made.eos_token_id
+    model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(made)).index_fill(0, torch.tensor([end]), 1.0))
+    assert answers(model, made, [made("Hi")["input_ids"]], 6) == [("", False)]
 
 
 @pytest.mark.parametrize(("quantization", "dtype"), [("nf4", "float32"), ("int8", "float32"), ("none", "bfloat16")])

@@ -1,6 +1,7 @@
 """What a run leaves: an adapter that names its base as others know it, and a merged model that says the same."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,46 @@ def test_an_adapter_that_peft_does_not_have_is_loaded_in_a_fresh_process(run_of)
 def test_an_adapter_that_is_not_there_is_refused(home, tmp_path):
     with pytest.raises(StudioError, match="no adapter at"):
         Engine(device="cpu").open(f"adapter:{tmp_path / 'nothing'}")
+
+
+@pytest.fixture
+def two_ends(tiny_model, tmp_path):
+    """A model whose end and padding token is <|endoftext|>, while its template ends a turn with <|im_end|>."""
+    folder = tmp_path / "two-ends"
+    shutil.copytree(tiny_model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"
+    tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        values = json.loads(path.read_text()) | dict.fromkeys(("eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+        path.write_text(json.dumps(values))
+    return folder
+
+
+class _Always(torch.nn.Module):
+    """A logits processor that leaves one token."""
+
+    def __init__(self, token):
+        super().__init__()
+        self.token = token
+
+    def forward(self, ids, scores):
+        return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([self.token]), 0.0)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_data_10_plain_transformers_stops_at_the_templates_end_of_turn(home, two_ends, tmp_path, kind):
+    run = done(lesson(two_ends, write_rows(tmp_path / "rows.jsonl"), method={"kind": kind}, max_steps=1))
+    tokenizer = AutoTokenizer.from_pretrained(run.model_dir)
+    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    folder = merge(run, tmp_path / "merged") if kind == "lora" else run.model_dir
+    for place in {run.model_dir, folder}:
+        settings = json.loads((place / "generation_config.json").read_text())
+        assert (settings["eos_token_id"], settings["pad_token_id"]) == (ends, ends[1])
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for end in ends:
+        written = model.generate(IDS, max_new_tokens=5, do_sample=False, logits_processor=[_Always(end)])
+        assert written.shape[1] == IDS.shape[1] + 1
+    handle = Engine(device="cpu").open(run.id)
+    assert handle.stop_ids == set(ends)
