@@ -7,7 +7,12 @@ from dataclasses import dataclass
 _SPLIT = "Turn on data.split_turns: one example per reply, each in the context that the model sees at inference."
 
 FLAGS = {
-    "context_mismatch": ("warn", "trained in another context than the model sees at inference", _SPLIT),
+    "context_mismatch": (
+        "warn",
+        "trained in another context than the model sees at inference",
+        f"{_SPLIT} If that does not help, the generation prompt opens a thought that the reply does not have: choose "
+        "another data.chat_template.",
+    ),
     "reply_differs": ("warn", "an earlier reply is written differently than when it is the last one", _SPLIT),
     "reasoning_dropped": ("warn", "the chat template leaves out the reasoning of earlier replies", _SPLIT),
     "header_untrained": (
