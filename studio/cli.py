@@ -79,8 +79,7 @@ def train(recipe: RecipePath, overrides: Overrides = None, trust_remote_code: Tr
 
     Ctrl-C asks the run to stop with a checkpoint and a usable model; a second one leaves it to itself.
     """
-    checked = open_recipe(recipe, overrides, trust_remote_code)
-    _launch_and_follow(Run.create(checked))
+    _launch_and_follow(Run.create(_launchable(open_recipe(recipe, overrides, trust_remote_code))))
 
 
 @app.command()
@@ -178,7 +177,7 @@ def again(
         recipe, steps = relieved_run(recipe.check(), told)
         for step in steps:
             terminal.stderr().print(f"Changed: {step.title}", markup=False, soft_wrap=True)
-    _launch_and_follow(Run.create(recipe, Label(parent=opened.id)))
+    _launch_and_follow(Run.create(_launchable(recipe), Label(parent=opened.id)))
 
 
 @app.command()
@@ -198,6 +197,24 @@ def estimate(
     console.print(terminal.estimate_table(expected.to_dict()))
     for note in expected.notes:
         console.print(note, markup=False, soft_wrap=True)
+
+
+def _launchable(recipe: Recipe) -> Recipe:
+    """The recipe, once its model is on this disk and it has passed the check that the page and the worker use.
+
+    Raises:
+        StudioErrors: it cannot be launched.
+        StudioError: the model cannot be fetched.
+    """
+    from studio.models import store
+    from studio.training.launch_check import check_launch
+
+    recipe.check()
+    if not store.is_local(recipe.model):
+        with terminal.working() as report:
+            store.fetch(recipe.model, progress=report)
+    check_launch(recipe).refuse()
+    return recipe
 
 
 def _launch_and_follow(run: Run) -> None:

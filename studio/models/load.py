@@ -12,6 +12,7 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.models import remote_code
+from studio.models.architectures import check_task
 from studio.models.classifier import settings_for, settle_head
 from studio.models.headers import read_config, read_headers
 from studio.models.shapes import shapes_of
@@ -84,8 +85,7 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
     trusted = remote_code.may_run(folder, spec.trust_remote_code)
     needs_code(folder, spec)
     fits_its_weights(folder)
-    if classes is None:
-        writes_text(folder, spec)
+    check_task(folder, spec, "causal_lm" if classes is None else "seq_cls")
     dtype = dtype or resolve_dtype(spec.dtype, device)
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
@@ -153,27 +153,6 @@ def quantization_config(spec: ModelSpec, dtype: str) -> Any:
         bnb_4bit_use_double_quant=spec.double_quantization,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
-
-
-def writes_text(folder: Path, spec: ModelSpec) -> None:
-    """Refuse an encoder, which reads text and cannot go on with it.
-
-    Raises:
-        StudioError: explaining what it is good for.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
-
-    config = read_config(folder)
-    architectures = config.get("architectures")
-    made_for = " ".join(map(str, architectures)) if isinstance(architectures, list) else ""
-    if config.get("model_type") not in ENCODERS or config.get("is_decoder") or config.get("is_encoder_decoder"):
-        return
-    if "CausalLM" not in made_for and "LMHead" not in made_for:
-        raise StudioError(
-            f"{spec.id} is an encoder: it reads text and does not go on with it.",
-            "Set model.task to seq_cls to put texts into classes, or choose a causal language model.",
-            field="model.task",
-        )
 
 
 def _settle_quantised(model: Any, device: str) -> Any:

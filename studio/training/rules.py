@@ -201,10 +201,10 @@ class HighLearningRate(Rule):
         )
 
     def _lower(self) -> str:
-        rate = self.settings.learning_rate
+        rate, safer = self.settings.learning_rate, self.settings.safer_rate
         return (
-            f"The learning rate may be too high: lower train.learning_rate from {rate:g} to "
-            f"{self.settings.safer_rate:g}, or warm up longer."
+            f"The learning rate may be too high: lower train.learning_rate from {rate:g} to {safer:g}, "
+            "or warm up longer."
         )
 
 

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -28,6 +29,7 @@ from studio.data.refusals import RefusedText
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.training.check import kept_index, prepared_tokenizer, tokenizer_key
+from studio.training.launch_check import examine_files
 
 SHOWN_ROWS = 20
 _ROW_SECONDS = 5  # that the template may take for the rows of one page
@@ -217,7 +219,7 @@ def _classes(recipe: Recipe, shown: list[Conversation]) -> Classes | None:
 
 
 def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
-    """The answer to a request: ``("view", Wanted)``, ``("template", Recipe)`` or ``("survey", Recipe)``.
+    """The answer to a request: ``("view", Wanted)``, or one of ``template``, ``survey`` and ``launch`` with a recipe.
 
     Args:
         tokenizers: prepared tokenizers with their notes, kept from one request to the next.
@@ -230,15 +232,21 @@ def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
         late = StudioError("The rows take long to read.", "They are counted at the launch.", code="survey_too_long")
         with time_limit(_SURVEY_SECONDS, late):
             return survey(given.data, task=given.model.task)
-    recipe = given.recipe if what == "view" else given
+    if what == "launch":
+        return examine_files(given, partial(_prepared, tokenizers))
+    tokenizer, notes = _prepared(tokenizers, given.recipe if what == "view" else given)
+    return view(given, tokenizer, list(notes)) if what == "view" else tokenizer.get_chat_template()
+
+
+def _prepared(tokenizers: dict, recipe: Recipe) -> tuple[Any, list[str]]:
+    """The prepared tokenizer of a recipe and its notes, from ``tokenizers`` if it is kept there."""
     key = tokenizer_key(recipe)
     if key not in tokenizers:
         made = prepared_tokenizer(recipe)
         while len(tokenizers) >= _TOKENIZERS:
             tokenizers.pop(next(iter(tokenizers)))
         tokenizers[key] = made
-    tokenizer, notes = tokenizers[key]
-    return view(given, tokenizer, list(notes)) if what == "view" else tokenizer.get_chat_template()
+    return tokenizers[key]
 
 
 def main() -> None:

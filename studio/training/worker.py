@@ -11,11 +11,13 @@ from pathlib import Path
 
 from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
+from studio.recipe_warnings import warnings as recipe_warnings
 from studio.runs import EventLog, Run
 from studio.runs.feed import fold
 from studio.runs.origin import origin_of_recipe, read_origin
 from studio.thread_waiting import LoadWatch
 from studio.training import failures, ranks, starts
+from studio.training.launch_check import check_launch, examine_files
 from studio.training.memory import Memory, give_back_at_once
 from studio.training.progress import Progress
 from studio.training.read import read_rows
@@ -101,6 +103,8 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         base = store.fetch(spec, progress=progress)
     tokenizer = load.load_tokenizer(base, trust_remote_code=recipe.model.trust_remote_code)
     notes = prepare(tokenizer, None, recipe)
+    examine = partial(examine_files, prepare=lambda _: (tokenizer, notes), rows=0)
+    check_launch(recipe.model_copy(update={"model": spec}), examine=examine).refuse()
 
     # data: conversations -> tokens and labels, or texts -> tokens and classes
     data = read_rows(recipe, tokenizer, log, progress)
@@ -222,6 +226,8 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         resumed_from=checkpoint.name if checkpoint else None,
         data_fingerprint=data.fingerprint,
     )
+    for warning in [] if checkpoint else recipe_warnings(recipe, trainer.planned_steps()):
+        log.write("warning", what=warning.what, fix=warning.fix, code=warning.code)
     datasets.disable_progress_bars()
     try:
         with nullcontext() if compiled else passes():

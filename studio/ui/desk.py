@@ -40,7 +40,7 @@ class Desk:
         self.caretaker = Caretaker(self)
         launcher.before_start = self.caretaker.make_room
         self.background = Background(self.downloads)
-        self.known = Known(self.viewer, self.machine, self.index, self.feed)
+        self.known = Known(self.viewer, self.machine, self.index, self.feed, patience=0.4)
         self._lock = threading.Lock()
 
     @property

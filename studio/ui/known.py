@@ -6,6 +6,7 @@ import shutil
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ from studio.data.conversations import Survey, invalid_rows
 from studio.data.count import count_rows, countable
 from studio.data.files import identity
 from studio.data.report import INVALID
-from studio.data.sources import locate, parts, split_in
+from studio.data.sources import locate, split_in
+from studio.data.sources import parts as sources
 from studio.errors import StudioError
 from studio.models import store
 from studio.models.headers import read_config
 from studio.models.memory import ELEMENT_BYTES, Estimate, estimate, largest
-from studio.models.remote_code import may_run
 from studio.recipe import DataSpec, Recipe
 from studio.recipe_methods import METHODS, WHOLE
+from studio.recipe_warnings import warnings
 from studio.runs import Run
 from studio.runs.feed import Feed
 from studio.runs.index import RunIndex
 from studio.training.check import check_state
+from studio.training.launch_check import Examined, LaunchCheck, check_launch
 from studio.ui import views
+from studio.ui.examinations import Examinations, StillExamining
 from studio.ui.viewer import Viewer
 from studio.workspace import Workspace
 
@@ -75,10 +79,13 @@ class Count:
         return f"Counting the rows: {self.share:.0%}" if self.going else f"Not counted: {self.error}"
 
 
-def ask_to_drop(invalid: dict[str, int], first: dict[str, str]) -> StudioError:
-    """The question that stands in the way of a launch while some rows cannot be trained on."""
-    refusal = invalid_rows(invalid, first)
-    return StudioError(refusal.what, "Mend them, or leave them out with the button below.", field=refusal.field)
+def _refused(recipe: Recipe) -> Any:
+    """What the report over the whole dataset says of rows that cannot be trained on; None without a report."""
+    try:
+        report, _ = check_state(recipe)
+    except StudioError:  # the model is not here, and the panel says so
+        return None
+    return next((finding for finding in report.findings if finding.kind in INVALID), None) if report else None
 
 
 class Known:
@@ -87,10 +94,14 @@ class Known:
     Args:
         machine: what ``machine_memory`` says.
         index, feed: the runs, for the pace of earlier ones.
+        patience: seconds that the panel waits for the model's files and the first rows to be examined; after that it
+            says that they are, and asks again.
     """
 
-    def __init__(self, viewer: Viewer, machine: dict, index: RunIndex, feed: Feed):
+    def __init__(self, viewer: Viewer, machine: dict, index: RunIndex, feed: Feed, patience: float = 60.0):
         self._viewer, self._machine, self._index, self._feed = viewer, machine, index, feed
+        self._patience = patience
+        self._examinations = Examinations(viewer)
         self._lock = threading.Lock()
         self._counts: dict[str, Count] = {}
         self._surveys: dict[tuple, Future] = {}
@@ -144,7 +155,7 @@ class Known:
     @staticmethod
     def _files(data: DataSpec) -> list[tuple[str, int, int]] | None:
         """The files of a dataset as ``identity`` has them; None if some of it is on the Hub."""
-        found = [(locate(spec, spec.split), split_in(spec)) for spec in parts(data)]
+        found = [(locate(spec, spec.split), split_in(spec)) for spec in sources(data)]
         return None if any(path is None for path, _ in found) else [f for one in found for f in identity(*one)]
 
     def count(self, recipe: Recipe) -> Count | None:
@@ -167,66 +178,102 @@ class Known:
                 threading.Thread(target=self._counts[key].run, args=(source, split_in(data)), daemon=True).start()
             return self._counts[key]
 
-    def invalid(self, recipe: Recipe, seen: Survey | None) -> StudioError | None:
-        """What asks whether rows that cannot be trained on are to be dropped, if it has not been answered yet."""
-        if recipe.data.invalid_rows != "ask":
+    def invalid(self, recipe: Recipe, seen: Survey | None, examined: Examined | None = None) -> StudioError | None:
+        """What asks whether rows that cannot be trained on are to be dropped, if it has not been answered yet; or
+        refuses them, if the recipe says so.
+
+        Args:
+            examined: the first rows, encoded: what the chat template refuses shows there.
+        """
+        if recipe.data.invalid_rows == "drop":
             return None
-        if seen and seen.invalid:
-            return ask_to_drop(seen.invalid, seen.first)
+        counts, first, among = seen.invalid if seen else {}, seen.first if seen else {}, None
+        if not counts and (refused := _refused(recipe)):
+            row, reason = refused.rows[0]
+            counts, first = {reason.rstrip("."): refused.count}, {reason.rstrip("."): f"row {row:,}"}
+        if not counts and examined and examined.rejected:
+            counts, first, among = examined.rejected, examined.first, examined.rows
+        if not counts:
+            return None
+        refusal = invalid_rows(counts, first)
+        what = refusal.what if among is None else f"Of the first {among:,} rows: {refusal.what}"
+        fix = "Mend them, or leave them out with the button below."
+        if recipe.data.invalid_rows == "stop":
+            fix = "Mend them, or let the recipe leave them out (data.invalid_rows)."
+        return StudioError(what, fix, field=refusal.field, code="rejected_rows")
+
+    def launch_check(self, recipe: Recipe, patience: float | None = None) -> LaunchCheck | None:
+        """What stands in the way of a launch; None while the model and the first rows are still being examined.
+
+        Args:
+            patience: seconds to wait; None takes that of the panel.
+        """
+        patience = self._patience if patience is None else patience
         try:
-            report, _ = check_state(recipe)
-        except StudioError:  # the model is not here, and the panel says so
+            return check_launch(recipe, examine=partial(self._examinations.of, patience=patience))
+        except StillExamining:
             return None
-        refused = next((f for f in report.findings if f.kind in INVALID), None) if report else None
-        if refused is None:
-            return None
-        row, reason = refused.rows[0]
-        return ask_to_drop({reason.rstrip("."): refused.count}, {reason.rstrip("."): f"row {row:,}"})
 
     def glance(self, recipe: Recipe) -> Glance:
         """The side panel: what it says, whether the recipe can be launched, and what else it shows."""
-        problems = list(recipe.problems())
+        checked = self.launch_check(recipe)
+        problems = list(checked.problems if checked else recipe.problems())
         seen = counted = None
         if not any(p.field and p.field.startswith("data") for p in problems):
             try:
                 seen, counted = self.survey(recipe), self.count(recipe)
             except StudioError as error:
                 problems.append(error)
-        asked = self.invalid(recipe, seen) if not problems else None
-        folder = self._folder(recipe, problems)
+        examined = checked.examined if checked else None
+        asked = self.invalid(recipe, seen, examined) if not problems else None
+        folder, model = self._model(recipe, problems)
         rows = "Rows are counted at the launch."
         if seen:
             rows = f"{seen.rows:,} rows"
         elif counted:
             rows = counted.said()
         lines = [
-            ("Model", _short(recipe.model.id), "" if folder else "Fetched at the launch, once."),
+            ("Model", _short(recipe.model.id), model),
             ("Data", _short(recipe.data.source), rows),
             ("Method", _method_line(recipe), ""),
         ]
-        lines += self._cost(recipe, folder, seen, seen.rows if seen else counted.rows if counted else None)
-        html = views.glance(lines, [*problems, *([asked] if asked else [])])
-        return Glance(html, not problems and not asked, asked is not None, bool(counted and counted.going))
+        known_rows = seen.rows if seen else counted.rows if counted else None
+        steps = self._steps(recipe, known_rows)
+        lines += self._cost(recipe, folder, seen, known_rows, steps)
+        stops = [*problems, *([asked] if asked else [])]
+        html = views.glance(lines, stops, warnings(recipe, steps), waiting=checked is None)
+        offers = asked is not None and recipe.data.invalid_rows == "ask"
+        going = checked is None or bool(counted and counted.going)
+        return Glance(html, checked is not None and not stops, offers, going)
 
     @staticmethod
-    def _folder(recipe: Recipe, problems: list[StudioError]) -> Path | None:
-        """The model's folder, if it is here; what is wrong with its configuration or its code becomes a problem."""
-        folder = None
+    def _model(recipe: Recipe, problems: list[StudioError]) -> tuple[Path | None, str]:
+        """The folder of the model if it is on this disk, and what the panel says where it is not."""
         try:
             folder = store.local_folder(recipe.model)
-            if folder and (folder / "config.json").exists():
-                may_run(folder, recipe.model.trust_remote_code)
-                read_config(folder)
-        except StudioError as error:
-            problems.append(error)
-        return folder
+        except StudioError:  # among the problems
+            return None, ""
+        refused = any((problem.field or "").startswith("model.") for problem in problems)
+        return folder, "" if folder or refused else "Fetched at the launch, once."
 
-    def _cost(
-        self, recipe: Recipe, folder: Path | None, seen: Survey | None, rows: int | None
-    ) -> list[tuple[str, str, str]]:
-        """Trainable parameters, memory and steps, as far as they are known."""
+    @staticmethod
+    def _steps(recipe: Recipe, rows: int | None) -> int | None:
+        """About how many steps a run takes; None if that is not known before the launch."""
         from studio.training.steps import planned_steps
 
+        if recipe.train.max_steps > 0:
+            return recipe.train.max_steps
+        if not rows or recipe.train.packing:
+            return None
+        data = recipe.data
+        shared = not (data.holdout_rows or data.holdout_column or data.holdout_source)
+        training = max(1, rows - (int(rows * data.holdout) if shared else min(data.holdout_rows, rows - 1)))
+        return planned_steps(training, recipe.train)
+
+    def _cost(
+        self, recipe: Recipe, folder: Path | None, seen: Survey | None, rows: int | None, steps: int | None
+    ) -> list[tuple[str, str, str]]:
+        """Trainable parameters, memory and steps, as far as they are known."""
         lines = []
         numbers = self.numbers(recipe, folder, seen)
         if numbers is not None:
@@ -241,11 +288,7 @@ class Known:
             lines.append(_disk_line(numbers.disk_bytes))
         if rows and recipe.train.packing:
             lines.append(("Steps", "known at the launch", "Rows are packed when they are encoded."))
-        elif rows:
-            data = recipe.data
-            shared = not (data.holdout_rows or data.holdout_column or data.holdout_source)
-            training = max(1, rows - (int(rows * data.holdout) if shared else min(data.holdout_rows, rows - 1)))
-            steps = planned_steps(training, recipe.train)
+        elif rows and steps:
             lines.append(("Steps", f"about {steps:,}", self._time_line(recipe, steps)))
         return lines
 

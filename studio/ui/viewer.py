@@ -23,6 +23,7 @@ from studio.errors import StudioError
 from studio.process_environment import without_secrets
 from studio.recipe import Recipe
 from studio.runs.secrets import needed_secrets
+from studio.training.launch_check import Examined
 from studio.training.view import View, Wanted
 from studio.workspace import ASSETS
 
@@ -89,6 +90,14 @@ class Viewer:
         """The processes that there are; the one used last is the last."""
         with self._changed:
             return [process.pid for process in (*self._idle, *(process for _, process in self._busy.values()))]
+
+    def examine(self, recipe: Recipe) -> Examined:
+        """What the model's files and the first rows of the data tell (``studio.training.launch_check``).
+
+        Raises:
+            StudioError: the process does not answer.
+        """
+        return self._ask("launch", recipe, recipe, "")
 
     def close(self) -> None:
         """End the processes."""

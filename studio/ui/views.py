@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -132,12 +133,31 @@ def memory_bar(parts: dict[str, int], machine: dict[str, Any]) -> str:
     )
 
 
-def glance(rows: list[tuple[str, str, str]], problems: list[StudioError]) -> str:
-    """The recipe at a glance, and what still stands in the way of launching."""
+def glance(
+    rows: list[tuple[str, str, str]],
+    problems: list[StudioError],
+    warnings: Sequence[StudioError] = (),
+    *,
+    waiting: bool = False,
+) -> str:
+    """The recipe at a glance, and what still stands in the way of launching.
+
+    Args:
+        warnings: what is probably a mistake.
+        waiting: whether the model and the first rows are still being examined.
+    """
     listed = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}{f'<br><small>{escape(more)}</small>' if more else ''}</dd>"
         for name, value, more in rows
     )
-    blocked = "".join(message("bad", p.what, p.fix) for p in problems)
-    ready = "" if problems else '<p class="note" style="margin:10px 0 0">✓ Ready to launch.</p>'
-    return f'<div class="panel"><h3>Recipe</h3><dl>{listed}</dl></div>{ready}<div style="height:8px"></div>{blocked}'
+    said = "".join(message("bad", p.what, p.fix) for p in problems)
+    said += "".join(message("warn", w.what, w.fix) for w in warnings)
+    state = "✓ Ready to launch."
+    if problems:
+        state = ""
+    elif waiting:
+        state = "Checking the model and the first rows…"
+    elif warnings:
+        state = "Ready to launch, with a warning." if len(warnings) == 1 else "Ready to launch, with warnings."
+    ready = f'<p class="note state">{state}</p>' if state else ""
+    return f'<div class="panel"><h3>Recipe</h3><dl>{listed}</dl></div>{ready}<div class="said">{said}</div>'
