@@ -84,6 +84,7 @@ def report(
         list[str] | None,
         typer.Option("--suite", help="A suite or a file of prompts; default: those that suit the recipe."),
     ] = None,
+    no_suites: Annotated[bool, typer.Option("--no-suites", help="Ask no suite: the held-out rows alone.")] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a run in full and write its report: held-out rows, prompt suites, what was forgotten or learnt by heart.
@@ -92,6 +93,8 @@ def report(
     """
     from studio.evaluation.report import Told
 
+    if no_suites and suites:
+        raise StudioError("--no-suites and --suite exclude each other.", "Take one of the two.")
     opened = Run.open(run)
     told = Told(opened)
     with terminal.working() as shown:
@@ -101,7 +104,7 @@ def report(
             told(what, done, total)
 
         try:
-            made = make_report(opened, tell, suites)
+            made = make_report(opened, tell, [] if no_suites else suites or None)
         except StudioError as error:
             told.ended(error)
             raise

@@ -59,6 +59,10 @@ def bounds(field: FieldInfo | None) -> str:
     limits = limits_of(field)
     low = f"{limits['ge']:,}" if "ge" in limits else f"more than {limits['gt']:,}" if "gt" in limits else ""
     high = f"{limits['le']:,}" if "le" in limits else f"less than {limits['lt']:,}" if "lt" in limits else ""
+    if low and high and limits.keys() & {"gt", "lt"}:
+        least = f"above {limits['gt']:,}" if "gt" in limits else f"of at least {low}"
+        most = f"below {limits['lt']:,}" if "lt" in limits else f"at most {high}"
+        return f"Choose a value {least} and {most}."
     if low and high:
         return f"Choose a value from {low} to {high}."
     return f"Choose {low if 'gt' in limits else 'at least ' + low}." if low else ""

@@ -237,8 +237,10 @@ def _refusal(item: dict) -> StudioError:
     if item["type"] == "literal_error":
         allowed = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
         return StudioError(f"{field} is {shown}.", f"Use one of: {allowed}.", field=field)
-    reason = item["msg"].removeprefix("Input ").rstrip(".")
     fix = bounds(field_at(keys)) or "Change its value."
+    if given is None or given == "":
+        return StudioError(f"{field} is empty.", fix, field=field, code="field_empty")
+    reason = item["msg"].removeprefix("Input ").rstrip(".")
     return StudioError(f"{field} is {shown}, but it {reason}.", fix, field=field)
 
 

@@ -229,8 +229,7 @@ class TrainSpec(Section):
     )
     learning_rate: float = knob(
         1.0e-3,
-        "Size of the optimizer's steps. Each method has its usual range, from about 1e-5 for full fine-tuning to 1 for "
-        "prompt tuning; a value outside of it is trained with a warning.",
+        "Size of the optimizer's steps; each method has its usual range.",
         gt=0,
         le=1,
         step="factor",

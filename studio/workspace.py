@@ -72,8 +72,13 @@ class Workspace:
 
     @property
     def draft(self) -> Path:
-        """The recipe in the form, kept between visits."""
+        """The form that was changed last, in whichever browser; a new browser starts from it."""
         return self.folder("recipes") / ".draft.yaml"
+
+    @property
+    def drafts(self) -> Path:
+        """The recipe in the form of each browser, kept between visits."""
+        return self.folder("recipes/.drafts")
 
     @property
     def votes(self) -> Path:

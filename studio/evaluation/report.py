@@ -35,7 +35,7 @@ def report(run: Run, engine: Engine, progress: Report = quiet, suites: list[str]
     """Evaluate a run and write its report.
 
     Args:
-        suites: names or files; None takes those that suit the recipe.
+        suites: names or files; None takes those that suit the recipe, and an empty list asks none.
 
     Returns:
         ``{"run", "scores", "suites", "plain_text", "memorised", "examples"}``: what :func:`studio.evaluation.evaluate`
@@ -54,13 +54,13 @@ def report(run: Run, engine: Engine, progress: Report = quiet, suites: list[str]
         pair = dict(zip(SIDES, (Target.base_of(run, name="base"), Target.run(run.id)), strict=True))
         asked = [
             run_suite(load_suite(name), list(pair.values()), engine, progress=progress)
-            for name in suites or suites_for(run.recipe)
+            for name in (suites_for(run.recipe) if suites is None else suites)
         ]
         handles = {name: engine.open(target, progress) for name, target in pair.items()}
         result["suites"] = [suite_figures(each, run.id) for each in asked]
         result["plain_text"] = plain_text_loss(handles, progress)
         result["memorised"] = _learnt(run, saved, asked, progress)
-        result["examples"] = [entry for entry in saved if entry["reference"] is not None][:_SHOWN]
+        result["examples"] = _examples(saved)
     from studio.evaluation.report_page import page
 
     aside = run.folder / f"report.html.{os.getpid()}.part"
@@ -154,6 +154,26 @@ def report_state(run: Run) -> tuple[dict[str, Any] | None, dict[str, Any] | None
     if made and _changed(run) > path.stat().st_mtime:
         made = None  # the run went on since then
     return made, state
+
+
+def partial_report(run: Run) -> dict[str, Any] | None:
+    """What is known of a run whose report was cancelled or failed: the scores on the held-out rows, if they are there
+    and not older than the model; in the shape of a report, with None for what was not measured."""
+    path = run.folder / "evaluation.json"
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(scores, dict) or _changed(run) > path.stat().st_mtime:
+            return None
+    except (OSError, ValueError):  # not evaluated yet
+        return None
+    details = scores.pop("details", [])
+    unknown = {"suites": [], "plain_text": None, "memorised": None}
+    return {"run": run.id, "scores": scores, **unknown, "examples": _examples(details)}
+
+
+def _examples(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first held-out answers that have a reference."""
+    return [entry for entry in details if entry.get("reference") is not None][:_SHOWN]
 
 
 class Told:

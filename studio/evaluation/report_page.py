@@ -148,6 +148,8 @@ def _forgetting(report: dict[str, Any]) -> str:
 
 def _learnt_by_heart(report: dict[str, Any]) -> str:
     found = report["memorised"]
+    if found is None:  # it was not looked for
+        return ""
     if not found:
         return _section("Training answers word for word", "None: no answer repeats 20 words of a training answer.", "")
     rows = "".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from studio.errors import StudioError, StudioErrors
-from studio.presets import Preset, presets
+from studio.presets import Preset, presets, read_changes, write_changes
 from studio.recipe import Recipe
 from studio.runs import Launcher, Run, WorkerServer
 from studio.ui import (
@@ -26,9 +27,12 @@ from studio.ui import (
     run_actions,
     runs_tab,
     trouble,
+    uploads,
     views,
 )
 from studio.ui.desk import Desk
+from studio.ui.drafts import DEFAULT_RECIPE, is_browser, keep_draft, load_draft
+from studio.ui.field_words import worded
 from studio.ui.form import Form
 from studio.ui.live import live, slot
 from studio.ui.theme import CSS_PATH, theme
@@ -37,29 +41,56 @@ from studio.workspace import ASSETS, Workspace
 
 
 def header(desk: Desk) -> gr.HTML:
-    """The top line: name, device, and the run that is going on."""
+    """The top line: name, device, and the run that is going on. Its value is the run that this page has launched."""
     device = f"{views.escape(desk.machine['device'])} · {views.size(desk.machine['total_bytes'])}"
     brand = f'<span class="brand">{views.LOGO}SFT Studio</span><span class="space"></span>'
     return live(partial(going, desk), 5, f'<div id="top">{brand}{slot()}<span class="chip">{device}</span></div>')
 
 
 def going(desk: Desk, request: dict[str, Any]) -> dict[str, Any]:
-    """The chip of the run that is going on, for :func:`studio.ui.live.live`."""
-    ids = [id for id, status in desk.index.statuses(2.0).items() if status == "running"]
-    chip = f'<span class="chip running"><i class="dot"></i>{views.escape(ids[0])}</span>' if ids else ""
-    return {"parts": {"top": chip}}
+    """The chip of the run that is going on, and what became of the launched one, for :func:`studio.ui.live.live`."""
+    statuses, names = desk.index.statuses(2.0), desk.index.names(2.0)
+    ids = [id for id, status in statuses.items() if status == "running"]
+    named = views.escape(names.get(ids[0], ids[0])) if ids else ""
+    chip = f'<span class="chip running"><i class="dot"></i><bdi>{named}</bdi></span>' if ids else ""
+    launched = str(request.get("value") or "")
+    return {"parts": {"top": chip, "launch-state": launch_state(desk, launched)}}
+
+
+def launch_state(desk: Desk, run_id: str) -> str:
+    """What became of the run that a page has launched last."""
+    statuses = desk.index.statuses(2.0)
+    if run_id and run_id not in statuses:
+        statuses = desk.index.statuses()  # it was launched a moment ago
+    if run_id not in statuses:
+        return ""
+    kind, what = _LAUNCHED[statuses[run_id]]
+    return views.message(kind, what, desk.index.names(2.0).get(run_id, run_id))
+
+
+_LAUNCHED = {
+    "queued": ("calm", "Waiting to start:"),
+    "running": ("good", "Launched:"),
+    "finished": ("good", "Finished:"),
+    "paused": ("calm", "Paused:"),
+    "stopped": ("calm", "Stopped:"),
+    "interrupted": ("bad", "Interrupted:"),
+    "failed": ("bad", "Failed:"),
+}
 
 
 def build(desk: Desk) -> gr.Blocks:
     """The whole page."""
     gr.set_static_paths([charts.plotly_js()])
-    form = Form(desk.draft())
+    form = Form(load_draft())
     # Gradio's copies of uploads go when they are a week old. A day would be too short: a page that is left open during
     # a long training still links to its copy of the recipe.
     with gr.Blocks(
         title="SFT Studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)
     ) as page:
-        header(desk)
+        top = header(desk)
+        browser = gr.Textbox("", visible="hidden", elem_id="browser")  # filled when the form has been loaded
+        left = gr.Textbox("", visible="hidden", elem_id="left")  # what this window showed before a reload
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=480), gr.Tabs(elem_id="tabs") as tabs:
                 with gr.Tab("1 · Model", id="model", render_children=True) as model_page:
@@ -77,33 +108,40 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Column(scale=2, min_width=270, elem_classes="card side"):
                 glance = gr.HTML(elem_id="glance")
                 drop = gr.Button("Leave these rows out", visible=False, size="md", elem_id="drop-rows")
-                launch = gr.Button("Launch training", variant="primary", size="lg", elem_id="launch")
-                launch_state = gr.HTML(elem_id="launch-state")
+                launch = gr.Button("Launch training", variant="primary", size="lg", interactive=False, elem_id="launch")
+                note = gr.HTML(elem_id="launch-note")  # about the last action; the next one clears it
+                gr.HTML(slot(), elem_id="launch-state")
                 with gr.Accordion("Save or load a recipe", open=False):
                     save = gr.DownloadButton("Save this recipe", elem_id="save-recipe")
                     load = gr.UploadButton(
                         "Load a recipe file", file_types=None, type="filepath", elem_id="load-recipe"
                     )
 
+        script = (ASSETS / "page.js").read_text(encoding="utf-8")
+        gr.HTML(json.dumps(form.number_fields()), html_template="<i></i>", js_on_load=script, elem_id="page-script")
         fields = form.components()
+        loaded = {*fields, browser}
 
         counting = gr.Timer(1.0, active=False)
 
-        def panel(recipe: Recipe) -> dict:
+        def panel(recipe: Recipe, browser_id: str | None) -> dict:
             seen = desk.known.glance(recipe)
             return {
                 glance: seen.html,
-                launch: gr.update(interactive=seen.ready),
+                launch: gr.update(interactive=seen.ready and is_browser(browser_id)),
                 drop: gr.update(visible=seen.asks),
                 counting: gr.Timer(active=seen.counting),
             }
 
+        def panel_now(values: dict) -> dict:
+            return panel(form.read(values), values[browser])
+
         def edited(values: dict) -> dict:
             desk.launcher.warm()
             recipe = form.read(values)
-            updates = panel(recipe)
+            updates = {**panel(recipe, values[browser]), note: ""}
             try:
-                desk.keep(recipe)
+                keep_draft(recipe, values[browser])
                 file = to_save(recipe)
             except OSError as error:
                 what = f"The form cannot be remembered: {error.strerror}."
@@ -124,14 +162,14 @@ def build(desk: Desk) -> gr.Blocks:
             return model_tab.updates(desk, model, form.read(values))
 
         panel_parts = [glance, launch, drop, counting]
-        refresh_panel = {"fn": edited, "inputs": fields, "outputs": [*panel_parts, save], **QUIET}
+        refresh_panel = {"fn": edited, "inputs": loaded, "outputs": [*panel_parts, save, note], **QUIET}
         refresh_model = {"fn": show_model, "inputs": fields, "outputs": model.parts(), **QUIET}
         refresh_rows = data_tab.wire(desk, form, data, data_page)
 
         # every edit shows in the panel
         gr.on([c.change for c in fields], trigger_mode="always_last", **refresh_panel)
-        counting.tick(lambda values: panel(form.read(values)), fields, panel_parts, **QUIET)
-        data.report.result.change(lambda values: panel(form.read(values)), fields, panel_parts, **QUIET)
+        counting.tick(panel_now, loaded, panel_parts, **QUIET)
+        data.report.result.change(panel_now, loaded, panel_parts, **QUIET)
         drop.click(lambda: "drop", None, form.fields["data.invalid_rows"], **QUIET)
         for path in ("model.id", "model.revision", "model.trust_remote_code"):
             form.fields[path].change(trigger_mode="always_last", **refresh_model)
@@ -143,18 +181,18 @@ def build(desk: Desk) -> gr.Blocks:
         def watch_model(values: dict) -> dict:
             """Ticks only until the model is here; the panel and the card say what it is."""
             recipe = form.read(values)
-            return {**model_tab.updates(desk, model, recipe), **panel(recipe)}
+            return {**model_tab.updates(desk, model, recipe), **panel(recipe, values[browser])}
 
         model.get.click(get_model, fields, [model.card, model.get, model.timer], **QUIET)
-        model.timer.tick(watch_model, fields, [*model.parts(), *panel_parts], **QUIET)
+        model.timer.tick(watch_model, loaded, [*model.parts(), *panel_parts], **QUIET)
 
         def allow_code(values: dict) -> dict:
             """The one event that allows a model's code; every other one can only ask for it."""
             recipe = form.read(values)
             model_tab.allow_code(recipe, values[model.digest])
-            return {**model_tab.updates(desk, model, recipe), **panel(recipe)}
+            return {**model_tab.updates(desk, model, recipe), **panel(recipe, values[browser])}
 
-        model.allow.click(told(allow_code), {*fields, model.digest}, [*model.parts(), *panel_parts], **QUIET).then(
+        model.allow.click(told(allow_code), {*loaded, model.digest}, [*model.parts(), *panel_parts], **QUIET).then(
             **refresh_rows
         )
         model_page.select(**refresh_model)
@@ -165,12 +203,19 @@ def build(desk: Desk) -> gr.Blocks:
         kind.input(method_tab.suggested_rate, [kind, rate], rate, **QUIET)
 
         def take(values: dict, preset: Preset) -> dict:
-            recipe, changes = preset.applied(form.read(values))
-            return {**form.show(recipe), method.changed: method_tab.changes_html(preset, changes)}
+            before = form.read(values)
+            recipe, changes = preset.applied(before, read_changes(values[method.preset]))
+            said = method_tab.changes_html(preset, before, recipe)
+            return {**form.show(recipe), method.changed: said, method.preset: write_changes(changes)}
 
         for name, button in method.presets.items():
             preset = presets()[name]
-            button.click(lambda v, preset=preset: take(v, preset), fields, [*fields, method.changed], **QUIET)
+            button.click(
+                lambda v, preset=preset: take(v, preset),
+                {*fields, method.preset},
+                [*fields, method.changed, method.preset],
+                **QUIET,
+            )
         costing = {
             "fn": lambda v: method_tab.cost(desk, form.read(v)),
             "inputs": fields,
@@ -190,16 +235,18 @@ def build(desk: Desk) -> gr.Blocks:
         ]  # fmt: skip
 
         def start(values: dict) -> dict:
-            try:
-                run = desk.launcher.submit(form.read(values))
-            except StudioErrors as error:
-                return {launch_state: views.problem(error)}
+            if not is_browser(values[browser]):
+                what = "The page has not loaded its form yet."
+                raise StudioError(what, "Wait until the panel shows the recipe.", code="form_not_loaded")
+            recipe = form.read(values)
+            stops = desk.known.stops(recipe)
+            if stops:
+                return {note: views.problem(worded(StudioErrors(stops)))}
+            run = desk.launcher.submit(recipe)
             shown = runs_tab.show(desk, runs, run.id, None)
-            return {**shown, tabs: gr.update(selected="runs"), launch_state: views.message("good", "Launched", run.id)}
+            return {**shown, tabs: gr.update(selected="runs"), top: run.id, note: ""}
 
-        launch.click(
-            told(start), fields, [*run_parts, tabs, launch_state], api_visibility="private", trigger_mode="once"
-        )
+        launch.click(told(start), loaded, [*run_parts, tabs, top, note], api_visibility="private", trigger_mode="once")
 
         def look(run_id: str | None, seen: str | None) -> Any:
             return runs_tab.show(desk, runs, run_id, seen) or gr.skip()
@@ -209,7 +256,7 @@ def build(desk: Desk) -> gr.Blocks:
         runs.stop.click(lambda run_id: _stop(run_id), runs.run, runs.stop, **QUIET)
 
         def into_form(recipe: Recipe) -> dict:
-            return {**form.show(recipe), tabs: gr.update(selected="method")}
+            return {**form.show(recipe), tabs: gr.update(selected="method"), method.preset: "", method.changed: ""}
 
         run_actions.wire(
             desk,
@@ -218,7 +265,7 @@ def build(desk: Desk) -> gr.Blocks:
             lambda run_id: runs_tab.show(desk, runs, run_id or None, None),
             run_parts,
             into_form,
-            [*fields, tabs],
+            [*fields, tabs, method.preset, method.changed],
         )
 
         def retry(run_id: str | None, keys: list[str]) -> dict:
@@ -239,6 +286,7 @@ def build(desk: Desk) -> gr.Blocks:
 
         compare_page.select(models_now, set(compare.models), compare.models, **QUIET)
         for tab, primary in (
+            (model_page, True),
             (data_page, True),
             (method_page, True),
             (runs_page, False),
@@ -246,8 +294,12 @@ def build(desk: Desk) -> gr.Blocks:
             (evaluate_page, False),
         ):
             tab.select(
-                lambda primary=primary: gr.update(variant="primary" if primary else "secondary"), None, launch, **QUIET
+                lambda primary=primary: (gr.update(variant="primary" if primary else "secondary"), ""),
+                None,
+                [launch, note],
+                **QUIET,
             )
+            tab.select(None, None, None, js=f"() => {keep_in_window('tab', repr(tab.id))}")
 
         # recipes
         def refuse_problems(values: dict) -> None:
@@ -259,40 +311,74 @@ def build(desk: Desk) -> gr.Blocks:
             try:
                 recipe = Recipe.load(path).check()
             except StudioError as error:
-                return {launch_state: views.problem(error)}
-            return {**form.show(recipe), launch_state: views.message("good", "Loaded", Path(path).name)}
+                return {note: views.problem(uploads.named(error, path))}
+            shown = {note: views.message("good", "Loaded", Path(path).name), method.preset: "", method.changed: ""}
+            return {**form.show(recipe), **shown}
 
-        load.upload(load_recipe, load, [*fields, launch_state], api_visibility="private").then(**refresh_rows)
+        load.upload(load_recipe, load, [*fields, note, method.preset, method.changed], api_visibility="private").then(
+            **refresh_rows
+        )
 
         # every visit starts from what is true now
-        def visit(request: gr.Request) -> dict:
+        def visit(browser_id: str | None, before: str | None, request: gr.Request) -> dict:
             desk.launcher.warm()
-            recipe = desk.draft()
+            recipe, kept = load_draft(browser_id), read_kept(before)
             found = desk.index.statuses()
             wanted = request.query_params.get("run") if request else None
             run_id = (
                 wanted if wanted in found else next((id for id, status in found.items() if status == "running"), None)
             )
             run_id = run_id or next(iter(found), None)
-            updates = {
+            tab = "runs" if wanted in found else kept["tab"]
+            return {
                 **form.show(recipe),
-                **panel(recipe),
+                **panel(recipe, browser_id),
+                browser: browser_id if is_browser(browser_id) else "",
+                method.preset: write_changes(read_changes(json.dumps(kept["preset"]))),
                 save: to_save(recipe),
                 **model_tab.updates(desk, model, recipe),
-                **dict(zip(compare.models, compare_tab.offered(desk, compare), strict=True)),
+                **compare_tab.restored(desk, compare, kept["compare"]),
                 **(runs_tab.show(desk, runs, run_id, None) if run_id else {}),
+                **({tabs: gr.update(selected=tab)} if tab in TABS else {}),
             }
-            if wanted in found:
-                updates[tabs] = gr.update(selected="runs")
-            return updates
 
+        keep_preset = f"text => {keep_in_window('preset', 'JSON.parse(text || null)')}"
+        method.preset.change(None, method.preset, None, js=keep_preset)
         page.load(
             visit,
-            None,
-            [*fields, *panel_parts, save, *model.parts(), *compare.models, tabs, *run_parts],
+            [browser, left],
+            [
+                *fields,
+                browser,
+                *panel_parts,
+                save,
+                method.preset,
+                *model.parts(),
+                tabs,
+                *compare.restorable(),
+                *run_parts,
+            ],
+            js=(ASSETS / "load.js").read_text(encoding="utf-8"),
             **QUIET,
         ).then(**refresh_rows)  # the rows are ready before the Data tab is opened
     return page
+
+
+TABS = ("model", "data", "method", "runs", "compare", "evaluate")
+
+
+def keep_in_window(part: str, value: str) -> str:
+    """JavaScript that keeps a value (an expression) for a reload of this window; see ``assets/load.js``."""
+    return f"{{ try {{ sessionStorage.setItem('sft-studio-{part}', JSON.stringify({value})); }} catch {{}} }}"
+
+
+def read_kept(text: str | None) -> dict[str, Any]:
+    """What a window showed before it was reloaded: ``tab``, ``compare``, ``preset``; each None if it is not known."""
+    try:
+        kept = json.loads(text or "{}")
+    except ValueError:
+        kept = {}
+    return {name: kept.get(name) if isinstance(kept, dict) else None for name in ("tab", "compare", "preset")}
 
 
 def _stop(run_id: str | None) -> Any:
@@ -343,7 +429,7 @@ def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> 
     launcher = Launcher(server=WorkerServer()).start()
     desk = Desk(launcher)
     desk.settle_on_zero_gpu()
-    recipe = Recipe.load(ASSETS.parent / "recipes" / "quickstart.yaml")
+    recipe = Recipe.load(DEFAULT_RECIPE)
     page = build(desk)
     page.queue(default_concurrency_limit=8)
     quieten(page)

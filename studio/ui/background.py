@@ -138,7 +138,7 @@ class Background:
             if self._evaluation and self._evaluation.poll() is None:
                 raise StudioError("Another run is being evaluated.", "Wait until it is done, or cancel it.")
             command = [sys.executable, "app.py", "report", run.id]
-            command += [part for suite in suites for part in ("--suite", suite)]
+            command += [part for suite in suites for part in ("--suite", suite)] or ["--no-suites"]
             with (run.folder / "report.log").open("wb") as log:
                 self._evaluation = subprocess.Popen(
                     command,

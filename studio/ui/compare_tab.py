@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class CompareTab:
     suites: suite_panel.SuitePanel
     table: gr.HTML
     votes: gr.Accordion
+    reloaded: gr.Textbox  # the models of the conversation that a reload has brought back, as JSON
 
     @property
     def run(self) -> gr.Dropdown:
@@ -56,6 +58,10 @@ class CompareTab:
         """What a press on Send reads."""
         own = {self.count, self.view, self.blind, self.tags, self.system, self.history, self.prompt}
         return {*own, *self.models, *self.settings.components()}
+
+    def restorable(self) -> list[gr.components.Component]:
+        """What :func:`restored` updates."""
+        return [*self.models, self.count, self.view, self.system, self.history, self.panes, self.reloaded]
 
     def names(self, values: dict) -> tuple[str, ...]:
         """The models of the panes that are shown."""
@@ -114,6 +120,7 @@ def build(choices: Sequence[tuple[str, str]] = (), in_memory: Callable[[], str] 
     script = (ASSETS / "panes.js").read_text(encoding="utf-8")
     panes = gr.HTML(talking.emptied(given[:LEAST])[0], elem_id="panes", js_on_load=script)
     history = gr.Textbox("[]", visible="hidden", elem_id="history")
+    reloaded = gr.Textbox("", visible="hidden", elem_id="reloaded")
     with gr.Column(elem_classes="card"):
         with gr.Row(equal_height=True):
             prompt = gr.Textbox(
@@ -150,7 +157,7 @@ def build(choices: Sequence[tuple[str, str]] = (), in_memory: Callable[[], str] 
         table = gr.HTML(elem_id="standings")
     return CompareTab(
         chosen, count, view, blind, tags, system, notice, panes, history, prompt, send, stop, again, clear,
-        settings, example, suites, table, votes,
+        settings, example, suites, table, votes, reloaded,
     )  # fmt: skip
 
 
@@ -197,6 +204,41 @@ def offered(desk: Desk, tab: CompareTab, values: Sequence[str | None] = (), run_
     return [gr.update(choices=choices, value=value) for value in kept]
 
 
+_KEEP = """(...values) => {
+  const [count, view, blind, system, history] = values.slice(-5);
+  const kept = {names: values.slice(0, -5), count, view, system, history: blind ? '[]' : history};
+  try { sessionStorage.setItem('sft-studio-compare', JSON.stringify(kept)); } catch { /* too long, or not allowed */ }
+}"""
+
+
+def restored(desk: Desk, tab: CompareTab, kept: Any) -> dict[Any, Any]:
+    """Updates of all that :meth:`CompareTab.restorable` names, as a window showed it before it was reloaded.
+
+    Args:
+        kept: what the page kept (``_KEEP``), or anything else for what a new visit shows.
+    """
+    kept = kept if isinstance(kept, dict) else {}
+    names = kept.get("names") if isinstance(kept.get("names"), list) else []
+    names = [name if isinstance(name, str) else None for name in names][:MOST]
+    counts = [str(number) for number in range(LEAST, MOST + 1)]
+    count = kept.get("count") if kept.get("count") in counts else counts[0]
+    view = kept.get("view") if kept.get("view") in pane.VIEWS else pane.VIEWS[0]
+    system = kept.get("system") if isinstance(kept.get("system"), str) else ""
+    updates: dict[Any, Any] = dict(zip(tab.models, offered(desk, tab, names), strict=True))
+    shown = tuple((update["value"] or "").strip() for update in updates.values())[: int(count)]
+    history = conversation.read_history(kept.get("history"), int(count))
+    drawn = pane.draw(history, talking.known_heads(shown), view)
+    return {
+        **updates,
+        tab.count: count,
+        tab.view: view,
+        tab.system: system,
+        tab.history: json.dumps(history),
+        tab.panes: drawn,
+        tab.reloaded: json.dumps(shown) if any(history) else "",
+    }
+
+
 def wire(desk: Desk, tab: CompareTab) -> None:
     """Connect the tab's controls."""
     inputs = tab.inputs()
@@ -225,7 +267,7 @@ def wire(desk: Desk, tab: CompareTab) -> None:
         "trigger_mode": "multiple",
         "concurrency_limit": 8,
     }
-    gr.on([tab.send.click, tab.prompt.submit], send, **say)
+    tab.send.click(send, **say)  # Enter in the prompt presses it (assets/page.js)
     tab.again.click(again, **say)
 
     def edit(values: dict, event: gr.EventData, request: gr.Request) -> Any:
@@ -263,7 +305,9 @@ def wire(desk: Desk, tab: CompareTab) -> None:
 
     def changed(values: dict, request: gr.Request) -> Any:
         desk.rounds.pop(request.session_hash or "", None)
-        return talking.choose(desk, request.session_hash or "", tab.names(values))
+        if values[tab.reloaded] == json.dumps(tab.names(values)) and not values[tab.blind]:
+            return [gr.skip()] * 4  # a reload has just put them there, with their conversation
+        return [*talking.choose(desk, request.session_hash or "", tab.names(values)), ""]
 
     def shown(count: str) -> list[Any]:
         panes = int(count or LEAST)
@@ -286,7 +330,11 @@ def wire(desk: Desk, tab: CompareTab) -> None:
     tab.stop.click(halt, None, None, **QUIET)
     # queued like the answers, so that the page gets them in the order in which they were sent
     tab.clear.click(cleared, inputs, emptied, **QUEUED)
-    gr.on([field.change for field in (*tab.models, tab.count, tab.blind)], changed, inputs, emptied, **QUEUED)
+    choices = [field.change for field in (*tab.models, tab.count, tab.blind)]
+    gr.on(choices, changed, {*inputs, tab.reloaded}, [*emptied, tab.reloaded], **QUEUED)
+    kept = [*tab.models, tab.count, tab.view, tab.blind, tab.system, tab.history]
+    gr.on([field.change for field in kept], None, kept, None, js=_KEEP)
+    tab.prompt.input(None, None, tab.notice, js="() => ''")  # the message was about an earlier prompt
     tab.count.change(shown, tab.count, tab.models, **QUIET)
     tab.count.change(tab.settings.show, tab.count, tab.settings.groups, **QUIET)
     tab.blind.change(lambda on: gr.update(visible=on), tab.blind, tab.tags, **QUIET)

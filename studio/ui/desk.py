@@ -17,9 +17,6 @@ from studio.ui.background import Background
 from studio.ui.caretaker import Caretaker
 from studio.ui.known import Known
 from studio.ui.viewer import Viewer
-from studio.workspace import ASSETS, Workspace
-
-DEFAULT_RECIPE = ASSETS.parent / "recipes" / "quickstart.yaml"
 
 
 class Desk:
@@ -47,25 +44,6 @@ class Desk:
     def device(self) -> str:
         """``cpu`` or ``cuda``, as ``train.device: auto`` would take it."""
         return self.known.device
-
-    # the recipe in the form
-
-    def draft(self) -> Recipe:
-        """The recipe that the form was left with, or the quickstart."""
-        path = Workspace.current().draft
-        if path.exists():
-            try:
-                recipe = Recipe.load(path)
-            except StudioError:
-                return Recipe.load(DEFAULT_RECIPE)
-            if not recipe.problems():
-                return recipe
-        return Recipe.load(DEFAULT_RECIPE)
-
-    def keep(self, recipe: Recipe) -> None:
-        """Remember the form; what has problems is not kept."""
-        if not recipe.problems():
-            recipe.save(Workspace.current().draft)
 
     # the model
 

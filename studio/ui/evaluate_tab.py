@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.evaluation.prompt_files import ENDINGS
-from studio.evaluation.report import report_state, stop_report
+from studio.evaluation.report import partial_report, report_state, stop_report
 from studio.evaluation.report_page import body
 from studio.evaluation.suites import builtin_suites, load_suite, suites_for
 from studio.runs import Run
@@ -58,7 +58,7 @@ def build(desk: Desk) -> EvaluateTab:
                 builtin_suites(),
                 value=_suites_of(first),
                 label="Prompt suites",
-                info="Asked beside the held-out rows: built-in ones, or files of prompts.",
+                info="Asked beside the held-out rows: built-in ones, or files of prompts. None: the rows alone.",
                 multiselect=True,
                 allow_custom_value=True,
                 interactive=True,
@@ -126,13 +126,19 @@ def show(desk: Desk, tab: EvaluateTab, run_id: str | None, starting: bool = Fals
         told_so = state or {"what": "Starting", "done": 0, "total": 0}
         updates[tab.state] = views.working(told_so["what"], told_so["done"], told_so["total"])
         return updates if made else {**updates, **blank}
+    partial = None if made else partial_report(run)
     if state:
         updates[tab.state] = views.message("bad", *state["error"], details=_log(run))
+    elif partial:
+        what = "Only the held-out rows have been evaluated."
+        updates[tab.state] = views.message("calm", what, "Press Evaluate for the rest; what was answered is kept.")
     else:
         updates[tab.state] = "" if made else nothing([run])
-    if not made:
+    if not made and not partial:
         return {**updates, **blank}
     try:
+        if not made:
+            return {**updates, **blank, tab.result: f'<div class="card">{body(run, partial)}</div>'}
         card, answers = f'<div class="card">{body(run, made)}</div>', suite_table.html(made["suites"])
     except (StudioError, LookupError, TypeError, ValueError, AttributeError) as error:  # edited or cut off
         damaged = views.message("bad", "The report of this run is damaged.", "Evaluate it again.", repr(error)[:500])

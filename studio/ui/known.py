@@ -30,6 +30,7 @@ from studio.training.check import check_state
 from studio.training.launch_check import Examined, LaunchCheck, check_launch
 from studio.ui import views
 from studio.ui.examinations import Examinations, StillExamining
+from studio.ui.field_words import element_ids, worded
 from studio.ui.viewer import Viewer
 from studio.workspace import Workspace
 
@@ -39,6 +40,7 @@ _ENCODER_ONLY = {  # settings that do not change the conversations
 }
 _KEPT_SURVEYS = 200
 _RECENT = 20  # runs that are looked at
+_LAUNCH_SECONDS = 60.0
 _COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them
 
 
@@ -214,6 +216,19 @@ class Known:
         except StillExamining:
             return None
 
+    def stops(self, recipe: Recipe) -> list[StudioError]:
+        """Everything that stands in the way of a launch, waited for."""
+        checked = self.launch_check(recipe, patience=_LAUNCH_SECONDS)
+        if checked is None:
+            return [StudioError("The model and the first rows are still being checked.", "Try again in a moment.")]
+        if checked.problems:
+            return checked.problems
+        try:
+            asked = self.invalid(recipe, self.survey(recipe), checked.examined)
+        except StudioError as error:
+            return [error]
+        return [asked] if asked else []
+
     def glance(self, recipe: Recipe) -> Glance:
         """The side panel: what it says, whether the recipe can be launched, and what else it shows."""
         checked = self.launch_check(recipe)
@@ -241,7 +256,13 @@ class Known:
         steps = self._steps(recipe, known_rows)
         lines += self._cost(recipe, folder, seen, known_rows, steps)
         stops = [*problems, *([asked] if asked else [])]
-        html = views.glance(lines, stops, warnings(recipe, steps), waiting=checked is None)
+        html = views.glance(
+            lines,
+            [worded(stop) for stop in stops],
+            [worded(warning) for warning in warnings(recipe, steps)],
+            waiting=checked is None,
+            invalid=element_ids(stops, recipe.method.kind),
+        )
         offers = asked is not None and recipe.data.invalid_rows == "ask"
         going = checked is None or bool(counted and counted.going)
         return Glance(html, checked is not None and not stops, offers, going)

@@ -9,7 +9,7 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.models import store
-from studio.presets import Preset, presets
+from studio.presets import Preset, changes_between, presets
 from studio.recipe import METHODS, Recipe
 from studio.recipe_methods import WHOLE
 from studio.ui import views
@@ -24,6 +24,7 @@ _FOUR_BITS = ("nf4", "fp4")  # of which the scales can be quantised, too
 class MethodTab:
     presets: dict[str, gr.Button]
     changed: gr.HTML
+    preset: gr.Textbox  # what the preset that was applied last has changed (studio.presets.write_changes)
     about: gr.HTML
     quantization: gr.Column
     groups: dict[str, gr.Column]
@@ -62,6 +63,7 @@ def build(form: Form) -> MethodTab:
                 for name, preset in presets().items()
             }
         changed = gr.HTML(elem_id="preset-changed")
+        applied = gr.Textbox("", visible="hidden", elem_id="preset-applied")
         with gr.Row():
             for name in ("num_train_epochs", "learning_rate", "per_device_train_batch_size"):
                 form.add(f"train.{name}")
@@ -78,7 +80,7 @@ def build(form: Form) -> MethodTab:
         cost = gr.HTML(elem_id="cost")
     bits, scales = form.fields["model.quantization"], form.fields["model.double_quantization"]
     bits.change(lambda chosen: gr.update(visible=chosen in _FOUR_BITS), bits, scales, **QUIET)
-    return MethodTab(buttons, changed, about, quantization, groups, cost)
+    return MethodTab(buttons, changed, applied, about, quantization, groups, cost)
 
 
 def explain(kind: str) -> str:
@@ -104,9 +106,9 @@ def suggested_rate(kind: str, now: Any) -> Any:
     return METHODS[kind].suggested if now in usual else gr.skip()
 
 
-def changes_html(preset: Preset, changes: list[tuple[str, Any, Any]]) -> str:
-    """What a preset has changed, field by field."""
-    said = [(label(path), show_value(old), show_value(new)) for path, old, new in changes]
+def changes_html(preset: Preset, before: Recipe, after: Recipe) -> str:
+    """What a preset has changed, field by field; what goes back because another preset had changed it, too."""
+    said = [(label(path), show_value(old), show_value(new)) for path, old, new in changes_between(before, after)]
     rows = "".join("<li>{}: {} → <b>{}</b></li>".format(*map(views.escape, line)) for line in said)
     text = f"<ul>{rows}</ul>" if rows else " Everything was set so already."
     return f'<div class="message calm"><b>{views.escape(preset.title)}.</b> {views.escape(preset.about)}{text}</div>'

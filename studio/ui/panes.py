@@ -203,6 +203,14 @@ def read_history(text: str | None, count: int = LEAST) -> Panes:
     """The histories of so many panes from the hidden field; empty ones if it is not what we wrote."""
     try:
         history = json.loads(text or "[]")
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         history = []
-    return history if isinstance(history, list) and len(history) == count else [[] for _ in range(count)]
+    whole = isinstance(history, list) and len(history) == count and all(map(_is_conversation, history))
+    return history if whole else [[] for _ in range(count)]
+
+
+def _is_conversation(turns: Any) -> bool:
+    return isinstance(turns, list) and all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        for turn in turns
+    )

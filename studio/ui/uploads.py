@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from studio.data.files import kind_of
-from studio.errors import StudioError
+from studio.errors import StudioError, StudioErrors
 from studio.workspace import Workspace, safe_name
 
 
@@ -44,6 +44,16 @@ def keep_uploads(paths: list[str]) -> str:
         raise StudioError(
             f"The file cannot be kept in the workspace: {error.strerror}.", "Free some disk space and try again."
         ) from error
+
+
+def named(error: StudioError, path: str) -> StudioError:
+    """An error about an uploaded file with the file's name instead of its path in Gradio's temporary folder."""
+    if isinstance(error, StudioErrors):
+        return StudioErrors([named(problem, path) for problem in error.problems])
+    name = Path(path).name
+    return StudioError(
+        error.what.replace(path, name), error.fix.replace(path, name), field=error.field, code=error.code
+    )
 
 
 def _digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from html import escape
@@ -139,12 +140,14 @@ def glance(
     warnings: Sequence[StudioError] = (),
     *,
     waiting: bool = False,
+    invalid: Sequence[str] = (),
 ) -> str:
     """The recipe at a glance, and what still stands in the way of launching.
 
     Args:
         warnings: what is probably a mistake.
         waiting: whether the model and the first rows are still being examined.
+        invalid: the ``elem_id`` of each field with a problem; assets/page.js marks them.
     """
     listed = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}{f'<br><small>{escape(more)}</small>' if more else ''}</dd>"
@@ -160,4 +163,8 @@ def glance(
     elif warnings:
         state = "Ready to launch, with a warning." if len(warnings) == 1 else "Ready to launch, with warnings."
     ready = f'<p class="note state">{state}</p>' if state else ""
-    return f'<div class="panel"><h3>Recipe</h3><dl>{listed}</dl></div>{ready}<div class="said">{said}</div>'
+    marks = escape(json.dumps(list(invalid)))
+    return (
+        f'<div class="panel" data-invalid="{marks}"><h3>Recipe</h3><dl>{listed}</dl></div>'
+        f'{ready}<div class="said">{said}</div>'
+    )

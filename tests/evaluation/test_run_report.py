@@ -8,7 +8,9 @@ import pytest
 from lora_runs import add_run
 
 from studio.errors import StudioError
-from studio.evaluation.report import Told, report, report_state, stop_report
+from studio.evaluation import report as reports
+from studio.evaluation.report import Told, partial_report, report, report_state, stop_report
+from studio.evaluation.report_page import body
 from studio.inference import Engine
 from studio.recipe import DataSpec
 from studio.training.card import write_card
@@ -104,3 +106,53 @@ def test_the_making_is_told_and_a_killed_one_says_so(reported):
     assert report_state(run)[1] == {"error": ["No memory.", "Close something."]}
     stop_report(run)
     assert report_state(run)[1] is None
+
+
+def test_page_03_no_suite_selected_asks_no_suite(reported, monkeypatch):
+    run, made = reported
+    kept = {name: (run.folder / name).read_bytes() for name in ("report.json", "report.html")}
+    asked = []
+    monkeypatch.setattr(reports, "evaluate", lambda *_: made["scores"])
+    monkeypatch.setattr(reports, "run_suite", lambda suite, *_, **__: asked.append(suite))
+    monkeypatch.setattr(reports, "plain_text_loss", lambda *_: made["plain_text"])
+    monkeypatch.setattr(reports, "_learnt", lambda *_: [])
+    engine = Engine(device="cpu")
+    assert report(run, engine, suites=[])["suites"] == asked == []
+    engine.release()
+    for name, content in kept.items():
+        (run.folder / name).write_bytes(content)
+
+
+def test_page_03_the_page_asks_for_no_suites_where_none_is_selected(reported, monkeypatch, tmp_path):
+    from studio.ui import background
+
+    run, _ = reported
+    commands = []
+    monkeypatch.setattr(background.subprocess, "Popen", lambda command, **_: commands.append(command) or FakeProcess())
+    for suites in ([], ["general"]):
+        background.Background(tmp_path).evaluate(run, suites)
+        stop_report(run)
+    assert commands[0][-1:] == ["--no-suites"]
+    assert commands[1][-2:] == ["--suite", "general"]
+
+
+class FakeProcess:
+    """A process that has ended."""
+
+    pid = 2**22 + 1
+
+    def poll(self):
+        return 0
+
+
+def test_page_03_an_evaluation_cancelled_during_the_suites_shows_the_held_out_scores(reported):
+    run, made = reported
+    partial = partial_report(run)
+    assert partial["scores"]["tuned"]["loss"] == made["scores"]["tuned"]["loss"]
+    assert (partial["suites"], partial["plain_text"], partial["memorised"]) == ([], None, None)
+    shown = body(run, partial)
+    assert "Held-out rows" in shown
+    assert "word for word" not in shown
+    (run.folder / "evaluation.json").rename(run.folder / "elsewhere")
+    assert partial_report(run) is None
+    (run.folder / "elsewhere").rename(run.folder / "evaluation.json")
