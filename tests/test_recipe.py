@@ -55,7 +55,7 @@ def test_an_unknown_key_like_no_other_is_sent_to_the_reference(write):
     ("text", "field", "bound"),
     [
         ("train: {learning_rate: 2}", "train.learning_rate", "1"),
-        ("train: {learning_rate: 0}", "train.learning_rate", "more than 0"),
+        ("train: {learning_rate: 0}", "train.learning_rate", "above 0"),
         ("method: {kind: lora, r: 2000}", "method.r", "1,024"),
         ("data: {holdout: 0.9}", "data.holdout", "0.5"),
         ("train: {seed: -1}", "train.seed", "0"),
