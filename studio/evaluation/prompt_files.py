@@ -17,6 +17,7 @@ from studio.errors import StudioError
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".txt")
 _MOST_BYTES = 50_000_000
 _MOST_DEPTH = 50
+_LONGEST_CELL = 131_072  # characters; checked here, since the limit of the csv module is one for the whole process
 
 
 def read_prompt_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -109,6 +110,8 @@ def _table(text: str, name: str) -> Iterator[tuple[str, Any]]:
         for row in reader:
             cells = {key.strip().lower(): value for key, value in row.items() if isinstance(key, str) and value}
             where = f"{name}, line {reader.line_num}"
+            if any(len(value) > _LONGEST_CELL for value in cells.values()):
+                raise csv.Error(f"a cell is longer than {_LONGEST_CELL:,} characters")
             if "tags" in cells:
                 cells["tags"] = cells["tags"].split(";")
             for field in ("check", "messages"):
