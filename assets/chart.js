@@ -48,9 +48,13 @@ const folded = text => safe(text).replace(/(.{50}\S*)\s/g, '$1<br>');
 
 function traces(name) {
   const [, scale] = unit(), chart = CHARTS[name], several = shown.length > 1;
-  const line = (curve, label, color, more) => ({x: scale === 1 ? curve.x : curve.x.map(v => v / scale),
-    y: chart.scale ? curve.y.map(v => v * chart.scale) : curve.y, name: label, type: 'scatter', mode: 'lines',
-    hovertemplate: `${label} %{y:.5g}<extra></extra>`, ...more, line: {color, width: 1.8, ...more?.line}});
+  const line = (curve, label, color, more) => {
+    const marked = curve.y.length === 1 || curve.y.includes(null) ? alone(curve.y) : [];  // no line goes to these
+    const marks = marked.includes(true) ? {mode: 'lines+markers', marker: {size: marked.map(yes => yes ? 6 : 0), color}} : {mode: 'lines'};
+    return {x: scale === 1 ? curve.x : curve.x.map(v => v / scale), connectgaps: false, ...marks,
+      y: chart.scale ? curve.y.map(v => v === null ? null : v * chart.scale) : curve.y, name: label, type: 'scatter',
+      hovertemplate: `${label} %{y:.5g}<extra></extra>`, ...more, line: {color, width: 1.8, ...more?.line}};
+  };
   const run = runs[shown[0]] ?? empty();
   const whole = (one, series) => inserted(one.curves[series] ?? {x: [], y: []}, one.fine[series]);
   if (name !== 'loss') return [line(whole(run, name), chart.title, css('--color-accent'))];

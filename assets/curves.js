@@ -17,6 +17,7 @@ function taken(sent) {  // a curve as the server sends it
 function smooth(values, weight) {  // exponential moving average, corrected for its start (Kingma & Ba 2015, section 3)
   let mean = 0, share = 0;
   return values.map(v => {
+    if (v === null) return null;  // no number: a gap, over which the average goes on
     mean = weight * mean + (1 - weight) * v; share = weight * share + (1 - weight);
     return mean / share;
   });
@@ -29,7 +30,7 @@ function extend(curve, sent) {  // points that came after those of the curve
   if (curve.smooth) {
     let last = curve.smooth.last;
     const weight = curve.smooth.weight;
-    const y = sent.y.map(v => last = weight * last + (1 - weight) * v);
+    const y = sent.y.map(v => v === null ? null : last = last === null ? v : weight * last + (1 - weight) * v);
     longer.smooth = {...curve.smooth, x: curve.smooth.x.concat(x), y: curve.smooth.y.concat(y), last};
   }
   return longer;
@@ -54,4 +55,8 @@ function averaged(curve, weight, columns) {  // the moving average of a curve, m
   if (!weight) return null;
   const scaled = weight ** Math.min(1, columns / curve.y.length);  // as the server does it: see points.py
   return curve.smooth ?? (curve.all ? {x: curve.x, y: smooth(curve.y, scaled)} : null);
+}
+
+function alone(y) {  // whether each value stands between gaps, so that no line goes to it
+  return y.map((v, at) => v !== null && (y[at - 1] ?? null) === null && (y[at + 1] ?? null) === null);
 }

@@ -37,6 +37,23 @@ def kept(x: np.ndarray, y: np.ndarray, buckets: int) -> np.ndarray:
     return np.unique(np.concatenate(picked))
 
 
+def kept_with_gaps(x: np.ndarray, y: np.ndarray, buckets: int) -> np.ndarray:
+    """As :func:`kept` for a curve in which some values are NaN.
+
+    In each bucket in which a gap begins, the first one is kept: a NaN, and the value before it and the one after it.
+    """
+    known = np.isfinite(y)
+    if known.all() or len(x) <= PER_BUCKET * buckets:
+        return kept(x, y, buckets) if known.all() else np.arange(len(x))
+    there = np.flatnonzero(known)
+    chosen = there[kept(x[there], y[there], buckets)] if len(there) else there
+    starts = np.flatnonzero(~known & np.r_[True, known[:-1]])
+    bucket = np.searchsorted(np.linspace(x[0], x[-1], buckets + 1)[:-1], x[starts], side="right")
+    starts = starts[np.unique(bucket, return_index=True)[1]]
+    after = there[np.minimum(np.searchsorted(there, starts), len(there) - 1)] if len(there) else there
+    return np.unique(np.concatenate([chosen, starts, np.maximum(starts - 1, 0), after]))
+
+
 def window(x: np.ndarray, low: float | None, high: float | None) -> slice:
     """The points from ``low`` to ``high`` and one more on each side, so that the line leaves the picture."""
     start = 0 if low is None else max(0, int(np.searchsorted(x, low)) - 1)
@@ -50,10 +67,17 @@ def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
     The average of 2n points is that of n points plus that of the n before them times ``weight ** n``, so the whole
     curve takes a few passes, however long it is.
 
+    A NaN changes nothing: the average goes on after it as if it were not there, and is NaN at its place.
+
     Args:
-        values: finite.
+        values: finite, or NaN.
         weight: of the past, from 0 to below 1.
     """
+    known = np.isfinite(values)
+    if not known.all():
+        whole = np.full(len(values), np.nan)
+        whole[known] = smoothed(values[known], weight)
+        return whole
     total = (1 - weight) * values
     reach, share = 1, weight
     while reach < len(values) and share > _NEGLIGIBLE:

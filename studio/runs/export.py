@@ -17,7 +17,8 @@ _EXACT = 2.0**53  # up to here float64 holds every whole number
 def metrics_csv(look: Look) -> Iterator[bytes]:
     """The lines of a CSV: one row a step, with the measurement of that step in columns that begin with ``eval_``.
 
-    ``time`` is unix seconds. A number that is not known is an empty field. Whole numbers have no decimal point.
+    ``time`` is unix seconds. A value that is not known, or was
+    no finite number, is an empty field. Whole numbers have no decimal point.
     """
     import pyarrow
     from pyarrow import csv
@@ -29,7 +30,7 @@ def metrics_csv(look: Look) -> Iterator[bytes]:
         columns = {}
         for name, values in table.items():
             part = values[start : start + _ROWS]
-            missing = np.isnan(part)
+            missing = ~np.isfinite(part)
             numbers = np.where(missing, 0, part).astype(np.int64) if pyarrow.types.is_int64(types[name]) else part
             columns[name] = pyarrow.array(numbers, type=types[name], mask=missing)
         written = io.BytesIO()
@@ -54,5 +55,5 @@ def joined(look: Look) -> dict[str, np.ndarray]:
 
 
 def _whole(values: np.ndarray) -> bool:
-    known = values[~np.isnan(values)]
+    known = values[np.isfinite(values)]
     return bool(len(known)) and bool(np.all((known == np.rint(known)) & (np.abs(known) < _EXACT)))

@@ -11,6 +11,7 @@ import numpy as np
 
 _MOST_COLUMNS = 64  # of fields that events may bring; more would be text in the place of numbers
 _GROWTH = 1.25
+_LARGEST = 1e300
 
 
 class Table:
@@ -129,10 +130,11 @@ def _alike(events: list[dict[str, Any]]) -> dict[str, np.ndarray] | None:
         rows = np.array([*map(itemgetter("step", *names), events)], dtype=np.float64)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    if np.isnan(rows[:, 0]).any():
+    if not np.isfinite(rows[:, 0]).all():
         return None
+    rows[~(np.abs(rows) < _LARGEST)] = np.nan  # as below: infinite is no number
     return {name: np.ascontiguousarray(column) for name, column in zip(names, rows.T[1:], strict=True)}
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from studio.runs.decimate import PER_BUCKET, kept, smoothed, window
+from studio.runs.decimate import PER_BUCKET, kept_with_gaps, smoothed, window
 from studio.runs.feed import Look
 
 AXES = ("step", "tokens", "time")
@@ -35,7 +35,8 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
         overlaid: only the loss and the validation loss, as they are drawn over those of another run.
 
     Returns:
-        ``curves``: name -> ``x`` (``unit``, first place and steps from place to place) and ``y``; ``all`` says that no
+        ``curves``: name -> ``x`` (``unit``, first place and steps from place to place) and ``y`` (null where the
+        logged value was no number: a gap); ``all`` says that no
         point was left out, ``smooth`` is the moving average of the loss where some were. ``whole`` says that the curves
         take the place of what the page has. ``warnings`` are there if there are new ones. ``have`` is for the next
         request; ``axes`` are the axes that the run has.
@@ -75,11 +76,8 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
         if values is None:
             continue
         x = places[table]
-        if not whole:
-            x, values = x[since[table] :], values[since[table] :]
-        there = np.isfinite(values)
-        if not there.all():
-            x, values = x[there], values[there]
+        begin = 0 if whole else since[table]
+        x, values = _without_missing(x, values, begin)
         if not whole:
             if len(x):
                 result["curves"][name] = {"x": _packed(x, axis), "y": values.tolist()}
@@ -109,20 +107,36 @@ def _drawn(
         curve = {"x": _packed(seen, axis), "y": values[part].tolist(), "all": len(seen) == len(x)}
         if weight and not curve["all"]:  # the average goes back to points that are out of sight
             average = smoothed(values[: part.stop], weight)[part]
-            curve["smooth"] = {"x": curve["x"], "y": _rounded(average), "last": float(average[-1]), "weight": weight}
+            curve["smooth"] = {"x": curve["x"], "y": _rounded(average), "last": _last(average), "weight": weight}
         return curve
-    chosen = kept(seen, values[part], columns)
+    chosen = kept_with_gaps(seen, values[part], columns)
     curve = {"x": _packed(seen[chosen], axis), "y": _rounded(values[part][chosen]), "all": False}
     if weight:
         average = smoothed(values[: part.stop], weight)[part]
-        chosen = kept(seen, average, columns)
+        chosen = kept_with_gaps(seen, average, columns)
         curve["smooth"] = {
             "x": _packed(seen[chosen], axis),
             "y": _rounded(average[chosen]),
-            "last": float(average[-1]),
+            "last": _last(average),
             "weight": weight,
         }
     return curve
+
+
+def _without_missing(x: np.ndarray, values: np.ndarray, begin: int) -> tuple[np.ndarray, np.ndarray]:
+    """A curve from row ``begin`` on. A value that is no number stays as NaN, which is drawn as a gap.
+
+    Left out are the rows before the first number, and all rows without one of a series that is logged at less than
+    half of the steps: its points are joined.
+    """
+    known = np.isfinite(values)
+    there = np.flatnonzero(known)
+    if not len(there):
+        return x[:0], values[:0]
+    first = int(there[0])
+    rows = there if 2 * len(there) < len(values) - first else np.arange(first, len(values))
+    rows = rows[rows >= begin]
+    return x[rows], np.where(known[rows], values[rows], np.nan)
 
 
 def _places(look: Look, axis: str) -> dict[str, np.ndarray]:
@@ -161,6 +175,12 @@ def _packed(x: np.ndarray, axis: str) -> dict[str, Any]:
     unit = _FINEST[axis]
     whole = np.rint(x / unit).astype(np.int64)
     return {"unit": unit, "first": int(whole[0]), "next": np.diff(whole).tolist()}
+
+
+def _last(values: np.ndarray) -> float | None:
+    """The last number, from which the page goes on with the average."""
+    there = np.flatnonzero(np.isfinite(values))
+    return float(values[there[-1]]) if len(there) else None
 
 
 def _rounded(values: np.ndarray) -> list[float]:

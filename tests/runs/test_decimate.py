@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from studio.runs.decimate import PER_BUCKET, kept, smoothed, window
+from studio.runs.decimate import PER_BUCKET, kept, kept_with_gaps, smoothed, window
 
 curves = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
@@ -69,3 +69,38 @@ def test_the_moving_average_is_that_of_the_recursion(weight):
         mean, share = weight * mean + (1 - weight) * value, weight * share + (1 - weight)
         expected.append(mean / share)
     assert np.allclose(smoothed(values, weight), expected, atol=1e-5)
+
+
+@settings(deadline=None)
+@given(curves, st.integers(1, 5000), st.integers(1, 300), st.data())
+def test_results_14_a_gap_anywhere_in_a_curve_survives_and_so_does_a_spike(chance, count, buckets, data):
+    x, y = points(chance, count)
+    at, length = data.draw(st.integers(0, count - 1)), data.draw(st.integers(1, 50))
+    y[at : at + length] = np.nan
+    known = np.flatnonzero(np.isfinite(y))
+    if len(known):
+        spike = data.draw(st.sampled_from(known.tolist()))
+        y[spike] = 1000.0
+    chosen = kept_with_gaps(x, y, buckets)
+    assert np.isnan(y[chosen]).any()
+    if len(known):
+        assert spike in chosen
+        assert {known[known < at].max(initial=known[0]), known[known > at].min(initial=known[-1])} <= set(chosen)
+    assert len(chosen) <= PER_BUCKET * buckets + 3 or count <= PER_BUCKET * buckets
+
+
+def test_results_14_many_gaps_are_one_a_bucket_and_nothing_finite_is_as_before():
+    x, y = np.arange(10_000.0), np.random.default_rng(0).normal(size=10_000)
+    assert kept_with_gaps(x, y, 50).tolist() == kept(x, y, 50).tolist()
+    y[::2] = np.nan
+    chosen = kept_with_gaps(x, y, 50)
+    assert 50 <= np.isnan(y[chosen]).sum() <= 150
+    assert kept_with_gaps(x, np.full(10_000, np.nan), 50).size <= 150
+
+
+def test_results_14_the_moving_average_goes_on_after_a_gap_as_if_it_were_not_there():
+    values = np.random.default_rng(0).normal(size=300)
+    holed = np.insert(values, [100, 100, 200], np.nan)
+    average = smoothed(holed, 0.9)
+    assert np.isnan(average[[100, 101, 202]]).all()
+    assert np.allclose(average[np.isfinite(holed)], smoothed(values, 0.9))

@@ -58,3 +58,12 @@ def test_a_number_that_is_not_known_is_an_empty_field():
 
 def test_a_run_without_steps_is_a_header():
     assert table(("started", {})) == []
+
+
+def test_results_14_what_was_no_number_is_an_empty_field():
+    run = Run.create(Recipe())
+    words = ("0.5", "null", "NaN", "Infinity", "0.25")
+    lines = [f'{{"time": 1, "kind": "step", "step": {n}, "loss": {word}}}\n' for n, word in enumerate(words, 1)]
+    run.events_path.write_text("".join(lines), encoding="utf-8")
+    text = b"".join(metrics_csv(Feed().look(run))).decode()
+    assert [row["loss"] for row in csv.DictReader(io.StringIO(text))] == ["0.5", "", "", "", "0.25"]

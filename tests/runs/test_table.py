@@ -77,3 +77,11 @@ def test_portions_give_the_same_table_as_the_whole():
 def test_the_columns_of_a_million_rows_take_eight_bytes_a_number():
     table = filled([{"kind": "step", "step": n, "loss": 0.0} for n in range(10_000)])
     assert table.nbytes <= 2 * 10_000 * np.float64().nbytes * 1.25 + 2048
+
+
+@pytest.mark.parametrize("strange", [math.inf, -math.inf, math.nan, None, 1e301])
+@pytest.mark.parametrize("alike", [True, False])
+def test_results_14_what_is_not_finite_is_missing_however_the_events_look(strange, alike):
+    more = {} if alike else {"text": "x"}
+    table = filled([step(1, loss=1.0), step(2, loss=strange), step(3, loss=3.0, **more)])
+    assert values(table, "loss") == [1, None, 3]

@@ -194,3 +194,63 @@ def test_a_name_that_two_runs_have_finds_neither(run, listed):
     other.label.changed(name="twin").write(other.folder)
     run.label.changed(name="twin").write(run.folder)
     assert listed("twin") == {}
+
+
+def holed(run, gaps, until=10, **more):
+    """A run in which the loss of some steps was logged and was no number."""
+    lines = [
+        {"time": 100.0 + n, "kind": "step", "step": n, "loss": None if n in gaps else 1.0 / n} for n in range(1, until)
+    ]
+    with run.events_path.open("ab") as file:
+        file.write(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+
+
+def test_results_14_a_loss_that_is_no_number_is_a_gap_in_the_curve(run):
+    holed(run, {4, 5})
+    loss = asked(run)["curves"]["loss"]
+    assert places(loss) == list(range(1, 10))
+    assert loss["y"] == [None if n in {4, 5} else 1.0 / n for n in range(1, 10)]
+    assert loss["all"]
+
+
+def test_results_14_nan_and_infinity_in_the_file_are_gaps_too(run):
+    for n, word in enumerate(("0.5", "NaN", "0.25", "Infinity", "0.125", "-Infinity"), 1):
+        with run.events_path.open("ab") as file:
+            file.write(f'{{"time": {n}, "kind": "step", "step": {n}, "loss": {word}}}\n'.encode())
+    assert asked(run)["curves"]["loss"]["y"] == [0.5, None, 0.25, None, 0.125, None]
+
+
+def test_results_14_a_gap_that_comes_later_is_sent_with_the_news(run):
+    feed = Feed()
+    write(run, range(1, 8))
+    have = asked(run, feed=feed)["have"]
+    EventLog(run.events_path).write("step", step=8, loss=float("nan"))
+    write(run, [9])
+    news = asked(run, have, feed)["curves"]["loss"]
+    assert (places(news), news["y"]) == ([8, 9], [None, 1 / 9])
+
+
+def test_results_14_a_gap_is_seen_in_a_curve_that_is_reduced_and_in_its_average(run):
+    holed(run, range(2000, 2050), until=5000)
+    loss = asked(run)["curves"]["loss"]
+    for curve in (loss, loss["smooth"]):
+        drawn = dict(zip(places(curve), curve["y"], strict=True))
+        assert [step for step, value in drawn.items() if value is None] == [2000]
+        assert {1999, 2050} <= set(drawn)
+    assert loss["smooth"]["last"] == pytest.approx(loss["smooth"]["y"][-1], rel=1e-5)
+
+
+def test_results_14_a_series_that_is_logged_now_and_then_has_no_gaps(run):
+    log = EventLog(run.events_path)
+    for n in range(1, 30):
+        log.write("step", step=n, loss=1.0 / n, **({"grad_norm": 1.0} if n % 10 == 0 else {}))
+    curve = asked(run)["curves"]["grad_norm"]
+    assert (places(curve), curve["y"]) == ([10, 20], [1.0, 1.0])
+
+
+def test_results_14_an_evaluation_that_is_no_number_is_a_gap(run):
+    log = EventLog(run.events_path)
+    for n in range(1, 7):
+        log.write("step", step=n, loss=1.0)
+        log.write("eval", step=n, loss=float("inf") if n == 3 else 0.5)
+    assert asked(run)["curves"]["eval_loss"]["y"] == [0.5, 0.5, None, 0.5, 0.5, 0.5]
