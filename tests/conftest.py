@@ -45,6 +45,14 @@ def tiny_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def kept_runs(tmp_path_factory):
+    """Runs that are trained once for all tests that ask for the same."""
+    from lessons import KeptRuns
+
+    return KeptRuns(tmp_path_factory.mktemp("kept_runs"))
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_model):
     """The tiny model's tokenizer. Tests that change it make their own."""
     from transformers import AutoTokenizer

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from studio.recipe import Recipe
 from studio.runs import Run
+from studio.workspace import Workspace
 
 COLOURS = ["red", "blue", "green", "grey", "pink", "brown", "black", "white"]
 
@@ -52,6 +54,30 @@ def done(recipe: Recipe, expected: str = "finished") -> Run:
     kind = train(run.folder)
     assert kind == run.status == expected, run.events()[-1]
     return run
+
+
+class KeptRuns:
+    """Runs that several tests ask for: each recipe is trained once, and every other test gets a copy of its folder."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._kept: dict[tuple[str, bytes], tuple[Path, Path]] = {}
+
+    def run_of(self, recipe: Recipe, rows: Path) -> Run:
+        """A finished run of the recipe in this test's workspace. ``rows`` is the file that its data is in."""
+        key = (recipe.to_yaml().replace(str(rows), "rows"), rows.read_bytes())
+        if key in self._kept:
+            folder, earlier = self._kept[key]
+            target = Workspace.current().runs / folder.name
+            if not target.exists():
+                shutil.copytree(folder, target)
+                path = target / "recipe.yaml"
+                path.write_text(path.read_text().replace(str(earlier), str(rows)))
+                return Run(target)
+        run = done(recipe)
+        if key not in self._kept:
+            self._kept[key] = (shutil.copytree(run.folder, self._folder / run.folder.name), rows)
+        return run
 
 
 def curve(run: Run, kind: str = "step") -> list[tuple[int, float]]:

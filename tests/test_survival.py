@@ -73,6 +73,7 @@ def long_run(home, tiny_model):
         run.process.kill()
 
 
+@pytest.mark.slow  # tests/training/test_fork.py does the same with a studio that has no page
 def test_a_killed_studio_leaves_the_worker_and_a_new_one_shows_it(home, long_run):
     studio, _ = start_studio(home)
     try:

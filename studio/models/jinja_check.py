@@ -4,9 +4,10 @@ The sandbox of transformers keeps a template from the machine, and from nothing 
 for a terabyte, and a single operation of Python cannot be stopped from within. So the process that renders has an alarm
 and a limit on its memory.
 
-``python -m studio.models.jinja_check`` reads one JSON object from stdin (``template``, ``messages``, ``variables`` and
-``tools``, a list or null) and writes one to stdout: ``{"text": ...}``; or ``{"error": ..., "line": ..., "kind": ...}``
-with a line of the template or null, and ``broken`` (it cannot be compiled), ``fails``, ``memory`` or ``length``.
+``python -m studio.models.jinja_check`` reads one JSON object from stdin: ``template``, ``messages``, ``variables``,
+``tools`` (a list or null) and ``seconds`` (its time limit). It writes one to stdout: ``{"text": ...}``; or
+``{"error": ..., "line": ..., "kind": ...}`` with a line of the template or null, and ``broken`` (it cannot be
+compiled), ``fails``, ``memory`` or ``length``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def try_template(template: str, messages: Sequence[dict], variables: dict, tools
     """
     chat = [{key: value for key, value in message.items() if value is not None} for message in messages]
     request = {"template": template, "messages": chat, "variables": variables, "tools": tools}
+    request["seconds"] = SECONDS
     one_thread = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     try:
         done = subprocess.run(
@@ -209,7 +211,7 @@ def _render(request: dict) -> dict:
     import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    free = _bound()
+    free = _bound(request["seconds"])
     try:
         texts, _ = render_jinja_template(
             [request["messages"]], tools=request["tools"], chat_template=request["template"], **request["variables"]
@@ -246,8 +248,8 @@ def _line(error: Exception) -> int | None:
     return next((frame.lineno for frame in reversed(frames) if frame.filename == "<template>"), None)
 
 
-def _bound() -> Any:
-    """Bound this process from here on: the system kills it at the alarm, and refuses memory beyond the limit.
+def _bound(seconds: float) -> Any:
+    """Bound this process from here on: the system kills it after so many seconds, and refuses memory beyond the limit.
 
     Returns:
         A function that takes the bounds away again.
@@ -263,7 +265,7 @@ def _bound() -> Any:
         resource.setrlimit(resource.RLIMIT_AS, (min(allowed), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def free() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -53,6 +53,8 @@ class RunTrainer(Watched, SharingTrainer):
         self._loraplus_lr_ratio = loraplus_lr_ratio
         self._adalora = adalora.is_adalora(self.model)
         self._aside: Path | None = None  # where a checkpoint is being written
+        if hasattr(self.model, "create_or_update_model_card"):  # PEFT's, at each saving: save_model writes another
+            self.model.create_or_update_model_card = _no_card
         self.final_metrics: dict[str, Any] = {}
 
     def measure(self) -> dict[str, float]:
@@ -201,6 +203,10 @@ class RunTrainer(Watched, SharingTrainer):
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
         """The run writes its own card, once."""
+
+
+def _no_card(folder: str) -> None:
+    """Stand in for ``PeftModel.create_or_update_model_card``."""
 
 
 def arguments_for(run: Run, recipe: Recipe, model: Any, rows: int, measured: bool, device: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def answered(run, folder: Path) -> tuple[str, str]:
 
 def test_the_pasted_code_answers_as_the_studio_does(home, tiny_model, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", 16)
-    run = done(lesson(tiny_model, rows, max_steps=40, learning_rate=0.05))
+    run = done(lesson(tiny_model, rows, max_steps=40, learning_rate=0.05, eval_steps=0, save_steps=0))
     pasted, own = answered(run, tmp_path)
     assert pasted == own
     assert (

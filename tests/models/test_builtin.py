@@ -89,7 +89,8 @@ def test_a_hub_that_answers_is_preferred(online, wheel, tiny_model):
     assert store.is_local(ModelSpec())
 
 
-def test_a_hub_that_does_not_answer_is_told_in_one_sentence(online, wheel):
+def test_a_hub_that_does_not_answer_is_told_in_one_sentence(online, wheel, monkeypatch):
+    monkeypatch.setattr(builtin, "TIMEOUT_SECONDS", 0.5)
     said = []
     with FakeHub({}, hang=True) as hub:
         online(hub)

@@ -12,6 +12,7 @@ import pytest
 from fake_hub import TOKEN, FakeHub, wait_until
 
 from studio.errors import StudioError
+from studio.models import hub as hub_of_models
 from studio.models import store, transfer
 from studio.recipe import ModelSpec
 from studio.workspace import Workspace
@@ -124,7 +125,8 @@ def test_a_silent_hub_costs_three_seconds_and_is_told(online):
     assert "does not answer" in error.what
 
 
-def test_a_silent_hub_leaves_the_copy_on_this_disk(online, tiny_model):
+def test_a_silent_hub_leaves_the_copy_on_this_disk(online, tiny_model, monkeypatch):
+    monkeypatch.setattr(hub_of_models, "TIMEOUT_SECONDS", 0.5)
     said = []
     with FakeHub({ID: tiny_model}) as hub:
         online(hub)

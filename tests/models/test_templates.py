@@ -264,8 +264,11 @@ def test_a_template_written_in_the_recipe_that_leaves_out_what_is_said_is_refuse
 
 
 HOSTILE = {
-    "loops": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "did not end within 5"),
-    "one-endless-operation": ("{{ (7 ** (9 ** 9)) | length }}", "did not end within 5"),
+    "loops": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "did not end within",
+    ),
+    "one-endless-operation": ("{{ (7 ** (9 ** 9)) | length }}", "did not end within"),
     "growing": (  # by eight, so that it is out of memory long before it is out of time
         "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x" + " ~ n.x" * 7 + " %}{% endfor %}",
         "needs too much memory.",
@@ -283,8 +286,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", list(HOSTILE))
-def test_a_hostile_template_is_refused_soon_and_with_its_reason(name):
+def test_a_hostile_template_is_refused_soon_and_with_its_reason(name, monkeypatch):
     template, sentence = HOSTILE[name]
+    monkeypatch.setattr(jinja_check, "SECONDS", 1 if sentence.startswith("did not end") else 5)
     made, start = tokenizer(), time.monotonic()
     with pytest.raises(StudioError) as caught:
         prepare_chat(made, chat_template=template)

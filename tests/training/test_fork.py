@@ -146,7 +146,9 @@ def test_the_worker_outlives_the_killed_server_and_the_killed_studio(plan):
 
 
 def test_the_server_ends_with_the_studio_even_while_it_imports(home):
-    code = STUDIO.replace("while not server.ready:", "print(server.pid, flush=True)\nwhile True:")
+    slow = "import time; from studio.training import server; server.preload = lambda: time.sleep(2); server.main()"
+    code = STUDIO.replace("WorkerServer()", f"WorkerServer([sys.executable, '-c', {slow!r}])")
+    code = code.replace("while not server.ready:", "print(server.pid, flush=True)\nwhile True:")
     studio = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     server = psutil.Process(int(studio.stdout.readline()))
     studio.kill()

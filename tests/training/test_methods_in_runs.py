@@ -24,9 +24,8 @@ def plan(home, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("kind", [k for k in METHODS if k not in ("full", "lora")])
 def test_every_method_runs_to_its_end_and_learns(plan, kind):
-    recipe = plan(
-        method={"kind": kind}, learning_rate=METHODS[kind].suggested, max_steps=8, gradient_accumulation_steps=2
-    )
+    settings = {"max_steps": 8, "gradient_accumulation_steps": 2, "save_steps": 0}
+    recipe = plan(method={"kind": kind}, learning_rate=METHODS[kind].suggested, **settings)
     run = done(recipe)
     losses = [loss for _, loss in curve(run)]
     assert len(losses) == 8
@@ -100,7 +99,7 @@ OPTIMIZERS = ["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lio
 @pytest.mark.parametrize("optim", OPTIMIZERS)
 def test_every_optimizer_learns(plan, optim):
     rate = {"sgd": 0.5, "lion_32bit": 0.003, "lion_8bit": 0.003}.get(optim, 0.01)
-    losses = [loss for _, loss in curve(done(plan(optim=optim, learning_rate=rate, max_steps=8)))]
+    losses = [loss for _, loss in curve(done(plan(optim=optim, learning_rate=rate, max_steps=8, save_steps=0)))]
     assert min(losses[4:]) < losses[0]
 
 

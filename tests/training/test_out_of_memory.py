@@ -1,6 +1,7 @@
 """Running out of memory: known by its type wherever it comes from, and retried with less."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -84,13 +85,48 @@ def large(tmp_path):
     return recipe
 
 
-def worker(run: Run, limit: str = "") -> int:
-    """The worker of a run as a process, which ``limit`` (Python code) may narrow; its exit code."""
-    code = f"{limit}\nimport sys\nfrom studio.training import train\nsys.exit(train(sys.argv[1]) != 'finished')"
-    return subprocess.run([sys.executable, "-c", code, str(run.folder)], cwd=ROOT, capture_output=True).returncode
+WORKERS = """
+import json, os, resource, sys
+from studio.training import memory
+from studio.training.server import preload
+preload()
+for line in sys.stdin:
+    request = json.loads(line)
+    if pid := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        continue
+    os.environ["STUDIO_HOME"] = request["home"]
+    sys.stdout = sys.stderr
+    if request["bytes"]:
+        bound = memory._data_bytes() + request["bytes"]
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+    from studio.training import train
+    os._exit(train(request["folder"]) != "finished")
+"""
 
 
-def test_a_worker_under_a_limit_of_its_recipe_says_so_and_its_retry_finishes(large):
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    """The worker of a run as a process, which may be given fewer bytes from outside; its exit code.
+
+    All are forked from a process that has imported what a worker needs, as those of the studio are.
+    """
+    log = (tmp_path_factory.mktemp("workers") / "log.txt").open("w+")
+    alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # no threads before the fork
+    ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+    parent = subprocess.Popen([sys.executable, "-c", WORKERS], cwd=ROOT, env={**os.environ, **alone}, text=True, **ends)
+
+    def work(run: Run, limit_bytes: int = 0) -> int:
+        request = {"folder": str(run.folder), "bytes": limit_bytes, "home": os.environ["STUDIO_HOME"]}
+        print(json.dumps(request), file=parent.stdin, flush=True)
+        return int(parent.stdout.readline())
+
+    with parent, log:
+        yield work
+        parent.kill()
+
+
+def test_a_worker_under_a_limit_of_its_recipe_says_so_and_its_retry_finishes(large, worker):
     large.train.memory_limit_gb = 0.2
     run = Run.create(large)
     assert worker(run) == 1
@@ -105,15 +141,9 @@ def test_a_worker_under_a_limit_of_its_recipe_says_so_and_its_retry_finishes(lar
     assert again.status == "finished"
 
 
-def test_a_limit_from_outside_is_told_as_well(large):
+def test_a_limit_from_outside_is_told_as_well(large, worker):
     run = Run.create(large)
-    outside = (
-        "import datasets, resource, torch, transformers, trl, peft\n"
-        "from studio.training import memory, trainer\n"
-        f"bound = memory._data_bytes() + {120 * MB}\n"
-        "resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))"
-    )
-    assert worker(run, outside) == 1
+    assert worker(run, 120 * MB) == 1
     event = run.events()[-1]
     assert (event["kind"], event["reason"]) == ("failed", "out_of_memory")
     assert event["available_bytes"] < 120 * MB

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lessons import done, lesson, write_rows
+from lessons import lesson, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from studio.errors import StudioError
@@ -25,10 +25,11 @@ IDS = torch.arange(10, 30).view(1, -1)
 
 
 @pytest.fixture
-def run_of(home, tiny_model, tmp_path):
+def run_of(home, tiny_model, tmp_path, kept_runs):
     rows = write_rows(tmp_path / "rows.jsonl")
-    return lambda kind="lora", **fields: done(
-        lesson(tiny_model, rows, method={"kind": kind, **fields}, learning_rate=METHODS[kind].suggested, max_steps=3)
+    return lambda kind="lora", **fields: kept_runs.run_of(
+        lesson(tiny_model, rows, method={"kind": kind, **fields}, learning_rate=METHODS[kind].suggested, max_steps=3),
+        rows,
     )
 
 
