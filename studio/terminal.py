@@ -301,6 +301,9 @@ def show_report(console: Console, report: DataReport) -> None:
         kind, what, fix = severity(finding)
         style = {"bad": "red", "warn": "yellow", "note": "cyan"}[kind]
         console.print(f"\n[bold {style}]{finding.count:,} rows: {what}.[/] {fix}", soft_wrap=True)
+        if finding.kind == "refused" and report.refusals:
+            codes = ", ".join(f"{code} {count:,}" for code, count in report.refusals.items())
+            console.print(f"  by code: {codes}", markup=False, soft_wrap=True)
         for row, text in finding.rows[:5]:
             console.print(f"  row {row:,}  {text}", markup=False, soft_wrap=True)
     if not report.findings:

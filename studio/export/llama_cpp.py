@@ -60,14 +60,14 @@ def write(run: Run, file: Path, options: Options, progress: Report) -> Exported:
         merged = Path(folder) / "model"
         # in float32, so that the file's own format is the only thing that rounds
         rows, expected, _ = write_checked(run, merged, "float32", progress)
-        _end_at_turns(merged)
+        end_at_turns(merged)
         progress("Converting to GGUF", 0, 0)
         convert(command, merged, file, options.gguf_type)
         progress("Reading it back", 0, 0)
         return Exported("gguf", str(file), [_checked(file, rows, expected, options.gguf_type)])
 
 
-def _end_at_turns(model: Path) -> None:
+def end_at_turns(model: Path) -> None:
     """Make the token that ends a reply the tokenizer's end token, since a GGUF file names only one."""
     from transformers import AutoTokenizer
 

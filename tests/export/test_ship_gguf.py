@@ -1,5 +1,6 @@
 """GGUF by a converter that is not the studio's; a stand-in writes a true file of the tiny Llama."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,21 @@ def test_ollama_takes_the_file_too(run_of, converter, tmp_path):
     export(run_of(), "ollama", tmp_path / "out", Options(weights="gguf"))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"Modelfile", "model.gguf"}
     assert "FROM ./model.gguf" in (tmp_path / "out/Modelfile").read_text()
+
+
+def test_data_10_a_gguf_file_ends_replies_where_the_chat_template_does(tiny_model, tmp_path):
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    from studio.export.llama_cpp import end_at_turns
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(folder)
+    end_at_turns(folder)
+    assert AutoTokenizer.from_pretrained(folder).eos_token == "<|im_end|>"
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == end

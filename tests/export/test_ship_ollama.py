@@ -121,3 +121,15 @@ def test_a_run_with_a_template_of_its_own_is_refused_before_anything_is_merged(r
     with pytest.raises(StudioError, match="none of those that are translated"):
         export(run, "ollama", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_data_10_a_modelfile_stops_at_every_end_of_the_template_and_the_tokenizer(tiny_model, tmp_path):
+    from types import SimpleNamespace
+
+    from transformers import AutoTokenizer
+
+    from studio.export.ollama import stop_texts
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.eos_token = "<|endoftext|>"
+    assert set(stop_texts(tokenizer, SimpleNamespace(end="<|im_end|>"), tmp_path)) == {"<|im_end|>", "<|endoftext|>"}
