@@ -17,6 +17,8 @@ from studio.data.turns import Dropped, without_reasoning
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
+_NAMED_COLUMNS = 40  # that a note names
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -71,6 +73,7 @@ class Reading:
     sources: list[sources.Source] = field(default_factory=list)
     unused: Counter = field(default_factory=Counter)
     holdout_column: str | None = None
+    latest_unused: tuple[str, ...] = ()
 
     def unused_columns(self) -> list[dict[str, Any]]:
         """The columns that are not used, each as ``{"source", "column", "rows"}``.
@@ -100,7 +103,9 @@ class Reading:
         notes = [(source.name, source.taken.in_words()) for source in self.sources if source.taken]
         for source in self.sources:
             if names := [one["column"] for one in self.unused_columns() if one["source"] == source.name]:
-                notes.append((source.name, f"Columns that are not used: {', '.join(names)}."))
+                more = f" and {len(names) - _NAMED_COLUMNS:,} more" if len(names) > _NAMED_COLUMNS else ""
+                listed = ", ".join(name[:80] for name in names[:_NAMED_COLUMNS])
+                notes.append((source.name, f"Columns that are not used: {listed}{more}."))
         return [f"{name}: {note}" if several else note for name, note in notes]
 
 
@@ -148,8 +153,10 @@ def _convert(source: sources.Source, row: Row, data: DataSpec, reading: Reading,
     if data.holdout_column:
         known["held_out"] = is_held_out(row.values.get(data.holdout_column))
         used.add(data.holdout_column)
-    if unused := unused_columns([row.values], used):
-        known["unused"] = tuple(unused)
+    if unused := tuple(unused_columns([row.values], used)):
+        if unused == reading.latest_unused:
+            unused = reading.latest_unused  # one tuple for all rows of a wide table
+        known["unused"] = reading.latest_unused = unused
         for column in unused:
             reading.unused[source.name, column] += row.values.get(column, True) is not None
     try:

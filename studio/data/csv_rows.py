@@ -42,7 +42,7 @@ def read_csv(path: Path, kind: str) -> Iterator[Row]:
     reader = csv.reader(every, delimiter=delimiter, strict=True, skipinitialspace=spaced)
     found = False
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip().strip("\ufeff\u200b").strip() for name in next(reader, [])]
         if len(header) > MOST_COLUMNS:
             raise too_many_columns(path.name, len(header))
         repeated = sorted(name for name, times in Counter(header).items() if times > 1)

@@ -16,6 +16,10 @@ from studio.data import multiple_choice
 from studio.data.scalars import WrittenFloat
 from studio.data.turns import Dropped, Messages, any_turns, none_trained, text_of, tools_of, turns
 
+_INVISIBLE = (
+    " \t\n\r\f\v\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u3000\ufeff"  # no answer, if there is nothing else
+)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -333,7 +337,7 @@ def convert(
     said = [m for m in result if m["role"] == "assistant"]
     if not said:
         raise Dropped("no assistant turn")
-    if not any(m["content"].strip() or m.get("tool_calls") for m in said):
+    if not any(m["content"].strip(_INVISIBLE) or m.get("tool_calls") for m in said):
         raise Dropped("the assistant's answer is empty")
     if none_trained(result):
         raise Dropped("every assistant turn is excluded from the loss by its training flag", code="all_turns_masked")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
 _JSON = ("messages", "tools", "label")
-_VERSION = 6  # of the columns in the workspace; an older cache is made anew
+_VERSION = 7  # of the columns in the workspace; an older cache is made anew
 _UNRELATED = (  # settings that do not change the conversations
     *("max_length", "train_on", "chat_template", "eval_split", "invalid_rows"),
     *("split_turns", "special_tokens_in_text"),

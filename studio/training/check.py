@@ -41,7 +41,7 @@ from studio.workspace import Workspace
 
 _CHUNK = 256  # rows encoded at a time
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".onnx", ".msgpack")
-_VERSION = 8  # of what the report says; an older one is made anew
+_VERSION = 9  # of what the report says; an older one is made anew
 Progress = Callable[[int], None]
 Encode = Callable[[list[dict[str, Any]]], list[Encoded | StudioError]]
 

@@ -187,7 +187,11 @@ def found_html(seen: View) -> str:
         kind = "bad" if len(failed) == len(seen.rows) else "warn"
         count = f"{len(failed)} of these {len(seen.rows)} rows {'is' if len(failed) == 1 else 'are'} left out:"
         text += views.message(kind, count, failed[0].rstrip(".") + (" (and more, below)." if len(failed) > 1 else "."))
-    return text + "".join(f'<p class="note">{views.escape(note)}</p>' for note in seen.notes)
+    names = json.dumps([one["column"] for one in seen.unused_columns])
+    left_out = json.dumps([{"source": one["source"], **one["left_out"]} for one in seen.splits])
+    notes = "".join(f'<p class="note">{views.escape(note)}</p>' for note in seen.notes)
+    facts = f'data-unused-columns="{views.escape(names)}" data-left-out="{views.escape(left_out)}"'
+    return f"{text}<div {facts}>{notes}</div>"
 
 
 def rows_html(seen: View, wanted: Wanted) -> str:

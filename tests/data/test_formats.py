@@ -187,6 +187,7 @@ def test_an_unknown_shape_is_refused_with_the_real_names():
         ({"instruction": "x", "output": "x", "history": "x"}, "history is not a list of [question, answer] pairs"),
         ({"prompt": "", "completion": "x"}, "prompt is empty"),
         ({"prompt": "x", "completion": ""}, "the assistant's answer is empty"),
+        ({"prompt": "x", "completion": "\u200b\u200e \ufeff"}, "the assistant's answer is empty"),
         ({"prompt": "x", "completion": ["a"]}, "completion is a list, not text"),
         ({"question": "\t", "answer": "x"}, "question is empty"),
         ({"text": "  "}, "text is empty"),

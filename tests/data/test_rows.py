@@ -342,6 +342,7 @@ def test_parquet_text_that_is_not_utf_8_is_refused_plainly(tmp_path):
             '"prompt, long; or not";"completion, short"\nq;a\n',
             {"prompt, long; or not": "q", "completion, short": "a"},
         ),
+        ("two-marks.csv", "\ufeff\ufeffprompt,completion\nq,a\n", {"prompt": "q", "completion": "a"}),
         ("header-of-two-lines.csv", '"prompt\nlong",completion\nq,a\n', {"prompt\nlong": "q", "completion": "a"}),
         ("returns.csv", 'prompt,completion\rq,"a\rb"\r', {"prompt": "q", "completion": "a\nb"}),
         ("returns.jsonl", '{"prompt": "q"}\r{"prompt": "r"}\r', {"prompt": "q"}),

@@ -107,3 +107,11 @@ def test_data_01_keys_of_turns_that_are_not_used_are_named(tmp_path):
 def test_data_01_a_column_that_decides_what_is_held_out_is_used(tmp_path):
     reading, _ = opened(tmp_path, {"prompt": "a", "completion": "b", "part": "test"}, holdout_column="part")
     assert reading.unused_columns() == []
+
+
+def test_data_01_a_note_on_a_wide_table_is_short_and_the_list_is_whole(tmp_path):
+    wide = {f"column {n}": n for n in range(3000)}
+    reading, conversations = opened(tmp_path, *({"prompt": "a", "completion": "b", **wide} for _ in range(3)))
+    assert len(reading.notes()[0]) < 2000
+    assert len(reading.unused_columns()) == 3000
+    assert conversations[0].unused is conversations[2].unused

@@ -4,6 +4,7 @@ import json
 import pickle
 import signal
 import time
+from html import unescape
 from itertools import chain
 
 import pytest
@@ -11,11 +12,15 @@ from lessons import lesson
 
 from studio.data import encode_once, encode_rows, load_conversations
 from studio.data.encode import Encoded
+from studio.data.load import not_used
+from studio.data.report import Report
 from studio.errors import StudioError
 from studio.training import view as module
 from studio.training.check import check, prepared_tokenizer
 from studio.training.view import Wanted, answer, view
 from studio.ui.preview import html
+from studio.ui.report_panel import html as report_html
+from studio.ui.rows_panel import found_html
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -383,3 +388,40 @@ def test_the_page_shows_flags_and_which_reply_an_example_is_of(thoughts):
     for recipe, part in ((thoughts, "reasoning_dropped"), (split(thoughts), "reply 4")):
         tokenizer, notes = prepared_tokenizer(recipe)
         assert part in html(view(Wanted(recipe, count=1), tokenizer, notes).rows)
+
+
+@pytest.fixture
+def parted(tiny_model, tmp_path):
+    """A recipe over a folder with a training and a test file, whose rows have a column that is not used."""
+    for name in ("train", "test"):
+        rows = [{"prompt": f"{name} {n}?", "completion": f"Answer {n}.", "id": n} for n in range(4)]
+        (tmp_path / "ds" / name).mkdir(parents=True)
+        (tmp_path / "ds" / name / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return lesson(tiny_model, tmp_path / "ds")
+
+
+def test_data_01_and_03_view_report_and_page_name_unused_columns_and_left_out_files(parted):
+    tokenizer, notes = prepared_tokenizer(parted)
+    seen = view(Wanted(parted), tokenizer, list(notes))
+    report = check(parted)
+    for found in (seen, report, Report.from_json(report.to_json())):
+        assert [(one["column"], one["rows"]) for one in found.unused_columns] == [("id", 4)]
+        assert [dict(one["left_out"]) for one in found.splits] in (
+            [{"test": ("test/a.jsonl",)}],
+            [{"test": ["test/a.jsonl"]}],
+        )
+        assert any("id" in note for note in found.notes)
+        assert any("test/a.jsonl" in note for note in found.notes)
+    page = unescape(found_html(seen))
+    assert 'data-unused-columns="["id"]"' in page
+    assert '"test": ["test/a.jsonl"]' in page
+    assert "test/a.jsonl" in report_html(report)
+
+
+def test_data_01_and_03_what_is_not_used_is_kept_with_the_loaded_rows(parted):
+    assert not_used(parted.data) == {"unused_columns": [], "splits": [], "notes": []}
+    load_conversations(parted.data)
+    kept = not_used(parted.data)
+    assert [(one["column"], one["rows"]) for one in kept["unused_columns"]] == [("id", 4)]
+    assert kept["splits"][0]["left_out"] == {"test": ["test/a.jsonl"]}
+    assert len(kept["notes"]) == 2
