@@ -46,17 +46,29 @@ def check_complete(
         if not is_there(index, "content", content):
             inline, said = split_reasoning(content) if message["role"] == "assistant" else ("", "")
             if not inline or not stands_in(said, text):
-                raise message_lost(index, _WHO.get(message["role"], "what the assistant says"), text)
+                who = _WHO.get(message["role"], "what the assistant says")
+                raise message_lost(index, who, text, _after(text, chat[:index]))
             lost = True
         if lost and index > asked:
-            raise reasoning_lost(index, text)
+            raise reasoning_lost(index, text, _after(text, chat[:index]))
         if lost:
             flags.append(Flag("reasoning_dropped", index, _short(thought or content)))
         if missing := _missing_call(message, text):
-            raise message_lost(index, f"a part of the assistant's function call ({_short(missing)})", text)
+            part = f"a part of the assistant's function call ({_short(missing)})"
+            raise message_lost(index, part, text, _after(text, chat[:index]))
     if tools and not all(stands_in(str(tool["function"].get("name", "")), text) for tool in tools):
         flags.append(Flag("tools_not_rendered"))
     return flags
+
+
+def _after(text: str, chat: list[dict]) -> int:
+    """Where the text goes on after some messages, as far as their contents stand in it in their order."""
+    position = 0
+    for message in chat:
+        content = (message.get("content") or "").strip()
+        found = text.find(content, position) if content else -1
+        position = position if found < 0 else found + len(content)
+    return position
 
 
 def stands_in(part: str, text: str) -> bool:

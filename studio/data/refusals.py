@@ -60,18 +60,19 @@ def inexact(reason: str, text: str = "", place: Span | None = None) -> RowRefuse
     )
 
 
-def message_lost(message: int, part: str, text: str) -> RowRefused:
-    """Return the refusal of a template that leaves a message out."""
+def message_lost(message: int, part: str, text: str, place: int) -> RowRefused:
+    """Return the refusal of a template that leaves a message out, which should stand at ``place`` or behind it."""
     return RowRefused(
         f"The chat template leaves out {part} (message {message + 1}).",
         "Remove the message, or set data.chat_template to one with a place for it.",
         field="data.chat_template",
         code="message_lost",
         text=text,
+        place=(place, place),
     )
 
 
-def reasoning_lost(message: int, text: str) -> ReasoningLost:
+def reasoning_lost(message: int, text: str, place: int) -> ReasoningLost:
     """Return the refusal of a template that leaves out the reasoning of the last reply."""
     return ReasoningLost(
         f"The chat template leaves out the reasoning of the assistant (message {message + 1}).",
@@ -79,6 +80,7 @@ def reasoning_lost(message: int, text: str) -> ReasoningLost:
         field="data.reasoning",
         code="reasoning_lost",
         text=text,
+        place=(place, place),
     )
 
 

@@ -139,6 +139,15 @@ def test_data_09_what_the_generation_prompt_supplies_carries_no_loss():
     assert trained(made, encode_conversation(made, messages)).startswith("one is short")
 
 
+def test_data_09_a_template_without_a_generation_prompt_gets_the_header_of_a_reply_and_is_reported():
+    made = tokenizer("llama3")  # of the families here, which has none
+    messages = [ASK, {"role": "assistant", "content": "return 1"}]
+    encoded = encode_conversation(made, messages)
+    assert made.decode(encode_prompt(made, messages[:1])).endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+    assert trained(made, encoded) == "return 1<|eot_id|>"
+    assert codes(encoded) == {"no_generation_prompt"}
+
+
 @pytest.mark.parametrize("name", ["deepseekv3", "nemotron_3_nano"])
 def test_data_09_a_prompt_that_the_row_does_not_begin_with_is_reported(name):
     encoded = encode_conversation(zoo(name), [ASK, {"role": "assistant", "content": "return 1"}])
@@ -180,8 +189,12 @@ def test_data_05_a_template_that_leaves_out_a_message_is_refused_with_the_render
     ]
     with pytest.raises(StudioError) as caught:
         encode_conversation(made, messages)
-    assert caught.value.code == "message_lost"
-    assert caught.value.text.count("<|im_start|>") == 3
+    error = caught.value
+    assert error.code == "message_lost"
+    assert error.text.count("<|im_start|>") == 3
+    before = {"system": 0, "user": "alpha", "tool": "beta", "assistant": "gamma"}[role]
+    place = error.text.index(before) + len(before) if before else 0
+    assert error.place == (place, place)
 
 
 def test_data_05_a_call_whose_arguments_are_left_out_is_refused():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lessons import lesson, write_rows
+from lessons import done, lesson, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from studio.errors import StudioError
