@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from studio.errors import StudioError
+from studio.models.patterns import Patterns
 from studio.recipe import Recipe
 from studio.recipe_methods import AdaloraMethod, LoraMethod, Method
 
@@ -211,14 +212,9 @@ def check_target_modules(model: Any, target_modules: str | list[str]) -> None:
         return
     names = [name for name, _ in model.named_modules()]
     if isinstance(target_modules, str):  # one regular expression over the whole dotted name
-        try:
-            missing = [] if any(re.fullmatch(target_modules, name) for name in names) else [target_modules]
-        except re.error as error:
-            raise StudioError(
-                f"method.target_modules {target_modules!r} is not a regular expression: {error}.",
-                "Use all-linear, or a list of names.",
-                field="method.target_modules",
-            ) from error
+        patterns = Patterns()
+        found = [name for name in names if patterns.fits(target_modules, name, "target_modules")]
+        missing = [] if found else [target_modules]
     else:
         missing = [t for t in target_modules if not any(n == t or n.endswith(f".{t}") for n in names)]
     if missing:

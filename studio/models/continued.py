@@ -9,6 +9,7 @@ from pathlib import Path
 
 from studio.errors import StudioError
 from studio.models import hub
+from studio.models.adapter_check import check_adapter
 from studio.models.builtin import private_id
 from studio.recipe import Recipe
 from studio.recipe_methods import METHODS
@@ -81,6 +82,7 @@ def reading(folder: Path) -> Iterator[None]:
 
     import studio.models.bottleneck  # noqa: F401  a method that PEFT does not have
 
+    check_adapter(folder)
     try:
         yield
     except StudioError:

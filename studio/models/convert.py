@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 from studio.errors import StudioError
+from studio.models.gguf_header import check_header
 from studio.models.weight_check import check_loaded
 from studio.process_environment import without_secrets
 
@@ -28,9 +30,7 @@ def convert(source: Path, destination: Path) -> None:
     Raises:
         StudioError: the file is not a GGUF, is broken, or its architecture is not known to transformers.
     """
-    with source.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise StudioError(f"{source.name} is not a GGUF file.", "Download it again, or choose another file.")
+    check_header(source)
     child = subprocess.run(
         [sys.executable, "-m", "studio.models.convert", str(source), str(destination)],
         cwd=Path(__file__).resolve().parents[2],
@@ -115,8 +115,19 @@ def main(source: str, destination: str) -> int:
 
         problem = disk_problem(error, Path(destination))
         answer = {"what": problem.what, "fix": problem.fix}
-    except (ValueError, KeyError, IndexError, RuntimeError, NotImplementedError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    except (
+        ValueError,
+        LookupError,
+        RuntimeError,
+        AssertionError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+        struct.error,
+    ) as error:
+        told = isinstance(error, (ValueError, RuntimeError)) and str(error).strip()
+        reason = str(error).strip().splitlines()[0][:200] if told else "its metadata or its tensors do not fit together"
         answer = {
             "what": f"{Path(source).name} could not be read as a model: {reason}",
             "fix": "The file is broken or its architecture is not known; download it again or choose another model.",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from studio.errors import StudioError
+from studio.models.patterns import Patterns
 from studio.models.shapes import Linear, Module, Norm, Shapes
 from studio.recipe_methods import PROMPTED, Method
 
@@ -94,7 +94,7 @@ def count(
     Raises:
         StudioError: a pattern in the method is not a regular expression.
     """
-    modules = list(shapes.modules())
+    modules, patterns = list(shapes.modules()), Patterns()
     if method.kind in ("full", "freeze"):
         return _own(method, shapes, modules, new_tokens)
     saved = _saved_names(method, shapes, new_tokens)
@@ -107,12 +107,12 @@ def count(
     if method.kind in PROMPTED:
         tensors += Counter(Tensor(shape, "adapter") for shape in _PROMPTS[method.kind](method, shapes))
     elif method.kind == "ln_tuning":
-        norms = [m for m in modules if isinstance(m.layer, Norm) and not _kept_out(m.name, saved)]
+        norms = [m for m in modules if isinstance(m.layer, Norm) and not _kept_out(m.name, saved, patterns)]
         tensors += _tensors(shapes, norms, "copy")
         copied += norms
     else:
-        targets = [m for m in _targets(method, shapes, modules) if not _kept_out(m.name, saved)]
-        adapted = [(m, _rank(method, m.name)) for m in targets]
+        targets = [m for m in _targets(method, shapes, modules, patterns) if not _kept_out(m.name, saved, patterns)]
+        adapted = [(m, _rank(method, m.name, patterns)) for m in targets]
         for module, rank in adapted:
             tensors.update(_of_adapter(method, shapes, module, rank, butterflies))
         if method.kind == "adalora" and half:  # PEFT 0.21 casts it to float32, and then trains it
@@ -186,24 +186,12 @@ def _saved_names(method: Any, shapes: Shapes, new_tokens: int) -> list[str]:
     return [*saved, "classifier", "score"] if shapes.classes else saved  # PEFT trains a new head with every method
 
 
-def _kept_out(name: str, saved: list[str]) -> bool:
+def _kept_out(name: str, saved: list[str], patterns: Patterns) -> bool:
     """PEFT puts no adapter into a layer that is trained whole."""
-    return any(_fits(rf"(.*\.)?{s}(\..*)?", name, "modules_to_save") for s in saved)
+    return any(patterns.fits(rf"(.*\.)?{s}(\..*)?", name, "modules_to_save") for s in saved)
 
 
-def _fits(pattern: str, name: str, field: str) -> bool:
-    """Whether a regular expression of the recipe fits a whole name."""
-    try:
-        return re.fullmatch(pattern, name) is not None
-    except re.error as error:
-        raise StudioError(
-            f"method.{field} has {pattern!r}, which is not a regular expression: {error}.",
-            "Name the modules as they are.",
-            field=f"method.{field}",
-        ) from error
-
-
-def _targets(method: Any, shapes: Shapes, modules: list[Module]) -> Iterator[Module]:
+def _targets(method: Any, shapes: Shapes, modules: list[Module], patterns: Patterns) -> Iterator[Module]:
     """The layers that get an adapter, chosen as PEFT does it."""
     wanted = getattr(method, "target_modules", "auto")
     if method.kind == "bottleneck":
@@ -219,16 +207,16 @@ def _targets(method: Any, shapes: Shapes, modules: list[Module]) -> Iterator[Mod
         if wanted == "all-linear":
             chosen = inside
         elif isinstance(wanted, str):
-            chosen = _fits(wanted, m.name, "target_modules")
+            chosen = patterns.fits(wanted, m.name, "target_modules")
         else:
             chosen = any(m.name == t or m.name.endswith(f".{t}") for t in wanted)
         if chosen:
             yield m
 
 
-def _rank(method: Any, name: str) -> int:
+def _rank(method: Any, name: str, patterns: Patterns) -> int:
     for pattern, rank in getattr(method, "rank_pattern", {}).items():
-        if _fits(rf"(.*\.)?({pattern})", name, "rank_pattern"):
+        if patterns.fits(rf"(.*\.)?({pattern})", name, "rank_pattern"):
             return rank
     return getattr(method, "init_r", None) or getattr(method, "r", 0)
 

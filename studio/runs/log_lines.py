@@ -6,6 +6,8 @@ import os
 from collections import deque
 from pathlib import Path
 
+from studio.runs.plain_file import open_plain
+
 TAIL_BYTES = 64_000
 FOUND_LINES = 500
 _LINE_CHARACTERS = 2000
@@ -14,7 +16,7 @@ _LINE_CHARACTERS = 2000
 def tail(path: Path) -> tuple[list[str], bool]:
     """The last lines of a file, and whether there are others before them. No file has no lines."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = file.seek(0, os.SEEK_END)
             start = max(0, size - TAIL_BYTES)
             file.seek(start)
@@ -32,7 +34,7 @@ def search(path: Path, text: str) -> tuple[list[tuple[int, str]], int]:
     found: deque[tuple[int, str]] = deque(maxlen=FOUND_LINES)
     count = 0
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             for number, raw in enumerate(file, 1):
                 line = _shown(raw.rstrip(b"\n"))
                 if wanted in line.lower():

@@ -402,6 +402,7 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
         "favicon_path": ASSETS / "logo.svg",
         "ssr_mode": False,
         "run_history": False,
+        "enable_monitoring": False,
         "footer_links": [],
         "max_file_size": "4gb",
         "quiet": True,

@@ -68,13 +68,14 @@ def points(feed: Feed, request: dict[str, Any], index: RunIndex | None = None) -
         Run id -> its answer; ``{}`` for a run with nothing new, and for one that is not there.
     """
     said: dict[str, Any] = {}
-    asked = request.get("runs") or []
-    for place, one in enumerate(asked[:MOST_RUNS]):
+    asked = request.get("runs")
+    listed = [one for one in asked[:MOST_RUNS] if isinstance(one, dict)] if isinstance(asked, list) else []
+    for place, one in enumerate(listed):
         try:
             run = Run.open(str(one.get("run") or _labelled(index, str(one.get("label")))))
         except StudioError:
             continue
-        have = one.get("have") or {}
+        have = one.get("have") if isinstance(one.get("have"), dict) else {}
         if have and not request.get("range") and have.get("size") == file_size(run.events_path):
             continue  # nothing has been written: the run need not even be in memory
         said[run.id] = answer(feed.look(run), {**request, "have": have}, overlaid=place > 0)
@@ -99,7 +100,10 @@ def live_chart(feed: Feed, index: RunIndex, **options: Any) -> gr.HTML:
     """Charts of one run; set the component's value to a run's id, and ``others`` to the ids drawn over it."""
 
     def news(request):
-        return Response(orjson.dumps(points(feed, request or {}, index)), media_type="application/json")
+        return Response(
+            orjson.dumps(points(feed, request if isinstance(request, dict) else {}, index)),
+            media_type="application/json",
+        )
 
     scripts = [(ASSETS / name).read_text(encoding="utf-8") for name in ("curves.js", "chart.js")]
     return gr.HTML(

@@ -15,6 +15,7 @@ from studio.export import job
 from studio.runs import Run
 from studio.runs.export import metrics_csv
 from studio.runs.feed import Reader, file_size
+from studio.runs.plain_file import open_plain
 
 _PORTION_BYTES = 1 << 18
 
@@ -33,6 +34,8 @@ def _log(request: Request) -> Response:
         run = Run.open(request.path_params["run_id"])
     except StudioError as error:
         return PlainTextResponse(str(error), 404)
+    if run.log_path.is_symlink():
+        return PlainTextResponse("The log is a link to another file.", 404)
     return _attachment(_bytes(run.log_path), f"{run.id}-log.txt", "text/plain; charset=utf-8")
 
 
@@ -62,7 +65,7 @@ def _bytes(path: Path) -> Iterator[bytes]:
     left = file_size(path)
     if not left:
         return
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while left > 0 and (data := file.read(min(left, _PORTION_BYTES))):
             left -= len(data)
             yield data

@@ -34,7 +34,7 @@ def live(ask: Ask, seconds: float, html: str, **options: Any) -> gr.HTML:
     """
 
     def answer(request: dict[str, Any] | None) -> dict[str, Any]:
-        return ask(request or {})
+        return ask(request if isinstance(request, dict) else {})
 
     script = f"const SECONDS = {seconds};\n{(ASSETS / 'live.js').read_text(encoding='utf-8')}"
     return gr.HTML(value="", html_template=html, js_on_load=script, server_functions=[answer], **options)

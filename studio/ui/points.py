@@ -43,7 +43,7 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
     """
     axis = request.get("axis") if request.get("axis") in AXES else "step"
     places = _places(look, axis)
-    have = request.get("have") or {}
+    have = request.get("have") if isinstance(request.get("have"), dict) else {}
     rows, evals = len(places["points"]), len(places["evals"])
     width = _between(request.get("width"), 50, _MOST_COLUMNS)
     wide = {name: _between(request.get("small"), 50, width) for name in SMALL} | {"loss": width, "eval_loss": width}
@@ -53,8 +53,9 @@ def answer(look: Look, request: dict[str, Any], *, overlaid: bool = False) -> di
     if look.reading:
         wide["loss"] = max(50, width // 6)  # it all comes again when the file has been read
     known = have.get("generation") == look.generation
-    since = {"points": int(have.get("points", 0)), "evals": int(have.get("evals", 0))} if known else {}
-    span = request.get("range") or None
+    since = {name: _between(have.get(name), 0, 1 << 40) for name in ("points", "evals")} if known else {}
+    span = request.get("range")
+    span = span if isinstance(span, (list, tuple)) and len(span) == 2 else None
     whole = not since or bool(span) or rows - since["points"] > PER_BUCKET * width
     result: dict[str, Any] = {
         "whole": whole,

@@ -45,8 +45,9 @@ def log(request: dict[str, Any]) -> dict[str, Any]:
     Returns:
         ``html`` of the lines, what is ``told`` about them, and the ``size`` of the file; or ``same``.
     """
+    request = request if isinstance(request, dict) else {}
     try:
-        run = Run.open(str((request or {}).get("run")))
+        run = Run.open(str(request.get("run")))
     except StudioError:
         return {"html": "", "told": "", "size": 0}
     size, wanted = file_size(run.log_path), str(request.get("search") or "").strip()

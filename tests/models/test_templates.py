@@ -353,3 +353,28 @@ def test_a_template_like_the_built_in_ones_starts_no_process(name, monkeypatch):
 )
 def test_a_template_that_could_grow_is_tried_first(template):
     assert needs_trying(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param("{{ 9 ** (9 ** 9) }}", marks=pytest.mark.slow),  # takes all of its five seconds
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{% set x = [0] * 10**10 %}{{ x | length }}",
+    ],
+)
+def test_security_10_a_template_that_computes_for_ever_is_refused_within_its_bound(template):
+    assert needs_trying(template)
+    with pytest.raises(StudioError) as caught:
+        try_template(template + "{{ messages[0]['content'] }}", CHECKED, {})
+    assert caught.value.field == "data.chat_template"
+
+
+def test_security_10_powers_in_a_row_are_what_jinja_says_and_no_chat_template(tiny_tokenizer):
+    """Jinja reads ``9**9**9`` from the left: 78 digits, at once. As a chat template it prints nothing of a message."""
+    from copy import deepcopy
+
+    assert try_template("{{ 9**9**9 }}", CHECKED, {}) == str((9**9) ** 9)
+    with pytest.raises(StudioError) as caught:
+        prepare_chat(deepcopy(tiny_tokenizer), None, "{{ 9**9**9 }}")
+    assert caught.value.field == "data.chat_template"
