@@ -46,6 +46,13 @@ const short = id => id.replace(/^\d{8}-\d{6}-(\d{3}-)?/, '');  // without the mo
 const safe = text => String(text).replace(/[&<>]/g, sign => ({'&': '&amp;', '<': '&lt;', '>': '&gt;'}[sign]));
 const folded = text => safe(text).replace(/(.{50}\S*)\s/g, '$1<br>');
 
+// Steps are whole numbers: where few of them are seen, each has a tick, and none stands between two.
+function ticks() {
+  const ends = visible ?? shown.flatMap(id => Object.values(runs[id]?.curves ?? {}).flatMap(({x}) => [x[0], x.at(-1)]));
+  const span = Math.max(...ends) - Math.min(...ends);
+  return axisChoice.value === 'step' && span < 24 ? {tickmode: 'linear', tick0: 0, dtick: span < 12 ? 1 : 2} : {};
+}
+
 function traces(name) {
   const [, scale] = unit(), chart = CHARTS[name], several = shown.length > 1;
   const line = (curve, label, color, more) => {
@@ -95,7 +102,7 @@ function layout(name) {
     title: main ? undefined : {text: chart.title, font: {size: 12.5}, x: 0.02, y: 0.97},
     paper_bgcolor: 'transparent', plot_bgcolor: 'transparent', font: {color: css('--body-text-color'), size: 11.5,
     family: css('--font')}, hovermode: 'x unified', hoverlabel: {bgcolor: css('--block-background-fill')},
-    xaxis: {...axis(main ? unit()[0] : ''), automargin: main, hoverformat: axisChoice.value === 'time' ? '.2f' : ',.0f'}, yaxis: y};
+    xaxis: {...axis(main ? unit()[0] : ''), ...ticks(), automargin: main, hoverformat: axisChoice.value === 'time' ? '.2f' : ',.0f'}, yaxis: y};
 }
 
 function legend() {  // of several runs: letter, colour, dashes and mark of each, so that no colour has to be told apart

@@ -7,9 +7,17 @@ let have = null, asked = 0, turn = 0, of = props.value;
 function fill(parts) {
   for (const [id, html] of Object.entries(parts)) {
     const place = document.querySelector(`#${id} [data-live]`);
+    if (place) place.style.visibility = '';
     if (!place || (filled[id] === html && place.dataset.live)) continue;
     place.innerHTML = filled[id] = html;
     place.dataset.live = 'filled';
+  }
+}
+
+function conceal() {  // what is shown is of another run, and stays out of sight until the answer comes
+  for (const id of Object.keys(filled)) {
+    const place = document.querySelector(`#${id} [data-live]`);
+    if (place) place.style.visibility = 'hidden';
   }
 }
 
@@ -40,4 +48,4 @@ const timer = setInterval(() => {
 const appears = new IntersectionObserver(entries => { if (entries.at(-1).isIntersecting) look(); });
 appears.observe(element);
 document.addEventListener('visibilitychange', look);  // back from another tab of the browser
-watch('value', () => { if (props.value !== of) { of = props.value; look(); } });
+watch('value', () => { if (props.value !== of) { of = props.value; conceal(); look(); } });

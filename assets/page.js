@@ -39,12 +39,15 @@ document.addEventListener('keydown', event => {
   }
   // Enter sends the prompt and Shift+Enter starts a new line; Gradio has it the other way round. While an input method
   // is composing, Enter takes its suggestion.
-  if (input.closest?.('#prompt') && event.key === 'Enter' && !event.isComposing && event.keyCode !== 229) {
+  if (input.closest?.('#prompt') && event.key === 'Enter') {
     event.stopImmediatePropagation();
-    if (event.shiftKey) return;
+    if (event.shiftKey || event.isComposing || event.keyCode === 229) return;
     event.preventDefault();
     document.querySelector('#send')?.click();
   }
+}, true);
+document.addEventListener('keypress', event => {  // this is where Gradio listens
+  if (event.target.closest?.('#prompt') && event.key === 'Enter') event.stopImmediatePropagation();
 }, true);
 
 // The panel names the fields with problems; they are marked where they stand.

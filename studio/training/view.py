@@ -26,6 +26,8 @@ from studio.data.encode import Encoded, encode_batch, one_per_reply
 from studio.data.formats import Mapping
 from studio.data.inspect_row import texts
 from studio.data.refusals import RefusedText
+from studio.data.rows import read_source
+from studio.data.sources import locate
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.training.check import kept_index, prepared_tokenizer, tokenizer_key
@@ -219,7 +221,8 @@ def _classes(recipe: Recipe, shown: list[Conversation]) -> Classes | None:
 
 
 def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
-    """The answer to a request: ``("view", Wanted)``, or one of ``template``, ``survey`` and ``launch`` with a recipe.
+    """The answer to a request: ``("view", Wanted)``, or one of ``template``, ``survey``, ``launch`` and
+    ``readable`` with a recipe.
 
     Args:
         tokenizers: prepared tokenizers with their notes, kept from one request to the next.
@@ -232,10 +235,25 @@ def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
         late = StudioError("The rows take long to read.", "They are counted at the launch.", code="survey_too_long")
         with time_limit(_SURVEY_SECONDS, late):
             return survey(given.data, task=given.model.task)
+    if what == "readable":
+        return _read_through(given)
     if what == "launch":
         return examine_files(given, partial(_prepared, tokenizers))
     tokenizer, notes = _prepared(tokenizers, given.recipe if what == "view" else given)
     return view(given, tokenizer, list(notes)) if what == "view" else tokenizer.get_chat_template()
+
+
+def _read_through(recipe: Recipe) -> None:
+    """Read every row of a file or a folder, for a few seconds at most, whatever its columns are.
+
+    Raises:
+        StudioError: it cannot be read: no text, broken JSON, an unknown kind of file.
+    """
+    path = locate(recipe.data, recipe.data.split)
+    end = time.monotonic() + _SEARCH_SECONDS
+    for _ in read_source(path) if path else ():
+        if time.monotonic() > end:
+            return
 
 
 def _prepared(tokenizers: dict, recipe: Recipe) -> tuple[Any, list[str]]:

@@ -332,6 +332,9 @@ def build(desk: Desk) -> gr.Blocks:
             tab = "runs" if wanted in found else kept["tab"]
             return {
                 **form.show(recipe),
+                form.fields["data.source"]: gr.update(
+                    value=recipe.data.source, choices=data_tab.known_datasets(recipe.data.source)
+                ),
                 **panel(recipe, browser_id),
                 browser: browser_id if is_browser(browser_id) else "",
                 method.preset: write_changes(read_changes(json.dumps(kept["preset"]))),

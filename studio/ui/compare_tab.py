@@ -17,6 +17,7 @@ from studio.ui import talk as talking
 from studio.ui.desk import Desk
 from studio.ui.live import live, slot
 from studio.ui.panes import LEAST, MOST
+from studio.ui.run_names import unique_names
 from studio.ui.run_words import writes_text
 from studio.ui.settings import Settings
 from studio.ui.talk import Question
@@ -167,11 +168,12 @@ def models(desk: Desk) -> list[tuple[str, str]]:
     from studio.models.builtin import NAME
 
     found = desk.index.look()
+    names = unique_names(desk.index.names(2.0), [run.id for run, _ in found])
     steps = [(run, step) for run, _ in found[:_LISTED_RUNS] if writes_text(run) for step in checkpoint_steps(run)]
     return [
         ("Base of the tuned model", "base"),
         *tuned(desk),
-        *((f"{run.id} · step {step:,}", f"{run.id}@{step}") for run, step in steps),
+        *((f"{names[run.id]} · step {step:,}", f"{run.id}@{step}") for run, step in steps),
         (f"Base · {NAME}", f"base:{NAME}"),
     ]
 
@@ -186,7 +188,9 @@ def defaults(choices: Sequence[tuple[str, str]]) -> list[str | None]:
 
 def tuned(desk: Desk) -> list[tuple[str, str]]:
     """Runs with a model that writes text, newest first."""
-    return [(f"{run.id} · {status}", run.id) for run, status in desk.index.look() if run.has_model and writes_text(run)]
+    found = [(run, status) for run, status in desk.index.look() if run.has_model and writes_text(run)]
+    names = unique_names(desk.index.names(2.0), [run.id for run, _ in found])
+    return [(f"{names[run.id]} · {status}", run.id) for run, status in found]
 
 
 def offered(desk: Desk, tab: CompareTab, values: Sequence[str | None] = (), run_id: str | None = None) -> list[Any]:

@@ -9,12 +9,14 @@ from typing import Any
 import gradio as gr
 
 from studio.data.formats import SHAPES
+from studio.data.sources import builtin_names
+from studio.errors import StudioError
+from studio.recipe import Recipe
 from studio.ui import report_panel, rows_panel, template_panel
 from studio.ui.desk import Desk
 from studio.ui.form import Form
-from studio.ui.uploads import keep_uploads
+from studio.ui.uploads import delete_upload, is_upload, keep_uploads, kept_datasets, mark_unreadable
 from studio.ui.wiring import QUIET, told
-from studio.workspace import Workspace
 
 MAPPED_PARTS = max(len(shape.required) + len(shape.optional) for shape in SHAPES.values())  # dropdowns
 _FROM_THE_TOP = (1, "", "file", "")  # the row browser's controls: first, flag, order, text
@@ -23,6 +25,8 @@ _FROM_THE_TOP = (1, "", "file", "")  # the row browser's controls: first, flag, 
 @dataclass
 class DataTab:
     upload: gr.UploadButton
+    delete: gr.Button
+    gone: gr.Textbox  # the upload that a person has just confirmed to delete
     found: gr.HTML
     columns: list[gr.Dropdown]
     parts: gr.Textbox
@@ -52,6 +56,8 @@ def build(form: Form) -> DataTab:
                 upload = gr.UploadButton(
                     "Upload files", file_types=None, file_count="multiple", type="filepath", elem_id="upload"
                 )
+                delete = gr.Button("Delete this upload", visible=False, elem_id="delete-upload")
+                gone = gr.Textbox("", visible="hidden", elem_id="deleted-upload")
         with gr.Row():
             form.add("data.format")
             form.add("data.train_on", visible=form.recipe.model.task != "seq_cls")
@@ -82,16 +88,12 @@ def build(form: Form) -> DataTab:
         with gr.Accordion("A dataset from the Hub", open=False), gr.Row():
             for name in ("config", "data_dir", "revision", "streaming"):
                 form.add(f"data.{name}")
-    return DataTab(upload, found, columns, parts, template, rows_panel.build(), report_panel.build())
+    return DataTab(upload, delete, gone, found, columns, parts, template, rows_panel.build(), report_panel.build())
 
 
 def known_datasets(chosen: str) -> list[str]:
     """The datasets to choose from: built in, uploaded before, and cleaned before."""
-    from studio.data.sources import builtin_names
-
-    kept = [Workspace.current().datasets / name for name in ("uploads", "cleaned")]
-    files = [str(p) for folder in kept if folder.exists() for p in sorted(folder.glob("*")) if p.name[0] != "."]
-    return list(dict.fromkeys([*builtin_names(), *files, chosen]))
+    return list(dict.fromkeys([*builtin_names(), *kept_datasets(chosen), chosen]))
 
 
 def wire(desk: Desk, form: Form, tab: DataTab, page: gr.Tab) -> dict[str, Any]:
@@ -126,6 +128,10 @@ def wire(desk: Desk, form: Form, tab: DataTab, page: gr.Tab) -> dict[str, Any]:
 
     def uploaded(paths: list[str]) -> tuple[Any, ...]:
         kept = keep_uploads(paths)
+        try:
+            desk.viewer.readable(Recipe.parse({"data": {"source": kept}}))
+        except StudioError:  # it is chosen once, so that the page says what is wrong with it
+            mark_unreadable(kept)
         return gr.update(choices=known_datasets(kept), value=kept), "auto", "{}", *_FROM_THE_TOP
 
     fields["model.task"].change(  # a text to be put into a class is read as it is, without template and turns
@@ -135,7 +141,19 @@ def wire(desk: Desk, form: Form, tab: DataTab, page: gr.Tab) -> dict[str, Any]:
         **QUIET,
     )
 
+    def deleted(source: str | None) -> tuple[Any, ...]:
+        if not source:  # the question was answered with no
+            return tuple([gr.skip()] * (3 + len(_FROM_THE_TOP)))
+        delete_upload(source, desk.index.look())
+        first = builtin_names()[0]
+        return gr.update(choices=known_datasets(first), value=first), "auto", "{}", *_FROM_THE_TOP
+
     source = [fields["data.source"], fields["data.format"], *anew]
+    fields["data.source"].change(
+        lambda chosen: gr.update(visible=is_upload(chosen)), fields["data.source"], tab.delete, **QUIET
+    )
+    confirm = "path => [confirm(`Delete ${path.split('/').at(-1)} from the workspace?`) ? path : '']"
+    tab.delete.click(None, fields["data.source"], tab.gone, js=confirm).then(told(deleted), tab.gone, source, **QUIET)
     tab.upload.upload(told(uploaded), tab.upload, source, api_visibility="private").then(**refresh)
 
     look, check = report_panel.wire(desk, form, tab.report)

@@ -196,7 +196,7 @@ def wire(desk: Desk, tab: EvaluateTab) -> dict[str, Any]:
 
     def add(path: str, suites: list[str] | None) -> Any:
         load_suite(path)
-        return [*(suites or []), uploads.keep_uploads([path])]
+        return [*(suites or []), uploads.keep_uploads([path], uploads.SUITES)]
 
     tab.start.click(told(begin), [tab.run, tab.suites], tab.shown, trigger_mode="once", **QUEUED)
     tab.stop.click(told(end), tab.run, tab.shown, **QUIET)

@@ -17,6 +17,7 @@ from studio.ui import markup, pane, views
 from studio.ui import panes as conversation
 from studio.ui import talk as talking
 from studio.ui.desk import Desk
+from studio.ui.run_names import model_name
 from studio.workspace import Workspace
 
 _ROUNDS = 500
@@ -204,7 +205,8 @@ def _section(title: str, found: list[votes.Vote], tag: str | None) -> str:
     count = sum(tag is None or tag in vote.tags for vote in found)
     columns = ("Model", "Votes", "Won / tied / lost / both bad", "Win rate", "Score")
     rows = "".join(
-        f"<tr><th>{markup.escape(s.name)}</th><td>{s.votes:,}</td><td>{s.wins} / {s.ties} / {s.losses} / {s.bad}</td>"
+        f'<tr><th title="{markup.escape(s.name)}">{markup.escape(model_name(s.name))}</th>'
+        f"<td>{s.votes:,}</td><td>{s.wins} / {s.ties} / {s.losses} / {s.bad}</td>"
         f"<td>{s.win_rate:.0%}</td><td><b>{s.score:.0f}</b> {_interval(s, count)}</td></tr>"
         for s in standings
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from studio.ui import contrast, markup, views
+from studio.ui.run_names import model_name
 
 VIEWS = ("Rendered", "Plain text", "Differences", "Probabilities")
 MARKS = {"base": "●", "tuned": "◆", "third": "▲", "fourth": "■", "fifth": "★", "blind": "?"}
@@ -14,10 +15,11 @@ _SYSTEM = "system"
 
 @dataclass(frozen=True)
 class Head:
-    """Who speaks in a pane: what is written over it, and its colour, a key of ``MARKS``."""
+    """Who speaks in a pane: what is written over it, its colour (a key of ``MARKS``), and the model's whole name."""
 
     label: str
     kind: str
+    title: str = ""
 
     @property
     def text(self) -> str:
@@ -36,11 +38,22 @@ def heads(names: list[str], base_id: str = "") -> list[Head]:
         wanted = "base" if name == "base" or name.startswith("base:") else "tuned"
         kind = next(others) if wanted in taken else wanted
         taken.add(kind)
-        found.append(Head(_label(name, base_id), kind))
-    return found
+        found.append(Head(_label(name, base_id), kind, name))
+    labels = [head.label for head in found]
+    return [
+        replace(head, label=f"{head.label} ({head.title})")
+        if _is_run(head.title) and labels.count(head.label) > 1
+        else head
+        for head in found
+    ]
+
+
+def _is_run(name: str) -> bool:
+    return bool(name) and not name.startswith(("base", "adapter:"))
 
 
 def _label(name: str, base_id: str) -> str:
+    """What stands over a pane: the kind of model and its name, the run's own one where a person gave it one."""
     if name == "base":
         return f"Base · {base_id}" if base_id else "Base"
     if name.startswith("base:"):
@@ -48,8 +61,8 @@ def _label(name: str, base_id: str) -> str:
     if name.startswith("adapter:"):
         return f"Adapter · {name.removeprefix('adapter:')}"
     if "@" in name:
-        return f"Checkpoint · {name}"
-    return f"Tuned · {name}" if name else "Tuned"
+        return f"Checkpoint · {model_name(name)}"
+    return f"Tuned · {model_name(name)}" if name else "Tuned"
 
 
 def draw(
@@ -77,10 +90,10 @@ def draw(
         body = body or f'<div class="note">{_hint(head)}</div>'
         writing = any(turn.get("writing") for turn in turns)
         stop = _button("stop", "Stop", f"Stop the answer of {head.label}", number) if writing else ""
-        said = markup.escape(head.text)
+        said, title = markup.escape(head.text), markup.escape(head.title or head.text)
         cells.append(
             f'<section class="pane {head.kind}" aria-label="{markup.escape(head.label)}" data-pane="{number}"><header>'
-            f'<span class="who" title="{said}">{said}</span>{stop}</header><div class="turns">{body}</div></section>'
+            f'<span class="who" title="{title}">{said}</span>{stop}</header><div class="turns">{body}</div></section>'
         )
     return f'<div class="panes of-{len(cells)}" data-going="{int(going)}">{"".join(cells)}</div>{below}'
 

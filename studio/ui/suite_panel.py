@@ -210,7 +210,7 @@ def wire(desk: Desk, panel: SuitePanel, inputs: set[Any], names: Any) -> None:
 
     def add(path: str) -> str:
         load_suite(path)
-        return uploads.keep_uploads([path])
+        return uploads.keep_uploads([path], uploads.SUITES)
 
     panel.ask.click(told(ask), {*inputs, panel.suite}, panel.shown, trigger_mode="once", **QUEUED)
     panel.pause.click(pause, None, panel.shown, **QUIET)

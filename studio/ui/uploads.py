@@ -5,15 +5,23 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from studio.data.files import kind_of
 from studio.errors import StudioError, StudioErrors
+from studio.runs import Run
 from studio.workspace import Workspace, safe_name
 
+SUITES = "suites/uploads"
+_NEEDED = ("queued", "running", "paused")
 
-def keep_uploads(paths: list[str]) -> str:
+
+def keep_uploads(paths: list[str], folder: str = "datasets/uploads") -> str:
     """Copy uploaded files into the workspace, under safe names; the same files again are the same copy.
+
+    Args:
+        folder: below the workspace; files of prompts are kept apart from datasets (``SUITES``).
 
     Returns:
         The path of the copy; several files become a folder.
@@ -23,27 +31,97 @@ def keep_uploads(paths: list[str]) -> str:
     """
     sources = [Path(path) for path in paths]
     digests = [_digest(source) for source in sources]
-    uploads = Workspace.current().folder("datasets/uploads")
+    uploads = Workspace.current().folder(folder)
     try:
         if len(sources) == 1:
             return str(_copy(sources[0], uploads / _name(sources[0], digests[0])))
         whole = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
         stem = Path(safe_name(sources[0].name, "data")).stem
-        folder = uploads / f"{stem}-and-{len(sources) - 1}-more-{whole[:8]}"
-        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-        if not folder.exists():
+        whole_folder = uploads / f"{stem}-and-{len(sources) - 1}-more-{whole[:8]}"
+        aside = whole_folder.with_name(f".{whole_folder.name}.{secrets.token_hex(4)}.part")
+        if not whole_folder.exists():
             try:
                 aside.mkdir()
                 for source, digest in zip(sources, digests, strict=True):
                     _copy(source, aside / _name(source, digest))
-                aside.rename(folder)
+                aside.rename(whole_folder)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)  # on a full disk some of the files would stay
-        return str(folder)
+        return str(whole_folder)
     except OSError as error:
         raise StudioError(
             f"The file cannot be kept in the workspace: {error.strerror}.", "Free some disk space and try again."
         ) from error
+
+
+def is_upload(source: str | None) -> bool:
+    """Whether a dataset is one that the page has put into the workspace: uploaded, or a cleaned copy."""
+    path = Path(source or "/")
+    return path.parent in _folders() and path.exists()
+
+
+def kept_datasets(chosen: str | None = None) -> list[str]:
+    """The uploaded and cleaned datasets. One that could not be read is deleted once it is not chosen any more."""
+    found = []
+    for folder in _folders():
+        for path in sorted(folder.glob("*")) if folder.exists() else []:
+            if path.name.startswith("."):
+                continue
+            if _mark(path).exists() and str(path) != chosen:
+                _remove(path)
+            else:
+                found.append(str(path))
+    return found
+
+
+def mark_unreadable(source: str) -> None:
+    """Note that an uploaded dataset cannot be read, so that it does not stay in the list of datasets."""
+    _mark(Path(source)).touch()
+
+
+def delete_upload(source: str | None, runs: Iterable[tuple[Run, str]]) -> None:
+    """Delete an uploaded dataset.
+
+    Args:
+        runs: all runs with their statuses; those that wait, train or are paused keep their data.
+
+    Raises:
+        StudioError: it is no upload (code ``not_an_upload``), or a run needs it (``upload_in_use``).
+    """
+    if not source or not is_upload(source):
+        raise StudioError("This dataset was not uploaded here.", "Choose an upload.", code="not_an_upload")
+    for run, status in runs:
+        if status in _NEEDED and source in _sources_of(run):
+            raise StudioError(
+                f"The run {run.label.name or run.id} needs {Path(source).name}: it is {status}.",
+                "Wait until it is done, or cancel it.",
+                code="upload_in_use",
+            )
+    _remove(Path(source))
+
+
+def _sources_of(run: Run) -> list[str]:
+    try:
+        data = run.recipe.data
+    except StudioError:  # a damaged run trains on nothing
+        return []
+    return [data.source, data.holdout_source or "", *(part.source for part in data.mix)]
+
+
+def _folders() -> list[Path]:
+    return [Workspace.current().datasets / name for name in ("uploads", "cleaned")]
+
+
+def _mark(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unreadable")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    _mark(path).unlink(missing_ok=True)
 
 
 def named(error: StudioError, path: str) -> StudioError:

@@ -99,6 +99,14 @@ class Viewer:
         """
         return self._ask("launch", recipe, recipe, "")
 
+    def readable(self, recipe: Recipe) -> None:
+        """Read the rows of a local dataset once.
+
+        Raises:
+            StudioError: they cannot be read, whatever columns are chosen.
+        """
+        self._ask("readable", recipe, recipe, "")
+
     def close(self) -> None:
         """End the processes."""
         with self._changed:

@@ -3,11 +3,22 @@
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from studio.errors import StudioError
-from studio.ui.data_tab import keep_uploads
+from studio.errors import StudioError, StudioErrors
+from studio.recipe import Recipe
+from studio.runs import Run
+from studio.ui.uploads import (
+    SUITES,
+    delete_upload,
+    is_upload,
+    keep_uploads,
+    kept_datasets,
+    mark_unreadable,
+    named,
+)
 
 
 @pytest.fixture
@@ -48,3 +59,55 @@ def test_a_full_disk_leaves_nothing_of_an_upload_and_it_can_be_tried_again(home,
     assert kept(home) == []
     keep_uploads(files[:count])
     assert len(kept(home)) == 1
+
+
+@pytest.fixture
+def upload(home, tmp_path):
+    """An uploaded file of this name."""
+
+    def make(name: str = "rows.jsonl", **options) -> str:
+        path = tmp_path / name
+        path.write_text('{"prompt": "a", "completion": "b"}', encoding="utf-8")
+        return keep_uploads([str(path)], **options)
+
+    return make
+
+
+def test_page_13_an_upload_that_cannot_be_read_is_listed_only_while_it_is_chosen(upload):
+    good, bad = upload("good.jsonl"), upload("bad.jsonl")
+    mark_unreadable(bad)
+    assert kept_datasets(bad) == sorted([good, bad])
+    assert kept_datasets(good) == [good]
+    assert not Path(bad).exists()
+
+
+def test_page_13_files_of_prompts_are_no_datasets(upload):
+    assert Path(upload("prompts.jsonl", folder=SUITES)).exists()
+    assert kept_datasets() == []
+
+
+@pytest.mark.parametrize(("where", "refused"), [("queued", True), ("finished", False)])
+def test_page_13_an_upload_is_deleted_unless_a_run_needs_it(upload, where, refused):
+    source = upload()
+    run = Run.create(Recipe.parse({"data": {"source": source}}))
+    assert is_upload(source)
+    if refused:
+        with pytest.raises(StudioError) as caught:
+            delete_upload(source, [(run, where)])
+        assert caught.value.code == "upload_in_use"
+    else:
+        delete_upload(source, [(run, where)])
+    assert Path(source).exists() is refused
+
+
+@pytest.mark.parametrize("source", ["builtin/support-triage", "/etc/passwd", "", None, "../x"])
+def test_page_13_what_was_not_uploaded_is_not_deleted(home, source):
+    with pytest.raises(StudioError) as caught:
+        delete_upload(source, [])
+    assert caught.value.code == "not_an_upload"
+
+
+def test_page_10_an_error_about_an_uploaded_file_has_its_name_and_no_temporary_path():
+    path = "/tmp/gradio/4711/bad.yaml"
+    said = named(StudioErrors([StudioError(f"{path} is not valid YAML.", f"Mend {path}.")]), path)
+    assert [(p.what, p.fix) for p in said.problems] == [("bad.yaml is not valid YAML.", "Mend bad.yaml.")]
