@@ -19,7 +19,8 @@ from studio.errors import StudioError
 from studio.recipe import DataSpec
 
 _START, _END = itemgetter(0), itemgetter(1)
-_SECONDS = 30  # that a template may take for a batch of rows
+_SECONDS = 30  # that a template may take for a batch of rows of a few messages
+_LONG = 20_000  # squared messages of a row for which it gets another second: each reply's prompt is rendered
 _BATCH = 64  # rows that are tokenised at once
 IGNORE = -100  # the label that carries no loss, as in torch.nn.functional.cross_entropy
 
@@ -199,7 +200,8 @@ def encode_batch(
     waiting: dict[int, Rendered] = {}
     specials = Specials.of(tokenizer)
     bos = _bos(tokenizer) if any(row.get("text") is not None for row in rows) else ""
-    with time_limit(_SECONDS):
+    seconds = _SECONDS + sum(len(row.get("messages") or ()) ** 2 for row in rows) / _LONG
+    with time_limit(seconds):
         for index, row in enumerate(rows):
             try:
                 if row.get("input_ids"):

@@ -143,7 +143,7 @@ def _tokens(tokenizer: Any, continuation: Any, texts: list[str], kind: str) -> l
 
 
 def _continuation(tokenizer: Any) -> Any | None:
-    """The tokenizer without the blank that it puts before a text; None if it puts none.
+    """The tokenizer without what it adds and strips at the ends of a text; None if it does neither.
 
     It is made once and kept on the tokenizer, since a vocabulary may take a second to copy.
     """
@@ -153,7 +153,7 @@ def _continuation(tokenizer: Any) -> Any | None:
     backend = tokenizer.backend_tokenizer
     made = None
     parts = [repr(part) for part in (backend.normalizer, backend.pre_tokenizer) if part is not None]
-    if re.search(r"Prepend|Metaspace|add_prefix_space=True", " ".join(parts)):
+    if re.search(r"Prepend|Metaspace|Strip\(|add_prefix_space=True", " ".join(parts)):
         written = json.loads(backend.to_str())
         changed = {**written, **{name: _bare(written[name]) for name in ("normalizer", "pre_tokenizer")}}
         changed |= {"truncation": None, "padding": None}
@@ -164,8 +164,8 @@ def _continuation(tokenizer: Any) -> Any | None:
 
 
 def _bare(part: dict | None) -> dict | None:
-    """A normalizer or pre-tokenizer that adds nothing before a text."""
-    if part is None or part["type"] == "Prepend":
+    """A normalizer or pre-tokenizer that adds nothing before a text, and takes no blanks from its ends."""
+    if part is None or part["type"] in ("Prepend", "Strip"):
         return None
     part = dict(part)
     if part["type"] == "Metaspace":

@@ -6,7 +6,7 @@ import json
 import pytest
 from families import FAMILIES, KINDS, tokenizer
 from template_zoo import FOLDER, tokenizer_for
-from tiny import make_tiny_tokenizer
+from tiny import SENTENCES, make_tiny_tokenizer
 
 from studio.data.encode import (
     IGNORE,
@@ -115,6 +115,30 @@ def test_data_08_metaspace_tokenizers_neither_gain_nor_lose_blanks_at_a_boundary
         prompt = encode_prompt(made, messages[:index])
         assert encoded.input_ids[: len(prompt)] == prompt
         assert encoded.labels[len(prompt)] != IGNORE
+
+
+@pytest.mark.parametrize("kind", ["unigram", "strips"])
+def test_data_08_unigram_tokenizers_lose_no_blank_at_a_boundary(kind):
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.Unigram())
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    core.decoder = decoders.Metaspace(prepend_scheme="always")
+    if kind == "strips":
+        core.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.NFKC()])
+    trainer = trainers.UnigramTrainer(
+        vocab_size=150, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+    core.train_from_iterator(SENTENCES * 3, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
+    made.chat_template = BUILTIN["mistral"].template
+    messages = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "The answer"}] * 2
+    encoded = encode_conversation(made, messages)
+    (first, second) = (encode_prompt(made, messages[:index]) for index in (1, 3))
+    assert encoded.input_ids[: len(first)] == first
+    assert encoded.input_ids[: len(second)] == second
+    assert made.convert_ids_to_tokens(encoded.input_ids[len(first)]).startswith("▁")
 
 
 def test_data_08_rows_encoded_together_are_those_encoded_alone():
