@@ -177,7 +177,8 @@ def again(
         recipe, steps = relieved_run(recipe.check(), told)
         for step in steps:
             terminal.stderr().print(f"Changed: {step.title}", markup=False, soft_wrap=True)
-    _launch_and_follow(Run.create(_launchable(recipe), Label(parent=opened.id)))
+    repeated = None if overrides or fit else recipe.resolved  # changed settings may need another way to compute
+    _launch_and_follow(Run.create(_launchable(recipe), Label(parent=opened.id), repeated))
 
 
 @app.command()

@@ -366,8 +366,8 @@ class TrainSpec(Section):
     )
     torch_compile: Switch = knob(
         "auto",
-        "Compile the repeated layers before training; auto tries it where a run is long enough to win the time back "
-        "(half an hour on a CPU, ten minutes on a GPU), and keeps it where a layer gets a tenth faster.",
+        "Compile the repeated layers before training, which takes a minute or more and pays in long runs at best; auto "
+        "leaves it off.",
         advanced=True,
         link="https://docs.pytorch.org/tutorials/recipes/regional_compilation.html",
     )
@@ -460,6 +460,9 @@ class Resolved(Section):
     dtype: str | None = knob(None, "Number format of the base weights.")
     attention: str | None = knob(None, "The kernel that computes attention.")
     compiled: bool | None = knob(None, "Whether the layers train by compiled code.")
+    processor: str | None = knob(None, "The model of the processor, with the instructions that PyTorch uses.")
+    threads: int | None = knob(None, "How many threads an operation has on the processor.")
+    choices: dict[str, str] = knob({}, "Everything that the studio chose for how the run computes.")
     versions: dict[str, str] = knob({}, "Versions of Python and the libraries.")
     schedule_start: int = knob(
         0, "The step after which the learning rate's schedule began anew, where a run was continued.", ge=0

@@ -7,6 +7,7 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.evaluation.files import write_json
+from studio.models.processor import computing
 from studio.models.progress import Report, quiet
 from studio.runs import Run
 from studio.thread_waiting import LoadWatch
@@ -22,7 +23,8 @@ def evaluate_classifier(run: Run, device: str = "cpu", progress: Report = quiet)
 
     Returns:
         ``{"rows", "skipped", "classes", "multi_label", "base": {"what", "accuracy", "macro_f1", "per_class",
-        "confusion"}, "tuned": {the same, "loss"}}``; see :mod:`studio.models.class_scores`.
+        "confusion"}, "tuned": {the same, "loss"}, "computed": {"tuned": {"dtype", "attention", "threads", ...}}}``; see
+        :mod:`studio.models.class_scores`.
 
     Raises:
         StudioError: there are no held-out rows or none can be scored, the run has no model, or its files are broken.
@@ -61,7 +63,7 @@ def evaluate_classifier(run: Run, device: str = "cpu", progress: Report = quiet)
         "base": [classes.numbers(list(classes.commonest)) for _ in kept],
         "tuned": predicted(shares, several),
     }
-    result = {"rows": len(kept), "skipped": len(held_out) - len(kept)}
+    result = {"rows": len(kept), "skipped": len(held_out) - len(kept), "computed": {"tuned": computing(opened.model)}}
     result |= {"classes": list(classes.names), "multi_label": several}
     for name, given in answers.items():
         result[name] = {

@@ -11,6 +11,7 @@ from studio.evaluation.figures import answer_figures, loss_figures
 from studio.evaluation.files import write_json
 from studio.evaluation.metrics import METRICS, Metric, exact_match
 from studio.inference import Engine, Handle, Sampling, Target, generate_batch
+from studio.models.processor import computing
 from studio.models.progress import Report, quiet
 from studio.runs import Run
 
@@ -34,7 +35,8 @@ def evaluate(run: Run, engine: Engine, progress: Report = quiet, own: Sequence[M
     Returns:
         ``{"rows", "skipped", "answered", "tokens", "base": {"loss", "perplexity", "exact_match", ...}, "tuned": {the
         same}, "intervals": {"base": {"loss": [low, high], ...}, "tuned": ...}, "p_values": {"loss": p, ...}, "counts":
-        {"exact_match": rows, ...}, "seen": {"rows", "base", "tuned"}}``: rows scored, rows skipped, rows with an answer
+        {"exact_match": rows, ...}, "computed": {"base": {"dtype", "attention", "threads", ...}, "tuned": {the same}},
+        "seen": {"rows", "base", "tuned"}}``: rows scored, rows skipped, rows with an answer
         to compare, labelled tokens; each metric's mean, its 95 % bootstrap interval and the paired test; the loss on as
         many rows that were trained on. ``exact_match`` is None where there is no answer, ``perplexity`` None where it
         is beyond a float.
@@ -80,6 +82,7 @@ def evaluate(run: Run, engine: Engine, progress: Report = quiet, own: Sequence[M
         "answered": len(asked),
         "tokens": sum(loss.tokens for loss in scored["tuned"]["losses"]),
         **_figures(scored, [_reference(rows[i]) for i in asked], asked, [*METRICS.values(), *own]),
+        "computed": {name: computing(handle.weights.model) for name, handle in (("base", base), ("tuned", tuned))},
         "seen": _seen(run, {"base": base, "tuned": tuned}, len(rows), progress),
     }
     write_json(run.folder / "evaluation.json", {**result, "details": _details(rows, scored)})

@@ -8,6 +8,7 @@ from studio.errors import StudioError
 from studio.inference.engine import Engine
 from studio.inference.stream import stream
 from studio.inference.types import Piece, Sampling, Target
+from studio.models.processor import computing
 from studio.models.progress import Report, quiet
 
 
@@ -26,7 +27,8 @@ def compare(
         sampling: None is greedy.
 
     Returns:
-        ``{prompt: [{"model", "output", "new_tokens", "seconds", "first_token_seconds"}, ...]}``, models in their order.
+        ``{prompt: [{"model", "output", "new_tokens", "seconds", "first_token_seconds", "computed"}, ...]}``, models in
+        their order; ``computed`` says how, see :func:`studio.models.processor.computing`.
 
     Raises:
         StudioError: a model cannot be opened, or a prompt does not fit.
@@ -40,10 +42,11 @@ def compare(
     answers: dict[str, list[dict[str, Any]]] = {prompt: [] for prompt in prompts}
     for number, target in enumerate(targets):
         handle = engine.open(next(parsed) if isinstance(target, str) else target, progress)
+        computed = computing(handle.weights.model)
         for done, prompt in enumerate(answers):
             progress(f"Asking {handle.name}", number * len(answers) + done, len(targets) * len(answers))
             pieces = list(stream(handle, [{"role": "user", "content": prompt}], sampling))
-            answers[prompt].append({"model": handle.name, **_answer(pieces)})
+            answers[prompt].append({"model": handle.name, **_answer(pieces), "computed": computed})
     return answers
 
 

@@ -176,12 +176,15 @@ class Engine:
                 return self._models[plan.key]
         from studio.models.chat import prepare_chat
         from studio.models.load import load_model, load_tokenizer
+        from studio.models.processor import settle_threads
         from studio.models.store import fetch
 
         folder = fetch(plan.spec, progress=progress)
         self._make_room(sum(f.stat().st_size for f in folder.glob("*.safetensors")))
         progress(f"Loading {plan.target.name}", 0, 0)
         tokenizer = load_tokenizer(folder, trust_remote_code=plan.spec.trust_remote_code)
+        if self.device == "cpu":
+            settle_threads()
         model = load_model(plan.spec, device=self.device)
         prepare_chat(tokenizer, model, plan.chat_template)
         weights = Weights(plan.spec.id, model, tokenizer, self._clock)

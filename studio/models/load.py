@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import pickle
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from studio.models import remote_code
 from studio.models.architectures import check_task
 from studio.models.classifier import settings_for, settle_head
 from studio.models.headers import read_config, read_headers
+from studio.models.processor import computes_bfloat16
 from studio.models.shapes import shapes_of
 from studio.models.store import fetch
 from studio.models.weight_check import check_loaded, check_quantised
@@ -176,8 +176,8 @@ def _settle_quantised(model: Any, device: str) -> Any:
 def resolve_dtype(dtype: str, device: str) -> str:
     """``auto`` as the number format that this device computes fast; any other value stays.
 
-    CUDA takes bfloat16 where the hardware has it, otherwise float16. A CPU is tried out for a tenth of a second:
-    bfloat16 is four times as fast with AVX512-BF16 or AMX and slower without. Anything else takes float32.
+    CUDA takes bfloat16 where the hardware has it, otherwise float16. A CPU takes bfloat16 with AVX512-BF16 or AMX: they
+    make it several times as fast as float32, without them it is slower. Anything else takes float32.
     """
     if dtype != "auto":
         return dtype
@@ -188,29 +188,8 @@ def resolve_dtype(dtype: str, device: str) -> str:
     return _fast_cpu_dtype() if device == "cpu" else "float32"
 
 
-@functools.cache
 def _fast_cpu_dtype() -> str:
-    """Measured in this thread's CPU time, on one core and in turns, so that other work here does not tip it."""
-    import time
-
-    import torch
-
-    pairs = {
-        name: (torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype))
-        for name, dtype in {"float32": torch.float32, "bfloat16": torch.bfloat16}.items()
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in pairs}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for _ in range(6):
-            for name, (left, right) in pairs.items():
-                start = time.thread_time()
-                left @ right
-                seconds[name].append(time.thread_time() - start)
-    finally:
-        torch.set_num_threads(threads)
-    return "bfloat16" if min(seconds["float32"]) > 1.3 * min(seconds["bfloat16"]) else "float32"
+    return "bfloat16" if computes_bfloat16() else "float32"
 
 
 def needs_code(folder: Path, spec: ModelSpec) -> None:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 
 from studio.errors import StudioError
-from studio.recipe import Recipe
+from studio.recipe import Recipe, Resolved
 from studio.runs import process
 from studio.runs.devices import chosen, visible_devices
 from studio.runs.events import EventLog
@@ -76,11 +76,12 @@ class Launcher:
         if self._server and not self._closed.is_set():
             self._server.warm()
 
-    def submit(self, recipe: Recipe, label: Label | None = None) -> Run:
+    def submit(self, recipe: Recipe, label: Label | None = None, repeated: Resolved | None = None) -> Run:
         """Queue a run. The same recipe submitted twice within three seconds is one run.
 
         Args:
             label: what the run is to be called, and what it was made from.
+            repeated: see :meth:`Run.create`.
 
         Raises:
             StudioErrors: the recipe has problems.
@@ -90,7 +91,7 @@ class Launcher:
             now = time.monotonic()
             if self._last and self._last[1] == text and now - self._last[0] < _SAME_LAUNCH_SECONDS:
                 return self._last[2]
-            run = Run.create(recipe, label)
+            run = Run.create(recipe, label, repeated)
             self._last = (now, text, run)
         self._wake.set()
         return run

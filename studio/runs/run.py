@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from studio.errors import StudioError
-from studio.recipe import Recipe, is_template_file
+from studio.recipe import Recipe, Resolved, is_template_file
 from studio.runs import process
 from studio.runs.damage import damage_of, is_run, recipe_damage
 from studio.runs.events import TERMINAL, EventLog, last_events, parse_lines, read_events, read_portions
@@ -51,8 +51,11 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def create(cls, recipe: Recipe, label: Label | None = None) -> Run:
+    def create(cls, recipe: Recipe, label: Label | None = None, repeated: Resolved | None = None) -> Run:
         """A new queued run of a recipe, with its paths made absolute. The folder appears whole or not at all.
+
+        Args:
+            repeated: what a run of the same recipe resolved; the new one computes in the same way, if it can.
 
         Raises:
             StudioErrors: the recipe has problems.
@@ -66,7 +69,7 @@ class Run:
         aside = runs / f".{id}.part"
         try:
             aside.mkdir()
-            _settled(recipe).save(aside / "recipe.yaml")
+            _settled(recipe).model_copy(update={"resolved": _way(repeated)}).save(aside / "recipe.yaml")
             if label:
                 label.write(aside)
             aside.rename(runs / id)
@@ -338,6 +341,12 @@ def _settled(recipe: Recipe) -> Recipe:
             "data": recipe.data.model_copy(update=data),
         }
     )
+
+
+def _way(resolved: Resolved | None) -> Resolved | None:
+    """Of what a run resolved, how it computed."""
+    fields = {"device", "processor", "dtype", "attention", "compiled", "threads"}
+    return Resolved(**resolved.model_dump(include=fields)) if resolved else None
 
 
 def _first_started(path: Path) -> dict[str, Any]:

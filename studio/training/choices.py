@@ -1,5 +1,8 @@
-"""What the worker chooses by trying it out on this machine, and says in the run's ``started`` event; a recipe that
-names a value is obeyed. How the layers compute is in :mod:`studio.training.layer_choices`."""
+"""What the worker chooses for this machine, and says in the run's ``started`` event; a recipe that names a value is
+obeyed. How the layers compute is in :mod:`studio.training.layer_choices`.
+
+Whatever changes results follows from the processor's capabilities, the model, the rows and the recipe. A run that is
+resumed or repeated on the same kind of processor keeps what it began with (:func:`kept_choices`)."""
 
 from __future__ import annotations
 
@@ -11,9 +14,13 @@ from typing import Any
 from studio.combinations import no_padding_free
 from studio.data import Encoded
 from studio.errors import StudioError
-from studio.recipe import Recipe
+from studio.models.processor import asked_threads, settle_threads
+from studio.recipe import Recipe, Resolved
+from studio.runs import EventLog
 from studio.training.packing import check_apart
 
+_OWN_FIELDS = ("dtype", "attention", "torch.compile", "threads")
+KEPT = "What the run began with."
 _SLOW_BATCH_SECONDS = 0.005  # a batch that takes longer to put together keeps a GPU waiting
 
 
@@ -27,6 +34,10 @@ class Choices:
     def chosen(self, what: str) -> str | None:
         """What was chosen for something, if anything was."""
         return next((one["chosen"] for one in self.told if one["what"] == what), None)
+
+    def others(self) -> dict[str, str]:
+        """What was chosen, without what has a field of its own in the recipe's ``resolved`` section."""
+        return {one["what"]: one["chosen"] for one in self.told if one["what"] not in _OWN_FIELDS}
 
     def say(self, what: str, chosen: Any, why: str, *, asked: bool = False) -> Any:
         """Note a choice in the place of an earlier one, and give it back."""
@@ -45,9 +56,40 @@ def say_dtype(choices: Choices, recipe: Recipe, dtype: str, device: str) -> None
     elif device == "cuda":
         choices.say("dtype", dtype, "The shortest format that this GPU computes in its hardware.")
     elif dtype == "bfloat16":
-        choices.say("dtype", dtype, "A matrix product was tried: at least 1.3 times as fast as float32 here.")
+        choices.say("dtype", dtype, "This processor has instructions for it (AVX512-BF16 or AMX).")
     else:
-        choices.say("dtype", dtype, "A matrix product was tried: bfloat16 is not 1.3 times as fast here.")
+        choices.say("dtype", dtype, "This processor has no instructions for bfloat16 (AVX512-BF16 or AMX).")
+
+
+def kept_choices(recipe: Recipe, resumed: bool, device: str, processor: str, log: EventLog) -> Resolved | None:
+    """What the run, or the one that it repeats, began with, where this run is to keep it; None leaves all open.
+
+    A resumed run keeps it in any case. Where the processor is another one, a warning says so: the results can then
+    differ in their last digits.
+    """
+    kept = recipe.resolved
+    if kept is None or kept.processor is None:  # not known of runs from before it was written down
+        return kept if resumed else None
+    before, now = f"{kept.device} ({kept.processor})", f"{device} ({processor})"
+    if before == now:
+        return kept
+    fix = "The number format and the kernels stay." if resumed else "The number format and the kernels are chosen anew."
+    what = f"The run began on {before}, and this is {now}: results can differ in their last digits."
+    log.write("warning", what=what, fix=fix, rule="processor")
+    return kept if resumed else None
+
+
+def choose_threads(choices: Choices, kept: int | None, log: EventLog) -> int:
+    """Set how many threads an operation has: ``OMP_NUM_THREADS``, or what the run began with, or the allowed cores."""
+    threads = settle_threads(kept)
+    if asked_threads():
+        why = "As OMP_NUM_THREADS says."
+    else:
+        why = KEPT if kept else "The cores that this process may use."
+    if kept and threads != kept:
+        what = f"OMP_NUM_THREADS is {threads}, and the run began with {kept}: results can differ in their last digits."
+        log.write("warning", what=what, fix=f"Set OMP_NUM_THREADS to {kept}, or leave it out.", rule="threads")
+    return choices.say("threads", threads, why)
 
 
 def choose_padding(choices: Choices, recipe: Recipe, model: Any, examples: list[Encoded]) -> bool:
@@ -74,16 +116,17 @@ def choose_padding(choices: Choices, recipe: Recipe, model: Any, examples: list[
 
 
 def choose_loader(choices: Choices, recipe: Recipe, batch: Callable[[], Any], device: str) -> int:
-    """How many processes put batches together beside the one that trains. ``batch`` makes one, which is timed."""
+    """How many processes put batches together beside the one that trains. ``batch`` makes one, which is timed by the
+    processor time of this thread; results do not depend on it."""
     wanted, cores = recipe.train.dataloader_num_workers, len(os.sched_getaffinity(0))
     if wanted >= 0:
         return choices.say("loader processes", wanted, "", asked=True)
     if device == "cpu":
         return choices.say("loader processes", 0, "The cores that would load are those that train.")
     batch()
-    start = time.perf_counter()
+    start = time.thread_time()
     batch()
-    seconds = time.perf_counter() - start
+    seconds = time.thread_time() - start
     count = min(4, cores // 2) if seconds > _SLOW_BATCH_SECONDS else 0
     return choices.say("loader processes", count, f"Putting a batch together takes {1000 * seconds:.1f} ms.")
 

@@ -1,42 +1,37 @@
 """What the worker chooses of how a model's layers compute: attention, Liger's kernels, fused passes, torch.compile.
 
-Each is tried on the model itself or on random numbers in its shapes; a recipe that names a value is obeyed.
+They follow from the device, the model and the recipe, not from the time that something takes; what computes otherwise
+than the model itself is tried on random numbers first. A recipe that names a value is obeyed.
 """
 
 from __future__ import annotations
 
 import inspect
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from studio.errors import StudioError
 from studio.models import attention
 from studio.models.head import TOLERANCE, without_dropout
+from studio.models.processor import widens_attention
 from studio.recipe import Recipe
-from studio.training.choices import Choices
-from studio.training.compiled import LEAST_MINUTES, WORTH, CompiledLayers, why_not
+from studio.training.choices import KEPT, Choices
+from studio.training.compiled import CompiledLayers
 from studio.training.fused_layers import FusedLayers
 
-_TURNS = 3
-_WORTH = 0.9  # of the time of what is usual: less than a tenth is not worth being different
-_LEAST_STEPS = 50  # compiling takes as long as some of them
 _LAYERS = "norms, rotary positions, gated layers"
 
 
-def choose_attention(
-    choices: Choices, recipe: Recipe, model: Any, lengths: Sequence[int], device: str, fixed: str | None = None
-) -> None:
+def choose_attention(choices: Choices, recipe: Recipe, model: Any, device: str, fixed: str | None = None) -> None:
     """Set the attention of a loaded model.
 
-    On a CPU with a half-precision base the float32 kernel is tried beside the usual one, on random numbers in the shape
-    of the recipe's batches (``lengths``: tokens of each row). On a GPU FlashAttention is taken where it is installed.
-    ``fixed`` is what a resumed run began with, or what all ranks take.
+    On a CPU with a half-precision base it is the float32 kernel, unless the processor has a matrix unit. On a GPU
+    FlashAttention is taken where it is installed. ``fixed`` is what a resumed or repeated run began with, or what all
+    ranks take.
     """
     wanted = recipe.model.attn_implementation
     if wanted == "auto" and fixed and fixed != model.config._attn_implementation:
@@ -57,14 +52,12 @@ def choose_attention(
         _flash_or(choices, model)
     elif model.dtype == torch.float32 or recipe.train.packing:
         choices.say("attention", "sdpa", "PyTorch's own kernel.")
+    elif not widens_attention():
+        choices.say("attention", "sdpa", "PyTorch's own kernel, which uses this processor's matrix unit (AMX).")
     else:
-        rows = recipe.train.per_device_train_batch_size
-        seconds = _tried(model.config.get_text_config(), model.dtype, rows, sorted(lengths)[len(lengths) // 2])
-        ratio = seconds[attention.FLOAT32] / seconds["sdpa"]
-        best = attention.FLOAT32 if ratio < _WORTH else "sdpa"
-        if best != "sdpa":
-            model.set_attn_implementation(attention.registered(best))
-        choices.say("attention", best, f"Tried on rows of middle length: float32 takes {ratio:.2f} of the usual time.")
+        model.set_attn_implementation(attention.registered(attention.FLOAT32))
+        why = "On a processor without a matrix unit (AMX) PyTorch's kernel is faster in float32 than in half precision."
+        choices.say("attention", attention.FLOAT32, why)
 
 
 def _flash_or(choices: Choices, model: Any) -> None:
@@ -80,29 +73,6 @@ def _flash_or(choices: Choices, model: Any) -> None:
         choices.say("attention", "flash_attention_2", "It is installed, and made for this number format.")
     except (ImportError, ValueError, OSError, RuntimeError) as error:
         choices.say("attention", "sdpa", f"FlashAttention cannot be loaded: {str(error).splitlines()[0][:120]}")
-
-
-def _tried(config: Any, dtype: torch.dtype, rows: int, length: int) -> dict[str, float]:
-    """Seconds of a forward and a backward pass of one layer's attention, both ways in turns; the least of a few."""
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    made = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(rows, heads, length, size, generator=made).to(dtype).requires_grad_() for _ in range(3)
-    )
-    ways: dict[str, Callable[[], torch.Tensor]] = {
-        "sdpa": lambda: functional.scaled_dot_product_attention(query, key, value, is_causal=True),
-        attention.FLOAT32: lambda: functional.scaled_dot_product_attention(
-            query.float(), key.float(), value.float(), is_causal=True
-        ).to(dtype),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(1 + _TURNS):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way().sum().backward()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: min(found[1:]) for name, found in seconds.items()}
 
 
 def choose_kernels(choices: Choices, recipe: Recipe, model: Any, device: str) -> None:
@@ -164,63 +134,23 @@ def _liger_architectures() -> dict[str, Callable[[Any], None]]:
     return {kind: partial(put, apply) for kind, apply in functions.items()}
 
 
-def choose_compile(
-    choices: Choices,
-    recipe: Recipe,
-    layers: CompiledLayers,
-    steps: int,
-    device: str,
-    processes: int = 1,
-    fixed: bool | None = None,
-    otherwise: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> bool:
-    """Compile a model's repeated layers where that pays back within the run, or is asked for.
+def choose_compile(choices: Choices, recipe: Recipe, layers: CompiledLayers, kept: bool | None = None) -> bool:
+    """Compile a model's repeated layers where the recipe asks for it.
 
     Args:
-        steps: of the optimizer, in the whole run.
-        fixed: what a resumed run began with.
-        otherwise: in what the model trains if it is not compiled, see :func:`choose_layers`.
+        kept: what the run began with, if it is resumed or repeated.
     """
-    what, wanted, said = "torch.compile", recipe.train.torch_compile, ""
-    if wanted == "auto" and fixed is not None:
-        wanted, said = ("on" if fixed else "off"), "What the run began with."
-    if wanted != "auto":
-        if wanted == "on":
-            layers.compile()
-            choices.say(_LAYERS, "as they are", "They are compiled.")
-        choices.say(what, wanted, said, asked=not said)
-        return wanted == "on"
-    if why := why_not(recipe, layers, processes):
-        choices.say(what, "off", why)
-        return False
-    if steps < _LEAST_STEPS:
-        choices.say(what, "off", f"The run has only {steps} steps.")
-        return False
-    with otherwise():
-        usual = layers.seconds()
-    minutes = usual * steps * recipe.train.gradient_accumulation_steps / 60
-    if minutes < LEAST_MINUTES[device]:
-        least = LEAST_MINUTES[device]
-        words = f"The layers take about {minutes:.1f} minutes in this run; compiling is tried from {least} on."
-        choices.say(what, "off", words)
-        return False
-    start = time.perf_counter()
-    layers.compile()
-    try:
-        ratio = layers.seconds() / usual
-    except RuntimeError as error:  # no compiler, or code that it cannot take
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        layers.undo()
-        choices.say(what, "off", f"It failed: {str(error).strip().splitlines()[0][:120]}")
-        return False
-    words = f"Tried in {time.perf_counter() - start:.0f} s: a layer takes {ratio:.2f} of its time."
-    if ratio > WORTH:
-        layers.undo()
+    what, wanted = "torch.compile", recipe.train.torch_compile
+    if wanted == "auto":
+        compiled = bool(kept)
+        choices.say(what, "on" if compiled else "off", KEPT if kept is not None else "It is used where a recipe asks.")
     else:
+        compiled = wanted == "on"
+        choices.say(what, wanted, "", asked=True)
+    if compiled:
+        layers.compile()
         choices.say(_LAYERS, "as they are", "They are compiled.")
-    choices.say(what, "off" if ratio > WORTH else "on", words)
-    return ratio <= WORTH
+    return compiled
 
 
 def choose_layers(

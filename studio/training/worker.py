@@ -61,14 +61,22 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
 
     progress("Starting", 0, 0)
     import datasets
-    import torch
     import transformers
 
     from studio.models import load, methods, store
     from studio.models.classifier import check_lengths, prepare
     from studio.models.continued import adapter_folder
+    from studio.models.processor import processor_name
     from studio.models.weight_check import unexpected_warning
-    from studio.training.choices import Choices, choose_checkpointing, choose_loader, choose_padding, say_dtype
+    from studio.training.choices import (
+        Choices,
+        choose_checkpointing,
+        choose_loader,
+        choose_padding,
+        choose_threads,
+        kept_choices,
+        say_dtype,
+    )
     from studio.training.classifier import build_classifier, same_classes
     from studio.training.compiled import CompiledLayers
     from studio.training.event_callback import Stopped
@@ -119,21 +127,20 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
 
     # weights and method
     progress("Loading the model", 0, 0)
-    dtype = earlier.dtype if earlier and earlier.dtype else methods.training_dtype(recipe, device)
+    choices, asked, processor = Choices(), recipe, processor_name()
+    kept = kept_choices(recipe, checkpoint is not None, device_name(device), processor, log)
+    dtype = kept.dtype if kept and kept.dtype else methods.training_dtype(recipe, device)
+    threads = choose_threads(choices, kept.threads if kept and device == "cpu" else None, log)
     longest = max(len(example.input_ids) for example in examples)
     memory.expect(recipe, base, device, dtype, longest)
-    choices, asked = Choices(), recipe
     say_dtype(choices, recipe, dtype, device)
     recipe = ranks.same(choose_checkpointing(choices, recipe, memory.expected, memory.of))
     model = load.load_model(spec, device=device, dtype=dtype, classes=classes)
     if model.unexpected_weights:
         what, fix = unexpected_warning(model.unexpected_weights, recipe.model.id)
         log.write("warning", what=what, fix=fix, rule="unexpected_weights")
-    lengths = [len(example.input_ids) for example in examples]
-    attention = earlier.attention if earlier else None
-    choose_attention(
-        choices, recipe, model, lengths, device, attention or ("sdpa" if ranks.count() > 1 or classes else None)
-    )
+    attention = kept.attention if kept else None
+    choose_attention(choices, recipe, model, device, attention or ("sdpa" if ranks.count() > 1 or classes else None))
     choose_kernels(choices, recipe, model, device)
     prepare(tokenizer, model, recipe)
     if classes:
@@ -170,16 +177,10 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     trainer.padding_free = padding_free
     trainer.origin = made_from
     passes = choose_layers(choices, recipe, model, device)
-    compiled = choose_compile(
-        choices,
-        recipe,
-        CompiledLayers(model, trainer.some_batch),
-        trainer.planned_steps(),
-        device,
-        processes=ranks.count(),
-        fixed=earlier.compiled if earlier else None,
-        otherwise=passes,
-    )
+    compiled = choose_compile(choices, recipe, CompiledLayers(model), kept.compiled if kept else None)
+    trainer.args.dataloader_num_workers = choose_loader(choices, recipe, trainer.some_batch, device)
+    if fused:
+        choices.say("LoRA pass", f"fused in {fused} layers", "No dropout, quantisation or variant stands in its way.")
 
     resolved = Resolved(
         model_revision=store.revision_of(base),
@@ -188,6 +189,9 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         dtype=dtype,
         attention=choices.chosen("attention"),
         compiled=compiled,
+        processor=processor,
+        threads=threads,
+        choices=choices.others(),
         versions=made_from["versions"],
     )
     ranks.check_same("rows", f"{resolved.data_fingerprint} {len(examples)}")
@@ -197,9 +201,6 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     if ranks.is_first():
         _record(run, asked, resolved)
 
-    trainer.args.dataloader_num_workers = choose_loader(choices, recipe, trainer.some_batch, device)
-    if fused:
-        choices.say("LoRA pass", f"fused in {fused} layers", "No dropout, quantisation or variant stands in its way.")
     add_samples(trainer, run, recipe, log, tokenizer, held_out, data.held_out_rows)
     log.write(
         "started",
@@ -212,7 +213,8 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         trainable_parameters=trainable,
         total_parameters=parameters,
         device=device_name(device),
-        threads=torch.get_num_threads(),
+        threads=threads,
+        processor=processor,
         processes=ranks.count(),
         dtype=dtype,
         notes=[*data.not_used.get("notes", []), *notes],

@@ -151,12 +151,12 @@ def act(what: str, run_id: str) -> None:
 
 
 def repeated(desk: Desk, run: Run) -> Run:
-    """A new run of the same recipe.
+    """A new run of the same recipe, which computes in the same way.
 
     Raises:
         StudioErrors: the recipe has problems by now.
     """
-    return desk.launcher.submit(run.recipe, Label(parent=run.id))
+    return desk.launcher.submit(run.recipe, Label(parent=run.id), repeated=run.recipe.resolved)
 
 
 def wire(desk: Desk, actions: RunActions, run: gr.Dropdown, show: Any, shown: list, take: Any, form: list) -> None:

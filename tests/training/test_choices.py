@@ -1,6 +1,7 @@
-"""What the worker chooses by trying it out, and that a recipe that names a value is obeyed."""
+"""What the worker chooses for a machine, and that a recipe that names a value is obeyed."""
 
 import sys
+import time
 import types
 
 import pytest
@@ -9,56 +10,142 @@ from tiny import make_tiny_chat_model
 from transformers import AutoModelForCausalLM
 
 from studio.errors import StudioError
-from studio.models import attention
+from studio.models import attention, processor
+from studio.models.load import resolve_dtype
 from studio.recipe import Recipe
 from studio.training import choices as module
-from studio.training import layer_choices
-from studio.training.choices import Choices, choose_checkpointing, choose_loader, say_dtype
-from studio.training.layer_choices import choose_attention, choose_kernels
+from studio.training.choices import (
+    Choices,
+    choose_checkpointing,
+    choose_loader,
+    choose_threads,
+    kept_choices,
+    say_dtype,
+)
+from studio.training.compiled import CompiledLayers
+from studio.training.layer_choices import choose_attention, choose_compile, choose_kernels, choose_layers
 
 
 def loaded(folder, dtype="bfloat16"):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
 
 
-def tried(monkeypatch, usual: float, wide: float):
-    monkeypatch.setattr(layer_choices, "_tried", lambda *_: {"sdpa": usual, attention.FLOAT32: wide})
+def able(monkeypatch, *instructions: str):
+    """A processor with these instructions."""
+    monkeypatch.setattr(processor, "capabilities", lambda: dict.fromkeys(instructions, True))
 
 
-@pytest.mark.parametrize(("wide", "expected"), [(0.5, "sdpa_float32"), (0.95, "sdpa"), (2.0, "sdpa")])
-def test_attention_of_half_precision_is_the_faster_one_by_a_tenth(tiny_model, monkeypatch, wide, expected):
-    tried(monkeypatch, 1.0, wide)
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [((), "sdpa_float32"), (("avx512_bf16",), "sdpa_float32"), (("avx512_bf16", "amx_bf16"), "sdpa")],
+)
+def test_results_03_attention_of_half_precision_follows_from_the_instructions(
+    tiny_model, monkeypatch, instructions, expected
+):
+    able(monkeypatch, *instructions)
     model, choices = loaded(tiny_model), Choices()
-    choose_attention(choices, Recipe(), model, [5, 9, 7], "cpu")
+    choose_attention(choices, Recipe(), model, "cpu")
     assert model.config._attn_implementation == choices.chosen("attention") == expected
-    assert f"{wide:.2f}" in choices.told[0]["why"]
 
 
-def test_a_float32_base_tries_nothing(tiny_model, monkeypatch):
-    monkeypatch.setattr(layer_choices, "_tried", None)
+def test_results_03_the_number_format_follows_from_the_instructions(monkeypatch):
+    able(monkeypatch)
+    assert resolve_dtype("auto", "cpu") == "float32"
+    for name in ("avx512_bf16", "amx_bf16"):
+        able(monkeypatch, name)
+        assert resolve_dtype("auto", "cpu") == "bfloat16"
+
+
+def test_results_03_no_choice_that_changes_results_looks_at_a_clock(tiny_model, monkeypatch):
+    """On a machine on which any time may come out."""
+
+    def forbidden(*_):
+        raise AssertionError("a clock was read")
+
+    for name in ("time", "perf_counter", "monotonic", "process_time", "thread_time", "time_ns", "perf_counter_ns"):
+        monkeypatch.setattr(time, name, forbidden)
+    model, choices, recipe = loaded(tiny_model), Choices(), Recipe()
+    say_dtype(choices, recipe, resolve_dtype("auto", "cpu"), "cpu")
+    choose_attention(choices, recipe, model, "cpu")
+    choose_kernels(choices, recipe, model, "cpu")
+    choose_threads(choices, None, None)
+    choose_layers(choices, recipe, model, "cpu")
+    assert not choose_compile(choices, recipe, CompiledLayers(model))
+    assert {"dtype", "attention", "threads", "torch.compile"} <= {one["what"] for one in choices.told}
+
+
+class Log:
+    """Keeps what is written."""
+
+    def __init__(self):
+        self.written = []
+
+    def write(self, kind, **fields):
+        self.written.append({"kind": kind, **fields})
+
+
+def test_results_03_a_run_keeps_its_threads_and_the_users_number_goes_before(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    log = Log()
+    try:
+        assert choose_threads(Choices(), 3, log) == torch.get_num_threads() == 3
+        assert log.written == []
+        torch.set_num_threads(1)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        choices = Choices()
+        assert choose_threads(choices, 3, log) == torch.get_num_threads() == 1
+        assert choices.chosen("threads") == "1"
+        assert [(one["kind"], one["rule"]) for one in log.written] == [("warning", "threads")]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_are_no_more_than_the_cores_that_the_control_group_allows(monkeypatch, tmp_path):
+    monkeypatch.setattr(processor, "_GROUPS", tmp_path)
+    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda _: set(range(8)))
+    assert processor.allowed_cores() == 8
+    for written, cores in (("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("1600000 100000", 8)):
+        (tmp_path / "cpu.max").write_text(written + "\n")
+        assert processor.allowed_cores() == cores
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    for quota, cores in (("-1", 8), ("300000", 3)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota + "\n")
+        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+        assert processor.allowed_cores() == cores
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_results_03_the_choices_of_a_run_are_kept_on_the_same_processor_and_a_difference_is_told(resumed):
+    resolved = {"device": "CPU", "processor": "One, AVX512", "dtype": "bfloat16", "attention": "sdpa", "threads": 2}
+    recipe, log = Recipe.parse({"resolved": resolved}), Log()
+    assert kept_choices(recipe, resumed, "CPU", "One, AVX512", log) == recipe.resolved
+    assert log.written == []
+    for device, name in (("CPU", "Other, AVX2"), ("Some GPU", "One, AVX512")):
+        log = Log()
+        assert kept_choices(recipe, resumed, device, name, log) == (recipe.resolved if resumed else None)
+        assert [one["rule"] for one in log.written] == ["processor"]
+    assert kept_choices(Recipe(), resumed, "CPU", "One, AVX512", log) is None
+
+
+def test_a_float32_base_keeps_the_usual_kernel(tiny_model):
     choices = Choices()
-    choose_attention(choices, Recipe(), loaded(tiny_model, "float32"), [5], "cpu")
+    choose_attention(choices, Recipe(), loaded(tiny_model, "float32"), "cpu")
     assert choices.chosen("attention") == "sdpa"
 
 
-def test_both_ways_are_really_timed(tiny_model):
-    seconds = layer_choices._tried(loaded(tiny_model).config, torch.bfloat16, 2, 16)
-    assert set(seconds) == {"sdpa", "sdpa_float32"} and all(value > 0 for value in seconds.values())
-
-
 @pytest.mark.parametrize("name", ["eager", "sdpa_float32"])
-def test_the_recipes_attention_is_obeyed(tiny_model, monkeypatch, name):
-    monkeypatch.setattr(layer_choices, "_tried", None)
+def test_the_recipes_attention_is_obeyed(tiny_model, name):
     model, choices = loaded(tiny_model), Choices()
-    choose_attention(choices, Recipe.parse({"model": {"attn_implementation": name}}), model, [5], "cpu")
+    choose_attention(choices, Recipe.parse({"model": {"attn_implementation": name}}), model, "cpu")
     assert model.config._attn_implementation == name
     assert choices.told[0]["by"] == "recipe"
 
 
-def test_a_resumed_run_keeps_the_attention_that_it_began_with(tiny_model, monkeypatch):
-    monkeypatch.setattr(layer_choices, "_tried", None)
+def test_a_resumed_run_keeps_the_attention_that_it_began_with(tiny_model):
     model, choices = loaded(tiny_model), Choices()
-    choose_attention(choices, Recipe(), model, [5], "cpu", "sdpa_float32")
+    choose_attention(choices, Recipe(), model, "cpu", "sdpa_float32")
     assert model.config._attn_implementation == choices.chosen("attention") == "sdpa_float32"
 
 
@@ -84,7 +171,7 @@ def test_a_gpu_takes_flash_attention_where_it_loads_and_says_why_not(tiny_model,
     model, taken = loaded(tiny_model), []
     monkeypatch.setattr(model, "set_attn_implementation", taken.append)
     choices = Choices()
-    choose_attention(choices, Recipe(), model, [5], "cuda")
+    choose_attention(choices, Recipe(), model, "cuda")
     assert taken == [choices.chosen("attention")] == ["flash_attention_2"]
 
     def fails(name):
@@ -92,7 +179,7 @@ def test_a_gpu_takes_flash_attention_where_it_loads_and_says_why_not(tiny_model,
 
     monkeypatch.setattr(model, "set_attn_implementation", fails)
     choices = Choices()
-    choose_attention(choices, Recipe(), model, [5], "cuda")
+    choose_attention(choices, Recipe(), model, "cuda")
     assert choices.chosen("attention") == "sdpa" and "no such kernel" in choices.told[0]["why"]
 
 
@@ -178,9 +265,9 @@ def test_prefix_tuning_does_not_go_together_with_checkpointing():
 def test_a_gpu_gets_loader_processes_only_for_slow_batches(monkeypatch):
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: range(8))
     now = iter(range(100))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(now)))  # a second a batch
+    monkeypatch.setattr(module.time, "thread_time", lambda: float(next(now)))  # a second a batch
     assert choose_loader(Choices(), Recipe(), lambda: None, "cuda") == 4
-    monkeypatch.setattr(module.time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(module.time, "thread_time", lambda: 0.0)
     assert choose_loader(Choices(), Recipe(), lambda: None, "cuda") == 0
     assert choose_loader(Choices(), Recipe(), None, "cpu") == 0
     assert choose_loader(Choices(), Recipe.parse({"train": {"dataloader_num_workers": 3}}), None, "cpu") == 3
@@ -189,8 +276,8 @@ def test_a_gpu_gets_loader_processes_only_for_slow_batches(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "dtype", "device", "word"),
     [
-        ({}, "bfloat16", "cpu", "1.3 times as fast as"),
-        ({}, "float32", "cpu", "not 1.3 times"),
+        ({}, "bfloat16", "cpu", "has instructions"),
+        ({}, "float32", "cpu", "no instructions"),
         ({"method": {"kind": "full"}}, "float32", "cpu", "too small"),
         ({}, "bfloat16", "cuda", "GPU"),
         ({"model": {"dtype": "float16"}}, "float16", "cuda", "recipe"),
