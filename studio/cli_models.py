@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,8 +47,12 @@ def compare(
     if not asked:
         raise StudioError("There is no prompt.", "Give --prompt TEXT or --prompts FILE.")
     sampling = Sampling(temperature, top_p, top_k, repetition_penalty, max_new_tokens, seed, min_p)
+    computed: dict[str, dict[str, Any]] = {}
     with terminal.working() as report:
-        answers = compare_models(Engine(), models, asked, sampling, report)
+        answers = compare_models(Engine(), models, asked, sampling, report, computed)
+    for name, how in computed.items():
+        said = f"{name}: {how['dtype']}, attention {how['attention']}, {how['threads']} threads, {how['processor']}"
+        terminal.stderr().print(said, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         terminal.print_json(answers)
         return

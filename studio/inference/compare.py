@@ -18,6 +18,7 @@ def compare(
     prompts: list[str],
     sampling: Sampling | None = None,
     progress: Report = quiet,
+    computed: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Ask every model every prompt, one after the other, so that the times are each model's own.
 
@@ -25,10 +26,10 @@ def compare(
         targets: Targets, run ids, ``base`` (the base of the first run) or ``base:MODEL``.
         prompts: what the user says; each one is a conversation of its own. Equal prompts are asked once.
         sampling: None is greedy.
+        computed: is filled with how each model computes, by its name; see :func:`studio.models.processor.computing`.
 
     Returns:
-        ``{prompt: [{"model", "output", "new_tokens", "seconds", "first_token_seconds", "computed"}, ...]}``, models in
-        their order; ``computed`` says how, see :func:`studio.models.processor.computing`.
+        ``{prompt: [{"model", "output", "new_tokens", "seconds", "first_token_seconds"}, ...]}``, models in their order.
 
     Raises:
         StudioError: a model cannot be opened, or a prompt does not fit.
@@ -42,11 +43,12 @@ def compare(
     answers: dict[str, list[dict[str, Any]]] = {prompt: [] for prompt in prompts}
     for number, target in enumerate(targets):
         handle = engine.open(next(parsed) if isinstance(target, str) else target, progress)
-        computed = computing(handle.weights.model)
+        if computed is not None:
+            computed[handle.name] = computing(handle.weights.model)
         for done, prompt in enumerate(answers):
             progress(f"Asking {handle.name}", number * len(answers) + done, len(targets) * len(answers))
             pieces = list(stream(handle, [{"role": "user", "content": prompt}], sampling))
-            answers[prompt].append({"model": handle.name, **_answer(pieces), "computed": computed})
+            answers[prompt].append({"model": handle.name, **_answer(pieces)})
     return answers
 
 

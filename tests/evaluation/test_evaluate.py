@@ -39,6 +39,8 @@ def run(workspace, models, data) -> Run:
 
 def test_the_result_has_the_shape_of_the_command_line(run, engine):
     result = evaluate(run, engine)
+    assert {how["dtype"] for how in result["computed"].values()} == {"float32"}
+    assert all(how["attention"] and how["threads"] and how["processor"] for how in result["computed"].values())
     assert 0 < result["rows"] < 12 and result["answered"] == result["rows"] and result["skipped"] == 0
     for side in ("base", "tuned"):
         scores = result[side]

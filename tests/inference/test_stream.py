@@ -11,6 +11,7 @@ from lora_runs import logits, reference
 
 from studio.errors import StudioError
 from studio.inference import Sampling, Target, compare, generate_batch, stream, stream_many
+from studio.models.processor import processor_name
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
 WARM = Sampling(temperature=1.2, top_p=0.95, top_k=200, max_new_tokens=24, seed=5)
@@ -259,6 +260,15 @@ def test_compare_has_the_shape_of_the_command_line(workspace, engine):
             assert list(entry) == ["model", "output", "new_tokens", "seconds", "first_token_seconds"]
             assert entry["new_tokens"] > 0 and 0 < entry["first_token_seconds"] <= entry["seconds"]
     assert found["hi"][0]["output"] == answer(engine.open(Target.parse_all(["base", "one"])[0]), chat("hi"), GREEDY)
+
+
+def test_results_03_a_comparison_tells_how_each_model_computed(workspace, engine):
+    computed = {}
+    compare(engine, ["base", "one"], ["hi"], GREEDY, computed=computed)
+    assert list(computed) == ["base", "one"]
+    for how in computed.values():
+        assert (how["device"], how["dtype"], how["attention"]) == ("cpu", "float32", "sdpa")
+        assert how["threads"] == torch.get_num_threads() and how["processor"] == processor_name()
 
 
 def test_compare_without_models_or_prompts_is_refused(engine):
