@@ -25,7 +25,12 @@ from studio.recipe import Recipe  # noqa: E402
 from studio.runs import Run  # noqa: E402
 from studio.workspace import Workspace  # noqa: E402
 
-LORA = ["train.num_train_epochs=1.5", "train.learning_rate=1e-3"]  # as long as the recipes in methods/
+LORA = [
+    "method.r=16",
+    "method.lora_alpha=32",
+    "train.num_train_epochs=1.5",
+    "train.learning_rate=1e-3",
+]
 VARIANTS: dict[str, tuple[str, list[str]]] = {"lora": ("quickstart", LORA)} | {
     path.stem: (f"methods/{path.stem}", []) for path in sorted((ROOT / "recipes" / "methods").glob("*.yaml"))
 }

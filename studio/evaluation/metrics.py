@@ -7,7 +7,6 @@ import ast
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,6 +20,7 @@ from studio.evaluation.normalize import normalized
 Score = Callable[[str, str], float | None]
 _FENCE = re.compile(r"```[ \t]*+([\w+-]*+)[^\n]*+\n(.*?)(?:```|\Z)", re.DOTALL)
 _WORDS = re.compile(r"\w+")
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _LOOP_TIMES, _LOOP_CHARACTERS, _LOOP_PERIOD = 3, 24, 400
 _REFUSALS = re.compile(
     r"\b(?:i(?:'m| am) (?:very |really |so )?sorry,? but"
@@ -139,17 +139,16 @@ def _rouge(latin: bool) -> Any:
 
 
 class _UnicodeWords:
-    """Words of any script; of those that write without blanks, every character."""
+    """:func:`unicode_words` for rouge-score; of a text of signs alone, each sign."""
 
     def tokenize(self, text: str) -> list[str]:
-        found = _WORDS.findall(text.casefold())
-        return [part for word in found for part in (word if _is_unspaced(word) else [word])]
+        return unicode_words(text) or list("".join(text.split()))
 
 
-def _is_unspaced(word: str) -> bool:
-    return any(
-        unicodedata.name(c, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER")) for c in word
-    )
+def unicode_words(text: str) -> list[str]:
+    """Words of any script in lower case; of scripts that write without blanks (Chinese, Thai), every character."""
+    found = _WORDS.findall(text.casefold())
+    return [part for word in found for part in (word if _UNSPACED.search(word) else [word])]
 
 
 def bleu(output: str, reference: str) -> float:

@@ -39,3 +39,10 @@ def test_the_longest_comes_first():
 
 def test_texts_without_words_are_no_trouble():
     assert memorised(["", "..."], ["", ""], [(1, ""), (2, "!?")]) == []
+
+
+def test_results_02_a_copied_piece_is_found_in_a_script_without_blanks():
+    learnt = "机器学习模型在训练数据上反复学习之后可能会把其中的句子原样背下来"
+    (overlap,) = memorised([f"答：{learnt}。"], [""], [(3, learnt)])
+    assert (overlap.row, overlap.words) == (3, len(learnt))
+    assert memorised([learnt[:19]], [""], [(3, learnt)]) == []

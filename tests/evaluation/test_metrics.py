@@ -60,6 +60,24 @@ def test_rouge_sees_words_of_every_script():
     assert metrics.rouge_l("", "кошка") == 0
 
 
+def test_results_02_an_answer_of_signs_alone_overlaps_with_itself():
+    assert metrics.rouge_l("+", "+") == 1
+    assert metrics.rouge_l("-", "+") == 0
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "[NaN]", '{"a": NaN}'])
+def test_results_10_what_json_has_no_word_for_is_not_valid_json(word):
+    assert metrics.json_valid(word, '{"a": 1}') == 0
+    assert metrics.json_fields(word, '{"a": 1}') == 0
+
+
+def test_json_of_any_depth_and_with_any_whole_number_is_scored():
+    deep = "[" * 500 + "1" + "]" * 500
+    assert metrics.json_fields(deep, deep) == 1
+    assert metrics.json_fields(deep, '{"a": 1}') == 0
+    assert metrics.json_fields(f'{{"a": {"1" * 5000}}}', f'{{"a": {"1" * 5000}}}') == 1
+
+
 @pytest.mark.parametrize(
     ("output", "reference", "same"),
     [
