@@ -43,7 +43,7 @@ from studio.workspace import ASSETS, Workspace
 def header(desk: Desk) -> gr.HTML:
     """The top line: name, device, and the run that is going on. Its value is the run that this page has launched."""
     device = f"{views.escape(desk.machine['device'])} · {views.size(desk.machine['total_bytes'])}"
-    brand = f'<span class="brand">{views.LOGO}SFT Studio</span><span class="space"></span>'
+    brand = f'<h1 class="brand">{views.LOGO}SFT Studio</h1><span class="space"></span>'
     return live(partial(going, desk), 5, f'<div id="top">{brand}{slot()}<span class="chip">{device}</span></div>')
 
 

@@ -32,15 +32,15 @@ _TEMPLATE = """
   <span class="grow"></span><span class="chart-status note" role="status"></span>
   <a class="csv" download title="One row a step, with the validation joined">Download CSV</a>
 </div>
-<div data-chart="loss" role="img" aria-label="Training and validation loss"></div>
+<div data-chart="loss" role="group" aria-label="Training and validation loss"></div>
 <div class="run-legend" hidden></div>
 <div class="small-charts">
-  <div data-chart="learning_rate" role="img" aria-label="Learning rate"></div>
-  <div data-chart="grad_norm" role="img" aria-label="Gradient norm"></div>
-  <div data-chart="tokens_per_second" role="img" aria-label="Tokens per second"></div>
-  <div data-chart="memory_bytes" role="img" aria-label="Memory"></div>
-  <div data-chart="gpu_utilization" role="img" aria-label="GPU utilisation"></div>
-  <div data-chart="gpu_temperature" role="img" aria-label="GPU temperature"></div>
+  <div data-chart="learning_rate" role="group" aria-label="Learning rate"></div>
+  <div data-chart="grad_norm" role="group" aria-label="Gradient norm"></div>
+  <div data-chart="tokens_per_second" role="group" aria-label="Tokens per second"></div>
+  <div data-chart="memory_bytes" role="group" aria-label="Memory"></div>
+  <div data-chart="gpu_utilization" role="group" aria-label="GPU utilisation"></div>
+  <div data-chart="gpu_temperature" role="group" aria-label="GPU temperature"></div>
 </div>
 """
 _STYLE = """

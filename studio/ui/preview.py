@@ -16,6 +16,7 @@ from studio.data.refusals import RefusedText
 from studio.data.writer import message_thought
 
 _SHOWN = 4000  # characters of a message
+_TOKENS = '<div class="tokens mono" tabindex="0">'  # it scrolls, so the keyboard has to reach it
 _HINT = "Point at a token to see its id, or at a message to see what it became."
 
 
@@ -43,14 +44,14 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
         if conversation.raw is None and getattr(encoded, "rendered", ""):
             body = (
                 f"<div><h4>Conversation</h4>{_bubbles(conversation)}</div>"
-                f'<div><h4>What the template writes</h4><div class="tokens mono">{_refused(encoded)}</div></div>'
+                f"<div><h4>What the template writes</h4>{_TOKENS}{_refused(encoded)}</div></div>"
             )
         elif conversation.raw is None:
             body = f"<div><h4>Conversation</h4>{_bubbles(conversation)}</div>"
         else:
             raw = _short(json.dumps(conversation.raw, ensure_ascii=False, indent=1, default=str))
             title = "The row as it stands in the dataset"
-            body = f'<div class="whole"><h4>{title}</h4><div class="tokens mono">{raw}</div></div>'
+            body = f'<div class="whole"><h4>{title}</h4>{_TOKENS}{raw}</div></div>'
         return f'<details{opened}><summary>{head}</summary><div class="row-body">{body}</div></details>'
     trained = sum(1 for label in encoded.labels if label != IGNORE)
     snippet = conversation.text or next((m["content"] for m in conversation.messages or [] if m["role"] == "user"), "")
@@ -71,7 +72,7 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
     places = _places(conversation, encoded)
     body = (
         f"<div><h4>Conversation</h4>{_bubbles(conversation)}</div>"
-        f'<div><h4>What the model is given</h4>{flags}<div class="tokens mono">{_tokens(encoded, places)}</div>'
+        f"<div><h4>What the model is given</h4>{flags}{_TOKENS}{_tokens(encoded, places)}</div>"
         f'<p class="readout note">{_HINT}</p></div>'
     )
     return f'<details{opened}><summary>{head}</summary><div class="row-body">{body}</div></details>'

@@ -87,7 +87,7 @@ def test_a_rank_out_of_bounds_is_refused_with_its_bounds(visit):
     open_tab(page, "Method")
     page.fill("#method-lora-r input", "0")
     page.wait_for_selector("#glance .message.bad")
-    assert "method.r" in page.inner_text("#glance")
+    assert "Rank" in page.inner_text("#glance")
     assert "1 to 1,024" in page.inner_text("#glance")
     assert page.locator("#launch").is_disabled()
     page.fill("#method-lora-r input", "4")
@@ -112,8 +112,8 @@ def test_a_recipe_file_with_several_faults_is_refused_with_all_of_them(visit, tm
     with page.expect_file_chooser() as chooser:
         page.click("#load-recipe")
     chooser.value.set_files(str(bad))
-    page.wait_for_selector("#launch-state .message.bad")
-    text = page.inner_text("#launch-state")
+    page.wait_for_selector("#launch-note .message.bad")
+    text = page.inner_text("#launch-note")
     assert "train.learning_rat" in text
     assert "learning_rate" in text
     assert "train.seed" in text
