@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from studio.errors import StudioError
+from studio.export import verify
 from studio.export.kinds import Exported, Options
 from studio.models.builtin import public_id
 from studio.models.progress import Report
@@ -160,6 +161,7 @@ def _script(
         options=options,
         tokens=_new_rows(new_tokens) if new_tokens else _resize(base, tokenizer),
         trained=method,
+        stops=_stops(base, tokenizer),
         arguments=_arguments(run, dtype, len(rows), held_out is not None),
         measured="None" if held_out is None else 'rows("held_out.jsonl")',
         final="" if held_out is None else _FINAL,
@@ -183,6 +185,16 @@ def _arguments(run: Run, dtype: str, rows: int, measured: bool) -> str:
     save = {"save_strategy": "steps", "save_steps": train.save_steps} if train.save_steps else {"save_strategy": "no"}
     evaluate = {"eval_strategy": "steps", "eval_steps": train.eval_steps} if measured and train.eval_steps else {}
     return "".join(f"        {name}={_literal(value)},\n" for name, value in {**values, **evaluate, **save}.items())
+
+
+def _stops(base: Path, tokenizer: Any) -> str:
+    """The tokens that end a reply as Python source, as the run's own model names them."""
+    from transformers import GenerationConfig
+
+    from studio.data.stops import set_stops
+
+    settings = GenerationConfig(eos_token_id=verify.stop_tokens(base, tokenizer))
+    return _literal(set_stops(settings, tokenizer).eos_token_id)
 
 
 def _literal(value: Any) -> str:

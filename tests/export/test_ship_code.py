@@ -9,6 +9,7 @@ import pytest
 from class_lessons import class_lesson, rows_of, write
 from lessons import curve, done, lesson, write_rows
 from tiny import make_tiny_chat_model
+from transformers import AutoTokenizer
 
 from studio.errors import StudioError
 from studio.export import Options, export
@@ -109,6 +110,8 @@ def test_the_script_has_the_losses_of_the_run(home, tiny_model, tmp_path):
     """Over two epochs, so that the order of the second one is drawn, too."""
     rows = write_rows(tmp_path / "rows.jsonl", 24)
     compared(lesson(tiny_model, rows, max_steps=10, per_device_train_batch_size=4), tmp_path)
+    written = json.loads((tmp_path / "script/output/model/generation_config.json").read_text())
+    assert written["eos_token_id"] == AutoTokenizer.from_pretrained(tiny_model).convert_tokens_to_ids("<|im_end|>")
 
 
 @pytest.mark.slow
