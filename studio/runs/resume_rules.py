@@ -40,8 +40,8 @@ FREE = (
 
 ASKED = {
     "train.learning_rate": "The schedule goes on with the new rate from the next step.",
-    "train.num_train_epochs": "The schedule is stretched or shortened to the new number of steps.",
-    "train.max_steps": "The schedule is stretched or shortened to the new number of steps.",
+    "train.num_train_epochs": "The run, and the schedule of its learning rate, ends at another step.",
+    "train.max_steps": "The run, and the schedule of its learning rate, ends at another step.",
     "train.lr_scheduler_type": "The new schedule is taken from the next step on.",
     "train.warmup_steps": "The schedule is computed anew from the next step on.",
     "train.decay_share": "The schedule is computed anew from the next step on.",

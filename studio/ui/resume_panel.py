@@ -81,9 +81,9 @@ def build(resume: gr.Button) -> ResumePanel:
                 elem_id="continue-schedule",
             )
             rate = gr.Number(
-                None,
+                0,
                 label="Learning rate",
-                info="Highest rate from here on; empty keeps the recipe's.",
+                info="Highest rate from here on; 0 keeps the recipe's.",
                 minimum=0,
                 step=1e-4,
                 elem_id="continue-rate",
@@ -199,7 +199,7 @@ def changes_html(title: str, changes: list[Change], fix: str) -> str:
         for change in changes
     )
     return (
-        f'<div class="changes" role="alert"><h3>{cell(title)}</h3><table><thead><tr><th>What</th>'
+        f'<div class="changes apart" role="alert"><h3>{cell(title)}</h3><table><thead><tr><th>What</th>'
         f"<th>In the checkpoint</th><th>Now</th><th></th></tr></thead><tbody>{lines}</tbody></table>"
         f'<p class="note">{cell(fix)}</p></div>'
     )
