@@ -84,7 +84,7 @@ def server():
     made = HTTPServer(("127.0.0.1", 0), Handler)
     made.script = None
     made.seen, made.reply = [], (200, json.dumps({"choices": [{"message": {"content": "TIE"}}]}))
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield made
     made.shutdown()

@@ -11,10 +11,25 @@ from studio.runs import EventLog, Launcher, Run, list_runs, queue, read_events, 
 from studio.runs.events import LONGEST_LINE, read_portions
 from studio.runs.feed import Feed
 from studio.runs.index import RunIndex
+from studio.ui import desk as desk_module
 from studio.ui import overlay, run_actions, runs_tab
 from studio.ui.desk import Desk
+from studio.ui.viewer import Viewer
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = pytest.mark.usefixtures("home", "one_viewer")
+
+
+@pytest.fixture(scope="module")
+def viewer():
+    made = Viewer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def one_viewer(viewer, monkeypatch):
+    """All desks read datasets in the same process: what it tells does not depend on the runs."""
+    monkeypatch.setattr(desk_module, "Viewer", lambda: viewer)
 
 
 def loop(path):
