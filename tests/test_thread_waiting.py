@@ -14,7 +14,7 @@ from studio.thread_waiting import LoadWatch, is_ours, settle_environment, wait_s
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(not thread_waiting._has_gnu_openmp(), reason="torch comes with another OpenMP library here")
-# A region of four threads, again and again: seconds of a wall clock for each, before and beside sleepers.
+# Processor seconds that threads without work take within 0.05 s: before, beside and after sleepers.
 TEAM = """
 import json, os, sys, time
 sys.path.insert(0, {root!r})
@@ -32,7 +32,8 @@ sleepers = Sleepers()
 sleepers.come(1)
 found.append(processor_seconds())
 sleepers.go()
-found.append(processor_seconds())
+tries = (processor_seconds() for _ in range(40))  # libgomp forgets a thread a moment after its end
+found.append(next((seconds for seconds in tries if seconds > 3 * found[1]), 0.0))
 print(json.dumps(found))
 """
 

@@ -74,7 +74,7 @@ def test_an_unknown_builtin_names_the_known_one(home):
 
 def test_a_file_that_is_no_gguf_is_refused(home, tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"not a model at all")
-    assert "is not a GGUF file" in refusal(str(tmp_path / "m.gguf")).what
+    assert refusal(str(tmp_path / "m.gguf")).code == "gguf_broken"
 
 
 def test_a_broken_gguf_is_a_plain_error_and_leaves_nothing(home, tmp_path):

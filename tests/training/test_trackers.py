@@ -1,5 +1,6 @@
 """Metrics that are sent elsewhere too: refused where the tracker is missing, sent where it is there."""
 
+import importlib.util
 import sys
 import types
 
@@ -29,7 +30,10 @@ def test_a_tracker_that_is_installed_gets_the_curve_and_the_validation(tiny_mode
         def on_log(self, args, state, control, logs=None, **more):
             sent.append((args.run_name, dict(logs)))
 
-    monkeypatch.setattr("studio.combinations.importlib.util.find_spec", lambda package: object())
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "studio.combinations.importlib.util.find_spec", lambda name: object() if name == "trackio" else real(name)
+    )
     monkeypatch.setitem(sys.modules, "trackio", types.ModuleType("trackio"))
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
     recipe = lesson(tiny_model, write_rows(tmp_path / "rows.jsonl"), report_to="trackio", max_steps=3)
