@@ -42,6 +42,7 @@ def main(folder: str, asked: str) -> int:
         what = f"The export failed: {type(error).__name__}."
         job.write(run, {"state": "failed", "kind": kind, "what": what, "fix": f"See {job.LOG} in the run's folder."})
         return 1
+    job.keep_place(run, made.path)
     job.write(run, {"state": "done", **made.to_dict()})
     return 0
 

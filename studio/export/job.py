@@ -21,6 +21,7 @@ from studio.process_environment import HUB_TOKENS, without_secrets
 from studio.runs import Run, process
 from studio.runs.json_file import read_json
 from studio.runs.secrets import needed_secrets
+from studio.workspace import Workspace
 
 NAME = "export.json"
 LOG = "export.log"
@@ -92,6 +93,36 @@ def write(run: Run, state: dict[str, Any]) -> None:
     aside = run.folder / f"{NAME}.{os.getpid()}.part"
     aside.write_text(json.dumps({**state, "time": time.time()}), encoding="utf-8")
     aside.replace(run.folder / NAME)
+
+
+def keep_place(run: Run, path: str) -> None:
+    """Note in the workspace where an export of this run was put; the run's own folder may have come from elsewhere."""
+    note = _note(run)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"path": path}), encoding="utf-8")
+
+
+def made_file(run: Run, state: dict[str, Any] | None) -> Path | None:
+    """The file that the run's last export has made, to be downloaded; None where it made none.
+
+    ``export.json`` may name any file of this machine. Only what the studio has made is taken: a file in the run's
+    folder of the workspace's exports, or at the place that :func:`keep_place` noted; never a link.
+    """
+    if state is None or state["state"] != "done":
+        return None
+    path = Path(state["path"])
+    try:
+        if path.is_symlink() or not path.is_file():
+            return None
+        home = (Workspace.current().exports / run.id).resolve()
+        noted = (read_json(_note(run)) or {}).get("path") == state["path"]
+        return path if noted or path.resolve().is_relative_to(home) else None
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+
+
+def _note(run: Run) -> Path:
+    return Workspace.current().root / "exported" / f"{run.id}.json"
 
 
 def stamp(run: Run) -> str:

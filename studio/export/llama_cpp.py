@@ -60,20 +60,36 @@ def write(run: Run, file: Path, options: Options, progress: Report) -> Exported:
         merged = Path(folder) / "model"
         # in float32, so that the file's own format is the only thing that rounds
         rows, expected, _ = write_checked(run, merged, "float32", progress)
-        end_at_turns(merged)
+        trusted = run.recipe.model.trust_remote_code
+        end_at_turns(merged, trusted)
+        ask_about_code(merged, trusted)
         progress("Converting to GGUF", 0, 0)
         convert(command, merged, file, options.gguf_type)
         progress("Reading it back", 0, 0)
         return Exported("gguf", str(file), [_checked(file, rows, expected, options.gguf_type)])
 
 
-def end_at_turns(model: Path) -> None:
+def ask_about_code(model: Path, trusted: bool) -> None:
+    """Leave the converter only code that a person has allowed: it runs a model's own code without asking.
+
+    Args:
+        trusted: the recipe asks for the model's own code.
+
+    Raises:
+        StudioError: the recipe asks for code that nobody has allowed.
+    """
+    from studio.models.remote_code import forget_entry_points, may_run
+
+    if not may_run(model, trusted, copied=True):
+        forget_entry_points(model)
+
+
+def end_at_turns(model: Path, trusted: bool = False) -> None:
     """Make the token that ends a reply the tokenizer's end token, since a GGUF file names only one."""
-    from transformers import AutoTokenizer
-
     from studio.data.stops import end_of_turn_ids
+    from studio.models.load import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tokenizer = load_tokenizer(model, trust_remote_code=trusted, copied=True)
     ends = end_of_turn_ids(tokenizer) if tokenizer.chat_template else []
     if not ends or tokenizer.eos_token_id in ends:
         return
@@ -116,7 +132,11 @@ def _checked(file: Path, rows: list[list[int]], expected: list[Any], gguf_type: 
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
+            file.parent,
+            gguf_file=file.name,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except (ValueError, KeyError, NotImplementedError) as error:
         return _only_read(file, error)

@@ -103,8 +103,8 @@ def read_back(folder: Path, classes: Classes | None, trusted: bool) -> Any:
 
     trusted = may_run(folder, trusted, copied=True)
     kind = AutoModelForSequenceClassification if classes else AutoModelForCausalLM
-    options = {"dtype": torch.float32, "local_files_only": True, "trust_remote_code": trusted}
-    model, loaded = kind.from_pretrained(folder, **options, output_loading_info=True)
+    options = {"dtype": torch.float32, "local_files_only": True, "output_loading_info": True}
+    model, loaded = kind.from_pretrained(folder, trust_remote_code=trusted, **options)
     check_loaded(loaded, str(folder), "Export it again.")
     return model
 

@@ -70,8 +70,10 @@ def write_converted(source: Path, destination: Path) -> None:
     gguf.get_tensor_name_map = functools.lru_cache(maxsize=4)(gguf.get_tensor_name_map)
 
     place = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(**place)
-    loaded, told = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
+    loaded, told = AutoModelForCausalLM.from_pretrained(
+        **place, dtype=torch.bfloat16, output_loading_info=True, trust_remote_code=False
+    )
     check_loaded(told, source.name, "Download the file again, or choose another one of this model.")
 
     # A model that was loaded from GGUF counts as quantised and refuses to be saved: hand its tensors to a fresh one.
@@ -79,7 +81,7 @@ def write_converted(source: Path, destination: Path) -> None:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in loaded.state_dict().items()}
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:

@@ -90,7 +90,6 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "local_files_only": True,
-        "trust_remote_code": trusted,
         # A .bin file is a pickle: transformers reads it with weights_only=True, which refuses to run code.
         "use_safetensors": any(folder.glob("*.safetensors")),
     }
@@ -100,12 +99,12 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
         if classes is None:
             options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # check_loaded refuses them
             with _silent():
-                model, loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
+                model, loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trusted, **options)
             model.unexpected_weights = check_loaded(loaded, spec.id)
         else:
             options |= settings_for(classes)
             with _silent():  # the new head is no surprise, and settle_head looks at the rest
-                made = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+                made = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trusted, **options)
             model = settle_head(*made, spec)
         if spec.quantization != "none":
             check_quantised(model, spec.id)

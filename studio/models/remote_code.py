@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,23 @@ from studio.recipe import ModelSpec
 from studio.workspace import Workspace
 
 SWITCH = "STUDIO_TRUST_REMOTE_CODE"
-"""Environment variable: ``never`` refuses every model's code, ``ask`` lets a person allow it. The default is ``ask``,
-and ``never`` on a Hugging Face Space."""
+"""Environment variable: ``ask`` lets a person allow a model's code, any other value refuses every model's code. Not
+set it is ``ask``, and ``never`` on a Hugging Face Space."""
 FIELD = "model.trust_remote_code"
+_NAMING = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_tokenizer_config.json",
+    "generation_config.json",
+)
+"""The files in which transformers looks for entry points (``auto_map``)."""
+_GENERATE = "custom_generate/generate.py"  # transformers runs it for a model's generate()
+_MOST_ENTRIES = 50
+_LONGEST_ENTRY = 200  # characters
 _MOST_FILES = 200
 _MOST_BYTES = 20_000_000  # of all files together; they are listed for a person to look at
 
@@ -44,7 +59,8 @@ class RemoteCode:
     """What would run if a model's code were allowed.
 
     Attributes:
-        entries: what the model's JSON files name as entry points (``AutoModelForCausalLM: modeling_x.XForCausalLM``).
+        entries: what the model's JSON files name as entry points (``AutoModelForCausalLM: modeling_x.XForCausalLM``),
+            each once. The file of each is one of ``files``.
         files: every Python file of the folder; an entry point may import any of them.
     """
 
@@ -61,27 +77,29 @@ class RemoteCode:
 def is_forbidden() -> bool:
     """Whether code of models is off entirely on this machine."""
     chosen = os.environ.get(SWITCH, "").strip().lower()
-    return chosen == "never" or (chosen != "ask" and bool(os.environ.get("SPACE_ID")))
+    return chosen != "ask" if chosen else bool(os.environ.get("SPACE_ID"))
 
 
-def find_code(folder: Path) -> RemoteCode | None:
+def find_code(folder: Path, *, copied: bool = False) -> RemoteCode | None:
     """The code that a model's folder brings, or None if its JSON files name no entry point.
 
+    Args:
+        copied: transformers has written the folder. It keeps all entry points, but copies only the files that it has
+            used; a missing file is no reason to refuse it then.
+
     Raises:
-        StudioError: there are more files than a person could look at, or the code is in another repository.
+        StudioError: there are more files or entry points than a person could look at (``remote_code_too_large``), or
+            the file of an entry point is not among the files of the folder (``remote_code_elsewhere``).
     """
     entries = _entries(folder)
-    if (folder / "custom_generate" / "generate.py").is_file():
-        entries.append("generate: custom_generate/generate.py")
     if not entries:
         return None
-    elsewhere = next((entry for entry in entries if "--" in entry), None)
-    if elsewhere:
+    if len(entries) > _MOST_ENTRIES or any(len(entry) > _LONGEST_ENTRY for entry in entries):
         raise StudioError(
-            f"The code of {folder.name} is in another repository ({elsewhere[:200]}).",
-            "Its files cannot be listed here, so it cannot be allowed. Choose another model.",
+            f"{folder} names {len(entries)} entry points of Python code.",
+            f"At most {_MOST_ENTRIES} of {_LONGEST_ENTRY} characters each can be looked through and allowed.",
             field=FIELD,
-            code="remote_code_elsewhere",
+            code="remote_code_too_large",
         )
     paths = sorted(path for path in files_below(folder, "model.id") if path.suffix == ".py")
     if len(paths) > _MOST_FILES or sum(path.stat().st_size for path in paths) > _MOST_BYTES:
@@ -91,8 +109,15 @@ def find_code(folder: Path) -> RemoteCode | None:
             field=FIELD,
             code="remote_code_too_large",
         )
-    files = [_code_file(path, folder) for path in paths]
-    return RemoteCode(tuple(sorted(entries)), tuple(files))
+    listed = {path.relative_to(folder).as_posix() for path in paths}
+    for entry in entries:
+        module = _module(entry)
+        missing = copied and not os.path.lexists(folder / module) and _is_inside(folder / module, folder)
+        if not missing and not (module in listed and _is_inside(folder / module, folder)):
+            raise _elsewhere(folder, entry)
+    if not paths and not copied:
+        raise _elsewhere(folder, entries[0])
+    return RemoteCode(tuple(entries), tuple(_code_file(path, folder) for path in paths))
 
 
 def may_run(folder: Path, wanted: bool, *, copied: bool = False) -> bool:
@@ -100,20 +125,21 @@ def may_run(folder: Path, wanted: bool, *, copied: bool = False) -> bool:
 
     Args:
         wanted: whether the recipe asks for it (``model.trust_remote_code``).
-        copied: ``folder`` was written by the studio from a model that was allowed (an export): the same files are
-            allowed there, too. Folders of runs are known to be copies.
+        copied: ``folder`` was written by the studio from a model that was allowed (an export): files and entry points
+            that are all part of one permission are allowed there, too. Folders of runs are known to be copies.
 
     Raises:
         StudioError: the model brings code, the recipe asks for it, and nobody has allowed these very files.
     """
     if not wanted:
         return False
-    code = find_code(folder)
-    if code is None:
+    copied = copied or folder.resolve().is_relative_to(Workspace.current().runs.resolve())
+    code = find_code(folder, copied=copied)
+    if code is None or (copied and not code.files):  # nothing is there that could run
         return False
     if is_forbidden():
         raise forbidden()
-    if not _is_allowed(folder, code, copied or folder.resolve().is_relative_to(Workspace.current().runs.resolve())):
+    if not _is_allowed(folder, code, copied):
         listed = ", ".join(f"{file.path} (sha256 {file.sha256[:12]})" for file in code.files[:5])
         raise StudioError(
             f"The model in {folder} brings Python code, and nobody has allowed these files to run: {listed}.",
@@ -163,6 +189,7 @@ def allow(spec: ModelSpec, folder: Path, digest: str) -> RemoteCode:
             "revision": spec.revision,
             "folder": str(folder.resolve()),
             "digest": digest,
+            "entries": list(code.entries),
             "files": [asdict(file) for file in code.files],
             "allowed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
@@ -190,20 +217,90 @@ def forbidden() -> StudioError:
     )
 
 
+def forget_entry_points(folder: Path) -> None:
+    """Take the entry points out of a copy of a model, for a program that would run them without asking."""
+    for path in _naming_files(folder):
+        value = read_json(path, missing=None)
+        if value is not None and any(True for _ in _auto_maps(value)):
+            path.write_text(json.dumps(_without_auto_maps(value), indent=2), encoding="utf-8")
+
+
+def _elsewhere(folder: Path, entry: str) -> StudioError:
+    return StudioError(
+        f"The code of {folder.name} is not in its folder ({entry[:_LONGEST_ENTRY]}).",
+        "Its files cannot be listed here, so it cannot be allowed. Choose another model.",
+        field=FIELD,
+        code="remote_code_elsewhere",
+    )
+
+
 def _entries(folder: Path) -> list[str]:
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        if path.name.endswith(".index.json") or path.name in ("tokenizer.json", "vocab.json"):
-            continue
-        value = read_json(path, missing={})
-        found += _auto_map(value.get("auto_map")) if isinstance(value, dict) else []
-    return found
+    """The entry points that transformers would find, sorted, each once."""
+    found = {
+        f"{name}: {reference}"
+        for path in _naming_files(folder)
+        for auto_map in _auto_maps(read_json(path, missing={}))
+        for name, value in (auto_map if isinstance(auto_map, dict) else {"AutoTokenizer": auto_map}).items()
+        for reference in _references(value)
+    }
+    if os.path.lexists(folder / _GENERATE):
+        found.add(f"generate: {_GENERATE}")
+    return sorted(found)
 
 
-def _auto_map(value: Any) -> list[str]:
+def _naming_files(folder: Path) -> list[Path]:
+    """The JSON files that may name entry points: transformers may take another file in place of config.json."""
+    config = read_json(folder / "config.json", missing={})
+    others = config.get("configuration_files") if isinstance(config, dict) else None
+    others = [name for name in others if isinstance(name, str)] if isinstance(others, list) else []
+    for name in others:
+        if Path(name).name != name or (folder / name).is_symlink():
+            raise _elsewhere(folder, name)
+    return [folder / name for name in dict.fromkeys((*_NAMING, *others))]
+
+
+def _auto_maps(value: Any) -> Iterator[Any]:
+    """Each ``auto_map`` in a configuration; parts of a model have configurations of their own in it."""
     if isinstance(value, dict):
-        return [f"{name}: {item}" for name, item in value.items()]
-    return [f"AutoTokenizer: {value}"] if value else []
+        for key, inner in value.items():
+            if key == "auto_map":
+                yield inner
+            else:
+                yield from _auto_maps(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _auto_maps(inner)
+
+
+def _without_auto_maps(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_auto_maps(inner) for key, inner in value.items() if key != "auto_map"}
+    return [_without_auto_maps(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _references(value: Any) -> Iterator[str]:
+    """The classes that one value of an ``auto_map`` names: a text, several of them, or several by their names."""
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _references(inner)
+    elif value is not None:
+        yield str(value)
+
+
+def _module(entry: str) -> str:
+    """The file that an entry point runs, as transformers derives it: a path relative to the model's folder."""
+    reference = entry.partition(": ")[2]
+    return reference if entry == f"generate: {_GENERATE}" else f"{reference.rpartition('.')[0]}.py"
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file is in a folder when all links are followed. Files of the Hub's cache are links to its blobs."""
+    try:
+        real, home = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file can have
+        return False
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    return real.is_relative_to(home) or (blobs is not None and real.parent == blobs)
 
 
 def _code_file(path: Path, folder: Path) -> CodeFile:
@@ -216,10 +313,27 @@ def _is_allowed(folder: Path, code: RemoteCode, copied: bool) -> bool:
     for grant in _grants():
         if grant["folder"] == place and grant["digest"] == code.digest:
             return True
-        known = {file["sha256"] for file in grant["files"]}
-        if copied and all(file.sha256 in known for file in code.files):
+        if copied and _is_part(code, grant):
             return True
     return False
+
+
+def _is_part(code: RemoteCode, grant: dict[str, Any]) -> bool:
+    """Whether files and entry points of a copy are all among those of one permission. transformers puts the files that
+    it copies into one folder, so only their names are compared, not their folders."""
+    known = {(Path(file["path"]).name, file["sha256"]) for file in grant["files"]}
+    named = {_flat(entry) for entry in grant.get("entries", [])}
+    return (
+        bool(code.files)
+        and all((Path(file.path).name, file.sha256) in known for file in code.files)
+        and all(_flat(entry) in named for entry in code.entries)
+    )
+
+
+def _flat(entry: str) -> tuple[str, str]:
+    """An entry point without the folder of its module."""
+    name, _, reference = entry.partition(": ")
+    return name, reference.rpartition("/")[2]
 
 
 def _path() -> Path:

@@ -71,6 +71,8 @@ def _structure(data: bytes) -> str:
 
 
 def _events_damage(path: Path) -> str:
+    if path.is_symlink():
+        return "events.jsonl is a link to another file."
     try:
         with path.open("rb"):
             return ""

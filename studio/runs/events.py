@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from studio.runs.event_check import is_usable
+from studio.runs.plain_file import append_plain, open_unlinked
 
 TERMINAL = ("finished", "stopped", "failed", "paused")  # the worker ends behind each; after the last it goes on later
 PORTION_BYTES = 1 << 19  # some 2,000 steps: a few milliseconds in which no other thread of Python gets on
@@ -31,7 +32,7 @@ class EventLog:
     """The writer. Each event is one write of one whole line, so a reader never meets two halves of different events."""
 
     def __init__(self, path: Path):
-        self._file = path.open("ab", buffering=0)
+        self._file = append_plain(path)
         if _last_byte(path) not in (b"", b"\n"):
             self._file.write(b"\n")  # an earlier writer was cut off in the middle of a line
 
@@ -79,7 +80,7 @@ def read_events(path: Path, offset: int = 0) -> tuple[Events, int]:
 def read_portions(path: Path, offset: int = 0, size: int | None = None) -> Iterator[tuple[Events, int]]:
     """As :func:`read_events`, in portions of some ``PORTION_BYTES``, each with the offset after it: for long files."""
     try:
-        file = path.open("rb")
+        file = open_unlinked(path)
     except OSError:  # there is none, or none that can be read: then the run is listed as damaged
         return
     with file:
@@ -115,7 +116,7 @@ def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 
     If there is none among them (one event may be longer than that), more of the file is read until there is one.
     """
     try:
-        with path.open("rb") as file:
+        with open_unlinked(path) as file:
             size = file.seek(0, os.SEEK_END)
             start = max(0, size - window)
             file.seek(start)
@@ -130,7 +131,7 @@ def last_events(path: Path, kinds: tuple[str, ...] | None = None, window: int = 
 
 def _last_byte(path: Path) -> bytes:
     """The last byte of a file; none of an empty one."""
-    with path.open("rb") as file:
+    with open_unlinked(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         return file.read(1)

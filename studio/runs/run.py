@@ -18,6 +18,7 @@ from studio.runs.damage import damage_of, is_run, recipe_damage
 from studio.runs.events import TERMINAL, EventLog, last_events, parse_lines, read_events, read_portions
 from studio.runs.label import Label
 from studio.runs.peek import recipe_name
+from studio.runs.plain_file import open_unlinked
 from studio.runs.view import View
 from studio.workspace import Workspace, safe_name
 
@@ -351,7 +352,7 @@ def _way(resolved: Resolved | None) -> Resolved | None:
 
 def _first_started(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with open_unlinked(path) as file:
             head = file.read(1 << 16)
     except FileNotFoundError:
         return {}

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from studio.runs.event_check import is_usable
+from studio.runs.plain_file import open_unlinked
 from studio.runs.table import Table
 from studio.runs.view import View
 
@@ -84,7 +85,7 @@ def _is_sound(state: dict[str, Any]) -> bool:
 
 def _fingerprint(folder: Path, offset: int) -> str:
     """The first bytes of the events and the last ones before ``offset``; empty if the file is shorter than that."""
-    with (folder / "events.jsonl").open("rb") as file:
+    with open_unlinked(folder / "events.jsonl") as file:
         if file.seek(0, os.SEEK_END) < offset:
             return ""
         file.seek(0)

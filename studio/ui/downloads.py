@@ -50,11 +50,11 @@ def _metrics(request: Request) -> Response:
 def _export(request: Request) -> Response:
     """What the run's last export has made, where that is one file."""
     try:
-        state = job.read(Run.open(request.path_params["run_id"]))
+        run = Run.open(request.path_params["run_id"])
     except StudioError as error:
         return PlainTextResponse(str(error), 404)
-    made = Path(state["path"]) if state and state["state"] == "done" else None
-    if made is None or not made.is_file():
+    made = job.made_file(run, job.read(run))
+    if made is None:
         return PlainTextResponse("There is no exported file.", 404)
     headers = {"x-content-type-options": "nosniff"}
     return FileResponse(made, media_type="application/octet-stream", filename=made.name, headers=headers)

@@ -99,7 +99,7 @@ def _code_updates(tab: ModelTab, recipe: Recipe) -> dict:
         f'<tr><td>{views.escape(file.path)}</td><td>{file.size:,} bytes</td><td class="mono">{file.sha256}</td></tr>'
         for file in code.files
     )
-    entries = "".join(f"<li>{views.escape(entry[:200])}</li>" for entry in code.entries[:50])
+    entries = "".join(f"<li>{views.escape(entry)}</li>" for entry in code.entries)
     text = (
         "<h4>Python code that comes with this model</h4>"
         '<p class="note">It can do anything on this machine. Look at the files before you allow them. Changed files '

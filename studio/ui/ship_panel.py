@@ -191,8 +191,8 @@ def done(run: Run, title: str, state: dict[str, Any]) -> str:
     place = f'<a href="{escape(path)}" target="_blank" rel="noopener">{escape(path)}</a>' if remote else escape(path)
     file = Path(path)
     link = ""
-    if not remote and file.is_file():
-        size = views.size(file.stat().st_size)
+    if made := job.made_file(run, state):
+        size = views.size(made.stat().st_size)
         link = f'<a class="ship-download" href="runs/{escape(run.id)}/export" download>Download ({size})</a>'
     gone = "" if remote or file.exists() else '<p class="note">It is not there any more.</p>'
     lines = "".join(f"<li>{escape(line)}</li>" for line in state["told"] if line)

@@ -82,6 +82,58 @@ def test_ollama_takes_the_file_too(run_of, converter, tmp_path):
     assert "FROM ./model.gguf" in (tmp_path / "out/Modelfile").read_text()
 
 
+EVIL = """
+from pathlib import Path
+from transformers import PreTrainedTokenizerFast
+
+Path({mark!r}).write_text("ran")
+
+
+class Own(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.fixture
+def with_code(home, tiny_model, tmp_path):
+    """A copy of a model whose tokenizer names code of its own, which leaves a file behind when it runs."""
+    import shutil
+
+    folder = shutil.copytree(tiny_model, tmp_path / "with-code")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    path.write_text(json.dumps(config))
+    (folder / "own.py").write_text(EVIL.format(mark=str(tmp_path / "ran")))
+    return folder
+
+
+def test_security_01_ends_of_turns_run_no_code_and_ask_nobody(with_code, tmp_path, monkeypatch):
+    from studio.export.llama_cpp import end_at_turns
+
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked on the terminal"))
+    end_at_turns(with_code, False)
+    with pytest.raises(StudioError) as caught:
+        end_at_turns(with_code, True)
+    assert caught.value.code == "remote_code_not_allowed"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_security_01_the_converter_gets_only_code_that_a_person_has_allowed(with_code):
+    from studio.export.llama_cpp import ask_about_code
+    from studio.models import remote_code
+    from studio.recipe import ModelSpec
+
+    with pytest.raises(StudioError) as caught:
+        ask_about_code(with_code, True)
+    assert caught.value.code == "remote_code_not_allowed"
+    assert remote_code.find_code(with_code)
+    remote_code.allow(ModelSpec(id=str(with_code)), with_code, remote_code.find_code(with_code).digest)
+    ask_about_code(with_code, True)
+    assert remote_code.find_code(with_code)
+    ask_about_code(with_code, False)
+    assert remote_code.find_code(with_code) is None
+
+
 def test_data_10_a_gguf_file_ends_replies_where_the_chat_template_does(tiny_model, tmp_path):
     import shutil
 

@@ -144,6 +144,90 @@ def test_security_01_code_in_another_repository_is_refused(model):
     assert refusal(lambda: remote_code.may_run(model, True)).code == "remote_code_elsewhere"
 
 
+def evil(tmp_path: Path) -> Path:
+    """A folder outside the model, with code that leaves a file behind when it runs."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "evil.py").write_text(CODE.format(mark=str(tmp_path / "ran")))
+    return folder
+
+
+@pytest.mark.parametrize("way", ["absolute", "linked folder", "linked file", "nested", "list", "other config", "gone"])
+def test_security_01_an_entry_point_outside_the_listed_files_is_refused(model, way, tmp_path):
+    folder = evil(tmp_path)
+    (model / "sub").symlink_to(folder)
+    (model / "linked.py").symlink_to(folder / "evil.py")
+    absolute = f"{folder}/evil.OwnTokenizer"
+    maps = {
+        "absolute": {"auto_map": {"AutoConfig": absolute}},
+        "linked folder": {"auto_map": {"AutoConfig": "sub/evil.OwnTokenizer"}},
+        "linked file": {"auto_map": {"AutoConfig": "linked.OwnTokenizer"}},
+        "nested": {"text_config": {"auto_map": {"AutoModel": absolute}}},
+        "list": {"auto_map": {"AutoImageProcessor": {"pil": [None, absolute]}}},
+        "other config": {"configuration_files": ["../elsewhere/config.4.0.0.json"]},
+        "gone": {"auto_map": {"AutoConfig": "absent.Config"}},
+    }
+    set_config(model, **maps[way])
+    for act in (lambda: allowed(model), lambda: load_tokenizer(model, trust_remote_code=True)):
+        assert refusal(act).code == "remote_code_elsewhere"
+    assert not ran(tmp_path)
+
+
+def test_security_01_a_model_without_files_is_never_allowed(home, tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "bare")
+    set_config(model, auto_map={"AutoConfig": f"{evil(tmp_path)}/evil.Cfg"})
+    assert refusal(lambda: allowed(model)).code == "remote_code_elsewhere"
+
+
+def test_security_01_a_linked_generate_folder_is_refused(model, tmp_path):
+    folder = evil(tmp_path)
+    (folder / "evil.py").rename(folder / "generate.py")
+    (model / "custom_generate").symlink_to(folder)
+    assert refusal(lambda: remote_code.may_run(model, True)).code == "remote_code_elsewhere"
+
+
+def test_security_01_files_of_the_hubs_cache_are_links_to_its_blobs(model, tmp_path):
+    snapshot = tmp_path / "cache" / "snapshots" / "0123"
+    shutil.copytree(model, snapshot)
+    (tmp_path / "cache" / "blobs").mkdir()
+    (snapshot / "own_tokenizer.py").rename(tmp_path / "cache" / "blobs" / "abc")
+    (snapshot / "own_tokenizer.py").symlink_to("../../blobs/abc")
+    allowed(snapshot)
+    assert remote_code.may_run(snapshot, True)
+    (tmp_path / "cache" / "blobs" / "abc").write_text("x = 1")
+    assert refusal(lambda: remote_code.may_run(snapshot, True)).code == "remote_code_not_allowed"
+
+
+def test_security_01_the_page_shows_every_entry_point_and_more_than_fifty_are_refused(model):
+    from studio.ui import model_tab
+
+    names = [f"Auto{number}" for number in range(49)]
+    set_config(model, auto_map={name: "own_tokenizer.Own" for name in names})
+    tab = model_tab.ModelTab.__new__(model_tab.ModelTab)
+    for name in ("code", "digest", "allow"):
+        object.__setattr__(tab, name, name)
+    recipe = Recipe.parse({"model": {"id": str(model), "trust_remote_code": True}})
+    shown = model_tab._code_updates(tab, recipe)["code"]["value"]
+    assert all(f"{name}: own_tokenizer.Own" in shown for name in [*names, "AutoTokenizer"])
+    set_config(model, auto_map={name: "own_tokenizer.Own" for name in [*names, "One"]})
+    assert refusal(lambda: remote_code.find_code(model)).code == "remote_code_too_large"
+
+
+@pytest.mark.parametrize("damage", ["[" * 100_000, " " * (9 << 20), '{"auto_map": {"AutoModel": "/tmp/evil.Model"}}'])
+def test_security_01_json_files_that_name_no_entry_points_are_not_read(model, damage):
+    allowed(model)
+    (model / "trainer_state.json").write_text(damage)
+    assert remote_code.may_run(model, True)
+
+
+@pytest.mark.parametrize("value", ["off", "0", "false", "nope", " NEVER "])
+def test_security_01_any_value_of_the_switch_but_ask_forbids(home, value, monkeypatch):
+    monkeypatch.setenv("STUDIO_TRUST_REMOTE_CODE", value)
+    assert remote_code.is_forbidden()
+    monkeypatch.setenv("STUDIO_TRUST_REMOTE_CODE", " Ask ")
+    assert not remote_code.is_forbidden()
+
+
 @pytest.mark.parametrize("names", [{"STUDIO_TRUST_REMOTE_CODE": "never"}, {"SPACE_ID": "owner/space"}])
 def test_security_01_a_switch_forbids_it_entirely_and_is_the_default_on_a_space(model, names, monkeypatch, tmp_path):
     allowed(model)
@@ -177,6 +261,53 @@ def test_a_copy_that_a_run_has_written_keeps_the_permission(model, home):
     run = home / "runs" / "one" / "model"
     shutil.copytree(model, run)
     assert remote_code.may_run(run, True)
+
+
+def test_security_01_a_folder_of_runs_needs_files_and_entry_points_of_one_permission(model, home, tmp_path):
+    allowed(model)
+    second = shutil.copytree(model, tmp_path / "second")
+    (second / "own_tokenizer.py").write_text("class Second: pass\n")
+    allowed(second)
+
+    bare = shutil.copytree(model, home / "runs" / "bare" / "model")
+    (bare / "own_tokenizer.py").unlink()
+    assert remote_code.may_run(bare, True) is False  # nothing is there that could run
+    set_config(bare, auto_map={"AutoConfig": f"{evil(tmp_path)}/evil.Cfg"})
+    assert refusal(lambda: remote_code.may_run(bare, True)).code == "remote_code_elsewhere"
+
+    mixed = shutil.copytree(model, home / "runs" / "mixed" / "model")
+    shutil.copy(second / "own_tokenizer.py", mixed / "second.py")
+    assert refusal(lambda: remote_code.may_run(mixed, True)).code == "remote_code_not_allowed"
+
+    entered = shutil.copytree(model, home / "runs" / "entered" / "model")
+    set_config(entered, auto_map={"AutoConfig": "own_tokenizer.Other"})
+    assert refusal(lambda: remote_code.may_run(entered, True)).code == "remote_code_not_allowed"
+
+
+def test_security_01_what_transformers_saves_of_an_allowed_tokenizer_is_allowed_in_a_run(model, home):
+    allowed(model)
+    copy = home / "runs" / "one" / "model"
+    load_tokenizer(model, trust_remote_code=True).save_pretrained(copy)
+    assert type(load_tokenizer(copy, trust_remote_code=True)).__name__ == "OwnTokenizer"
+
+
+def test_security_01_every_call_that_could_run_code_says_whether_it_may():
+    """transformers asks on the terminal where the argument is missing."""
+    import ast
+
+    harmless = {"PeftModel", "PreTrainedTokenizerFast", "GenerationConfig"}
+    silent, calls = [], 0
+    for path in sorted((ROOT / "studio").rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+                continue
+            if call.func.attr not in ("from_pretrained", "from_config") or ast.unparse(call.func.value) in harmless:
+                continue
+            calls += 1
+            if "trust_remote_code" not in {each.arg for each in call.keywords}:
+                silent.append(f"{path.relative_to(ROOT)}:{call.lineno}")
+    assert calls >= 9
+    assert not silent
 
 
 # the command line

@@ -8,7 +8,7 @@ import pytest
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.runs import EventLog, Launcher, Run, list_runs, queue, read_events, trash
-from studio.runs.events import LONGEST_LINE, read_portions
+from studio.runs.events import LONGEST_LINE, last_events, read_portions
 from studio.runs.feed import Feed
 from studio.runs.index import RunIndex
 from studio.ui import desk as desk_module
@@ -37,6 +37,11 @@ def loop(path):
     path.symlink_to(path)
 
 
+def moved_away(path):
+    path.rename(path.parent.parent.parent / "of somebody else")
+    path.symlink_to(path.parent.parent.parent / "of somebody else")
+
+
 def folder(path):
     path.unlink(missing_ok=True)
     path.mkdir()
@@ -54,6 +59,7 @@ DAMAGES = {
     "recipe that links to itself": lambda f: loop(f / "recipe.yaml"),
     "events that are a folder": lambda f: folder(f / "events.jsonl"),
     "events that link to themselves": lambda f: loop(f / "events.jsonl"),
+    "events that link to another file": lambda f: moved_away(f / "events.jsonl"),
 }
 HARMLESS = {
     "events with wrong types": lambda f: append(f, {"kind": "step", "step": "abc"}, {"kind": "warning", "what": 5}),
@@ -258,3 +264,15 @@ def test_security_06_a_long_line_that_is_not_finished_keeps_no_reader_waiting():
     run = Run.create(Recipe())
     run.events_path.write_bytes(b'{"kind":"step","step":1}\n' + b"x" * 3_000_000)
     assert Feed().reader(run).wait().view.step == 1
+
+
+def test_security_06_events_that_are_a_link_are_neither_read_nor_written(tmp_path):
+    run, other = finished("broken"), tmp_path / "other.jsonl"
+    run.events_path.rename(other)
+    run.events_path.symlink_to(other)
+    before = other.read_bytes()
+    assert read_events(run.events_path)[0] == []
+    for act in (last_events, EventLog):
+        with pytest.raises(OSError, match="symbolic links"):
+            act(run.events_path)
+    assert other.read_bytes() == before

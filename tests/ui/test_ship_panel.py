@@ -74,6 +74,7 @@ def test_one_file_is_downloaded_and_a_folder_is_not(run, tmp_path):
     client = TestClient(Starlette(routes=downloads.routes()))
     address = f"/runs/{run.id}/export"
     assert client.get(address).status_code == 404
+    job.keep_place(run, str(file))
     job.write(run, {"state": "done", "kind": "adapter", "path": str(file), "told": [], "code": {}})
     answer = client.get(address)
     assert answer.content == b"PK"
@@ -81,3 +82,24 @@ def test_one_file_is_downloaded_and_a_folder_is_not(run, tmp_path):
     assert f"runs/{run.id}/export" in ship_panel.shown(run, job.read(run))
     job.write(run, {"state": "done", "kind": "merged", "path": str(tmp_path), "told": [], "code": {}})
     assert client.get(address).status_code == 404
+
+
+def test_security_10_only_what_the_studio_has_exported_is_downloaded(run, home, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("of somebody else")
+    exports = home / "exports" / run.id
+    exports.mkdir(parents=True)
+    (exports / "link.zip").symlink_to(secret)
+    (exports / "folder").symlink_to(tmp_path)
+    (exports / "adapter.zip").write_bytes(b"PK")
+    client = TestClient(Starlette(routes=downloads.routes()))
+
+    def served(path):
+        job.write(run, {"state": "done", "kind": "adapter", "path": str(path), "told": [], "code": {}})
+        answer = client.get(f"/runs/{run.id}/export")
+        assert ("ship-download" in ship_panel.shown(run, job.read(run))) == (answer.status_code == 200)
+        return answer.status_code
+
+    refused = (secret, exports / "link.zip", exports / "folder" / "secret.txt", exports / "../../../secret.txt")
+    assert [served(path) for path in refused] == [404] * len(refused)
+    assert served(exports / "adapter.zip") == 200
