@@ -28,6 +28,7 @@ NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _SPIN_COUNT = 20_000  # about a millisecond on current x86 processors: longer than almost all waits on a free machine
 _PERIOD_SECONDS = 0.2
 _BUSY_SHARE, _FREE_SHARE = 0.3, 0.2
+_MOST_SLEEPERS = 64
 _WEIGHT = 0.5  # of the newest measurement in the running mean
 
 
@@ -107,7 +108,7 @@ class LoadWatch:
         self.stop()
 
     def _run(self, threads: int) -> None:
-        needed = max(0, len(os.sched_getaffinity(0)) - threads) + 1  # so that there are more threads than processors
+        needed = needed_sleepers(len(os.sched_getaffinity(0)), threads)
         before, at, mean = self._waited() or 0.0, time.monotonic(), 0.0
         try:
             while not self._over.wait(_PERIOD_SECONDS):
@@ -121,6 +122,14 @@ class LoadWatch:
                     self._sleepers.go()
         finally:
             self._sleepers.go()
+
+
+def needed_sleepers(processors: int, threads: int) -> int:
+    """How many sleeping threads bring the OpenMP threads above the processors; few enough to cost nothing.
+
+    Where the bound is too low for that, threads spin on, for at most a millisecond each time.
+    """
+    return min(max(0, processors - threads) + 1, _MOST_SLEEPERS)
 
 
 class Sleepers:
@@ -143,8 +152,10 @@ class Sleepers:
         self._over.clear()
 
         def hold() -> None:
-            parallel(count + 1)  # this thread is one of the team; the team ends with it
-            ready.set()
+            try:
+                parallel(count + 1)  # this thread is one of the team; the team ends with it
+            finally:
+                ready.set()  # a failure must not hold up whoever ends the watch
             self._over.wait()
 
         self._thread = threading.Thread(target=hold, name="openmp-sleepers", daemon=True)

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from studio import thread_waiting
-from studio.thread_waiting import LoadWatch, is_ours, settle_environment, wait_settings
+from studio.thread_waiting import LoadWatch, Sleepers, is_ours, needed_sleepers, settle_environment, wait_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(not thread_waiting._has_gnu_openmp(), reason="torch comes with another OpenMP library here")
@@ -132,6 +133,25 @@ def test_nothing_is_watched_with_one_thread_or_where_waiting_is_not_counted(monk
         assert watch._thread is None
     with LoadWatch(lambda: None, threads=2) as watch:
         assert watch._thread is None
+
+
+def test_few_sleepers_are_needed_even_on_a_large_machine():
+    assert needed_sleepers(8, 8) == needed_sleepers(2, 4) == 1
+    assert needed_sleepers(8, 2) == 7
+    assert needed_sleepers(512, 8) == 64
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_sleepers_that_cannot_be_made_hold_nobody_up(monkeypatch):
+    def refuse(threads):
+        raise OSError("no more threads")
+
+    monkeypatch.setattr(thread_waiting, "_gnu_parallel", lambda: refuse)
+    sleepers = Sleepers()
+    waiting = threading.Thread(target=lambda: (sleepers.come(1), sleepers.go()), daemon=True)
+    waiting.start()
+    waiting.join(10)
+    assert not waiting.is_alive() and not sleepers.there
 
 
 def _wait_for(condition, seconds: float = 20.0):

@@ -16,7 +16,7 @@ from studio.recipe import Recipe
 from studio.recipe_methods import WHOLE
 from studio.runs.differences import flattened
 from studio.runs.json_file import read_json
-from studio.runs.resume_rules import rule_of
+from studio.runs.resume_rules import chooses_by_measuring, rule_of
 
 FILE = "origin.json"
 ANY = "*"  # in ``Resolved.accepted``: everything that may be accepted
@@ -112,11 +112,12 @@ def _recipe_changes(before: Any, now: dict[str, Any], same_rows: bool, same_mode
     if old.get("method.kind") != new.get("method.kind"):  # its other fields are others
         old = {name: value for name, value in old.items() if not name.startswith("method.") or name == "method.kind"}
         new = {name: value for name, value in new.items() if not name.startswith("method.") or name == "method.kind"}
+    measured = chooses_by_measuring(old) or chooses_by_measuring(new)
     found = []
     for name in dict.fromkeys([*old, *new]):
         if name not in old or name not in new or old[name] == new[name]:
             continue  # a field that one of two versions of the studio does not have is no change
-        kind, why = rule_of(name)
+        kind, why = rule_of(name, measured)
         if name.startswith("data.") and kind == "ask" and same_rows:
             kind, why = "note", "The examples are the same."
         if name in ("model.id", "model.revision") and same_model:
@@ -128,7 +129,9 @@ def _recipe_changes(before: Any, now: dict[str, Any], same_rows: bool, same_mode
 
 def _data_changes(before: dict[str, Any], now: dict[str, Any], same_rows: bool) -> list[Change]:
     why = "The rest of the run would train on the new rows; rows of this epoch may be repeated or skipped."
-    key = json.dumps([[file[1], file[3] or file[2]] for file in now.get("sources") or []])
+    files = [[file[1], file[3] or file[2]] for file in now.get("sources") or []]
+    # what the page has shown are files; without any, only the worker can tell one change from a later one
+    key = json.dumps(files or [now.get("fingerprint"), now.get("examples")])
     old, new = before.get("classes"), now.get("classes")
     if old is not None and new is not None and old != new:
         return [Change("data", "refused", ", ".join(old), ", ".join(new), "The classes are the outputs of the model.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 Rule = Literal["refused", "ask", "free"]
 
@@ -38,6 +38,9 @@ FREE = (
 )
 """They change no weight of the run, so they are neither named nor asked about."""
 
+MEASURED = ("train.eval_steps", "data.eval_split")
+"""Free only where no measurement decides which weights are kept, or when the run ends."""
+
 ASKED = {
     "train.learning_rate": "The schedule goes on with the new rate from the next step.",
     "train.num_train_epochs": "The run, and the schedule of its learning rate, ends at another step.",
@@ -49,8 +52,19 @@ ASKED = {
 _ELSE = "It is used from the next step on."
 
 
-def rule_of(field: str) -> tuple[Rule, str]:
-    """Whether a field may change in the middle of a run, and why not or what follows."""
+def chooses_by_measuring(values: dict[str, Any]) -> bool:
+    """Whether the validation loss decides which weights a run keeps or when it ends; ``values`` by field."""
+    return bool(values.get("train.keep_best") or values.get("train.early_stopping_patience"))
+
+
+def rule_of(field: str, measured: bool = False) -> tuple[Rule, str]:
+    """Whether a field may change in the middle of a run, and why not or what follows.
+
+    Args:
+        measured: the validation loss decides which weights are kept, or when the run ends.
+    """
+    if measured and field in MEASURED:
+        return "ask", "It decides which weights are kept, or when the run ends."
     if field in REFUSED:
         return "refused", REFUSED[field]
     if field.startswith("method."):

@@ -233,14 +233,15 @@ class Run:
             log.write("stopped", step=steps[-1]["step"] if steps else 0, what="Cancelled.")
             log.close()
 
-    def reopen(self, recipe: Recipe | None = None) -> None:
+    def reopen(self, recipe: Recipe | None = None, *, continued: bool = False) -> None:
         """Put a paused, stopped, failed or interrupted run back into the queue; it goes on from the last checkpoint.
 
         A ``queued`` event says so, which makes the end that is in ``events.jsonl`` a thing of the past. Whoever claims
         the run then starts its worker. Of two calls at once one is refused.
 
         Args:
-            recipe: what the run's recipe is to be from now on; with one a finished run is continued, too.
+            recipe: what the run's recipe is to be from now on.
+            continued: it has a later end; a finished run is put back, too.
 
         Raises:
             StudioError: it is queued or running, it has finished, or its old worker has not ended yet.
@@ -250,7 +251,7 @@ class Run:
         try:
             with FileLock(self.folder / "reopen.lock", timeout=0):
                 status = self.status
-                if status not in _REOPENED and not (recipe and status == "finished"):
+                if status not in _REOPENED and not (continued and status == "finished"):
                     what = f"The run {self.id} cannot be resumed: it is {status}."
                     raise StudioError(what, _NOT_REOPENED[status], code="not_resumable")
                 self._wait_for_old_worker()

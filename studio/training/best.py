@@ -21,18 +21,24 @@ class BestCallback(TrainerCallback, ExportableState):
 
     def __init__(self, log: EventLog, *, patience: int = 0, keep: bool = False):
         self._log, self._patience, self._keep = log, patience, keep
-        self._waited = 0
+        self._waited = self._planned = 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
-        return {"args": {"patience": self._patience, "keep": self._keep}, "attributes": {"_waited": self._waited}}
+        attributes = {"_waited": self._waited, "_planned": self._planned}
+        return {"args": {"patience": self._patience, "keep": self._keep}, "attributes": attributes}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Go on counting; anew in a run that is continued: its end is another, or it had stopped early."""
         before = (state.stateful_callbacks or {}).get(
             type(self).__name__
         )  # of the checkpoint that the run goes on from
         if isinstance(before, dict):
-            self._waited = before["attributes"]["_waited"]
+            waited = before["attributes"]["_waited"]
+            longer = before["attributes"].get("_planned", state.max_steps) != state.max_steps
+            stopped = self._patience and waited >= self._patience
+            self._waited = 0 if longer or stopped else waited
+        self._planned = state.max_steps
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any

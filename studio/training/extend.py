@@ -13,11 +13,11 @@ from studio.runs import Run
 from studio.runs.events import last_events
 from studio.runs.json_file import read_json
 from studio.runs.origin import changes_since, origin_of_recipe, read_origin, recipe_part
-from studio.training.resume import ResumePlan, check_plan, plan_resume, resume_checkpoint, step_of
+from studio.training.resume import ResumePlan, check_plan, diverged, plan_resume, resume_checkpoint, step_of
 from studio.training.schedule import rate_at
 from studio.training.steps import planned_steps
 
-EXTENDABLE = ("finished", "stopped", "paused", "interrupted")
+EXTENDABLE = ("finished", "stopped", "paused", "interrupted", "failed")
 Schedule = Literal["restart", "extend"]
 
 
@@ -84,7 +84,7 @@ def plan_extension(
     if status not in EXTENDABLE:
         raise StudioError(
             f"The run {run.id} cannot be continued: it is {status}.",
-            "Wait until it has ended." if status in ("queued", "running") else "Resume it, or train a new run.",
+            "Wait until it has ended.",
             code="not_extendable",
         )
     if (epochs is None) == (steps is None) or (epochs or steps or 0) <= 0:
@@ -103,9 +103,16 @@ def plan_extension(
     per_epoch = _steps_per_epoch(run, recipe)
     more = steps if steps is not None else round(epochs * per_epoch)
     train = _longer(recipe, plan.checkpoint, at + max(1, more), epochs, per_epoch)
+    if learning_rate in (None, recipe.train.learning_rate) and diverged(run, status):
+        raise StudioError(
+            f"The run {run.id} diverged with the learning rate {recipe.train.learning_rate:.3g}, and would again.",
+            "Give another learning rate, for example a third of it.",
+            field="train.learning_rate",
+            code="rate_needed",
+        )
     if learning_rate is not None:
         train["learning_rate"] = learning_rate
-    schedule = schedule or ("restart" if status == "finished" else "extend")
+    schedule = schedule or default_schedule(status)
     values = recipe.model_dump(mode="json")
     resolved = recipe.resolved or Resolved()
     start = at if schedule == "restart" else 0
@@ -113,6 +120,11 @@ def plan_extension(
     values["resolved"] = resolved.model_copy(update={"schedule_start": start}).model_dump(mode="json")
     changed = Recipe.parse(values).check()
     return Extension(plan.checkpoint, changed, at, at + max(1, more), _last_rate(run), plan)
+
+
+def default_schedule(status: str) -> Schedule:
+    """What becomes of the schedule if nobody says: a finished one has come to its end, any other is stretched."""
+    return "restart" if status == "finished" else "extend"
 
 
 def extend_run(run: Run, extension: Extension, accept: bool = False) -> None:
@@ -125,7 +137,7 @@ def extend_run(run: Run, extension: Extension, accept: bool = False) -> None:
     recipe = extension.recipe
     asked = plan_of(recipe, extension)
     resolved = recipe.resolved.model_copy(update={"accepted": accepted | asked})
-    run.reopen(recipe.model_copy(update={"resolved": resolved}))
+    run.reopen(recipe.model_copy(update={"resolved": resolved}), continued=True)
 
 
 def plan_of(recipe: Recipe, extension: Extension) -> dict[str, str]:

@@ -78,10 +78,15 @@ def is_resumable(run: Run, status: str) -> bool:
     """
     if status not in RESUMABLE or run.damage:
         return False
-    last = last_events(run.events_path) if status == "failed" else []
-    if last and last[-1].get("reason") == "diverged":
+    if diverged(run, status):
         return False
     return status != "stopped" or resume_checkpoint(run) is not None
+
+
+def diverged(run: Run, status: str) -> bool:
+    """Whether a run failed since its loss diverged."""
+    last = last_events(run.events_path) if status == "failed" else []
+    return bool(last) and last[-1].get("reason") == "diverged"
 
 
 def resume_text(run: Run) -> str:
@@ -140,6 +145,13 @@ def with_accepted(recipe: Recipe, accepted: dict[str, str]) -> Recipe | None:
     if recipe.resolved is None or accepted == recipe.resolved.accepted:
         return None
     return recipe.model_copy(update={"resolved": recipe.resolved.model_copy(update={"accepted": accepted})})
+
+
+def from_first_step(recipe: Recipe) -> Recipe:
+    """The recipe of a run that begins at its first step: so does the schedule of its learning rate."""
+    if recipe.resolved is None:
+        return recipe
+    return recipe.model_copy(update={"resolved": recipe.resolved.model_copy(update={"schedule_start": 0})})
 
 
 def check_origin(origin: dict[str, Any] | None, now: dict[str, Any], accepted: dict[str, str]) -> list[Change]:

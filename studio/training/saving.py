@@ -19,6 +19,8 @@ from studio.runs import Run
 from studio.training import ranks, starts
 from studio.training.card import write_card
 
+_OLD = "model.old"  # the earlier model of a continued run, while the new one takes its place
+
 
 def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> None:
     """Write ``model/`` aside and rename it: the adapter or the whole model, the tokenizer with its template, the
@@ -42,11 +44,26 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> N
         _adapter_settings(trainer.model, tokenizer).save_pretrained(aside)
     _name_the_base(aside, run.recipe)
     write_card(aside, run)
-    if run.model_dir.exists():
-        run.model_dir.rename(run.folder / "model.old")
-    aside.rename(run.model_dir)
-    shutil.rmtree(run.folder / "model.old", ignore_errors=True)
+    put_model_in_place(run, aside)
     shutil.rmtree(starts.folder(run), ignore_errors=True)
+
+
+def put_model_in_place(run: Run, aside: Path) -> None:
+    """Let the folder ``aside`` take the place of the run's earlier model, if it has one."""
+    old = run.folder / _OLD
+    if run.model_dir.exists():
+        if old.exists():  # of a worker that was killed before it had removed it
+            shutil.rmtree(old)
+        run.model_dir.rename(old)
+    aside.rename(run.model_dir)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back_model(run: Run) -> None:
+    """Restore the earlier model of a run whose worker was killed while another took its place."""
+    old = run.folder / _OLD
+    if ranks.is_first() and old.exists() and not run.model_dir.exists():
+        old.rename(run.model_dir)
 
 
 def _settings(model: Any) -> Any:

@@ -21,7 +21,7 @@ from studio.training.launch_check import check_launch, examine_files
 from studio.training.memory import Memory, give_back_at_once
 from studio.training.progress import Progress
 from studio.training.read import read_rows
-from studio.training.saving import save_model
+from studio.training.saving import put_back_model, save_model
 from studio.training.steps import planned_steps
 
 
@@ -56,6 +56,7 @@ def train(folder: Path) -> str:
 
 def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> str:
     recipe = run.recipe.check()
+    put_back_model(run)
     progress = Progress(log)
     give_back_at_once(recipe.model.quantization != "none")
 
@@ -84,7 +85,7 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     from studio.training.layer_choices import choose_attention, choose_compile, choose_kernels, choose_layers
     from studio.training.origin import origin_of
     from studio.training.packing import check_apart
-    from studio.training.resume import check_origin, require_inputs, resume_checkpoint
+    from studio.training.resume import check_origin, from_first_step, require_inputs, resume_checkpoint
     from studio.training.samples import add_samples
     from studio.training.trainer import build_trainer
 
@@ -94,11 +95,10 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     transformers.set_seed(recipe.train.seed)
     device = pick_device(recipe.train.device)
     ranks.begin(device)
-    if device == "cpu":
-        load_watch.start()
 
     # a resumed run keeps the very base and number format that it began with
     checkpoint = resume_checkpoint(run)
+    recipe = recipe if checkpoint else from_first_step(recipe)
     earlier = recipe.resolved if checkpoint else None
     origin = (read_origin(checkpoint) or origin_of_recipe(recipe)) if checkpoint else None
     require_inputs(run, recipe, origin or origin_of_recipe(recipe))
@@ -131,6 +131,8 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     kept = kept_choices(recipe, checkpoint is not None, device_name(device), processor, log)
     dtype = kept.dtype if kept and kept.dtype else methods.training_dtype(recipe, device)
     threads = choose_threads(choices, kept.threads if kept and device == "cpu" else None, log)
+    if device == "cpu":
+        load_watch.start()  # it needs to know how many threads there are
     longest = max(len(example.input_ids) for example in examples)
     memory.expect(recipe, base, device, dtype, longest)
     say_dtype(choices, recipe, dtype, device)

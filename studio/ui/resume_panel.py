@@ -11,7 +11,7 @@ import gradio as gr
 from studio.errors import StudioError
 from studio.runs import Run
 from studio.runs.origin import Change
-from studio.training.extend import extend_run, plan_extension
+from studio.training.extend import default_schedule, extend_run, plan_extension
 from studio.training.resume import (
     ChangedSince,
     check_plan,
@@ -23,7 +23,7 @@ from studio.training.resume import (
 from studio.ui import views
 from studio.ui.wiring import QUIET
 
-CONTINUED = ("finished", "stopped")  # a run with another end is resumed first
+CONTINUED = ("finished", "stopped", "failed")  # a run with another end is resumed first
 _EPOCHS, _STEPS = "epochs", "steps"
 
 
@@ -52,7 +52,8 @@ class ResumePanel:
     @property
     def parts(self) -> list[Any]:
         """What :func:`updates` and the handlers update."""
-        return [self.resume, self.changes, self.told, self.accept, self.pending, self.card, self.preview, self.go]
+        shown = [self.resume, self.changes, self.told, self.accept, self.pending, self.card, self.preview, self.go]
+        return [*shown, *self.settings]
 
     @property
     def settings(self) -> list[Any]:
@@ -95,8 +96,13 @@ def build(resume: gr.Button) -> ResumePanel:
     )  # fmt: skip
 
 
-def updates(panel: ResumePanel, run: Run, status: str) -> dict[Any, Any]:
-    """What of the panel fits a run now; nothing is asked any more."""
+def updates(panel: ResumePanel, run: Run, status: str, fresh: bool = True) -> dict[Any, Any]:
+    """What of the panel fits a run now; nothing is asked any more.
+
+    Args:
+        fresh: another run was chosen, or its status is another: the settings get their defaults. Otherwise they and
+            the preview stay as they are.
+    """
     resumable = is_resumable(run, status)
     label = "Resume" if resumable and resume_checkpoint(run) else "Start again"
     continued = status in CONTINUED and not run.damage and (status == "finished" or resume_checkpoint(run) is not None)
@@ -104,8 +110,15 @@ def updates(panel: ResumePanel, run: Run, status: str) -> dict[Any, Any]:
         panel.resume: gr.update(visible=resumable, value=label),
         **_closed(panel),
         panel.card: gr.update(visible=continued),
-        **(_preview(panel, run, 1, _EPOCHS, None, None) if continued else {}),
+        **(_fresh(panel, run, status) if continued and fresh else {}),
     }
+
+
+def _fresh(panel: ResumePanel, run: Run, status: str) -> dict[Any, Any]:
+    """The default settings of a run, and the preview of these."""
+    values = [1, _EPOCHS, default_schedule(status), 0]
+    set_to = {part: gr.update(value=value) for part, value in zip(panel.settings, values, strict=True)}
+    return {**set_to, **_preview(panel, run, *values)}
 
 
 def hidden(panel: ResumePanel) -> dict[Any, Any]:

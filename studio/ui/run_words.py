@@ -36,8 +36,9 @@ def state(run: Run, status: str, look: Look, waits: bool = False) -> str:
         if not view.step:
             return views.working("The first step is being computed")
         return views.working("Training", view.step, view.max_steps, "steps", left)
+    kept = "The earlier model is kept." if run.has_model else ""
     if status == "failed":
-        return trouble.failed(view.ended or {"what": "The run failed.", "fix": "Its log says more."})
+        return trouble.failed(view.ended or {"what": "The run failed.", "fix": "Its log says more."}, kept)
     if status == "interrupted":
         return trouble.interrupted(run)
     took = f" in {views.duration(view.last_time - view.started['time'])}" if view.started and view.last_time else ""
@@ -46,7 +47,7 @@ def state(run: Run, status: str, look: Look, waits: bool = False) -> str:
         return views.message("warn", f"Paused{at}.", f"Its device is free. {resume_text(run)}")
     if status == "stopped" and (view.ended or {}).get("what") == "Cancelled.":
         go_on = resume_text(run) if is_resumable(run, status) else "It has no checkpoint to resume from: run it again."
-        return views.message("warn", "Cancelled.", f"No model was saved. {go_on}")
+        return views.message("warn", "Cancelled.", f"{kept or 'No model was saved.'} {go_on}")
     if status == "stopped":
         if not view.started:
             return views.message("warn", "Stopped before it started.", "Launch it again when you like.")

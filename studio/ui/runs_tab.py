@@ -138,6 +138,7 @@ def signature(desk: Desk, run: Run | None, status: str) -> dict[str, str]:
         "runs": f"{about} {queue.stamp()} {desk.index.version(TICK_SECONDS)}",
         "words": f"{run.id} {run.label}",
         "log": run.id,
+        "continue": f"{run.id} {status}",
         "ship": f"{about} {ship_panel.signature(run)}",
     }
 
@@ -220,7 +221,7 @@ def show(desk: Desk, tab: RunsTab, run_id: str | None, seen: str | None) -> dict
             tab.others: gr.update(choices=choices(desk, TICK_SECONDS, without=run.id)),
             tab.chart: run.id,
             tab.stop: gr.update(visible=status == "running", interactive=not run.stopping),
-            **resume_panel.updates(tab.resume, run, status),
+            **resume_panel.updates(tab.resume, run, status, known.get("continue") != sign["continue"]),
             tab.compare: gr.update(visible=run.has_model and status != "running" and writes_text(run)),
             **run_actions.updates(desk, tab.actions, run, status),
         }

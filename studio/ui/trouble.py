@@ -43,11 +43,16 @@ def build() -> Trouble:
     return Trouble(card, steps, retry)
 
 
-def failed(ended: dict[str, Any]) -> str:
-    """How a run failed: the message, what memory it took, and the rows of the batch at which it diverged."""
+def failed(ended: dict[str, Any], kept: str = "") -> str:
+    """How a run failed: the message, what memory it took, and the rows of the batch at which it diverged.
+
+    Args:
+        kept: what to say of the model that it has all the same.
+    """
     fix = ended["fix"]
     if ended.get("reason") == "out_of_memory" and ended.get("estimated_memory_bytes"):
         fix = "Retry it with less, below."  # the terminal lists the steps, here they can be chosen
+    fix = f"{fix} {kept}".strip()
     return views.message("bad", ended["what"], fix, ended.get("traceback", "")) + memory(ended) + rows(ended)
 
 

@@ -108,3 +108,14 @@ def test_a_worker_that_cannot_be_started_leaves_a_failed_run(home, monkeypatch):
     with pytest.raises(StudioError, match="no memory"):
         launcher.start_worker(run)
     assert run.status == "failed"
+
+
+def test_a_finished_run_is_put_back_only_if_it_is_continued(run):
+    write(run, "finished", step=3)
+    recipe = run.recipe
+    with pytest.raises(StudioError) as caught:
+        run.reopen(recipe)
+    assert caught.value.code == "not_resumable"
+    assert run.status == "finished"
+    run.reopen(recipe, continued=True)
+    assert run.status == "queued"

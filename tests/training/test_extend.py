@@ -8,8 +8,9 @@ from lessons import curve, done, lesson, same, stop_after, weights, write_rows
 
 from studio.errors import StudioError
 from studio.recipe import TrainSpec
-from studio.runs import Run
+from studio.runs import EventLog, Run
 from studio.runs.index import RunIndex
+from studio.thread_waiting import LoadWatch
 from studio.training import train
 from studio.training.extend import extend_run, plan_extension
 from studio.training.resume import plan_resume
@@ -189,3 +190,54 @@ def test_results_12_the_rate_that_is_told_is_the_one_that_transformers_uses(kind
         assert rate_at(spec, step + 7, total + 7, start=7) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-9)
         optimizer.step()
         scheduler.step()
+
+
+def test_results_12_a_continued_run_without_checkpoints_begins_its_schedule_at_its_first_step(tiny_model, rows):
+    run = done(lesson(tiny_model, rows, max_steps=2, warmup_steps=0))
+    extend_run(run, plan_extension(run, steps=2))
+    assert run.recipe.resolved.schedule_start == 2
+    shutil.rmtree(run.checkpoints_dir)
+    assert train(run.folder) == "finished"
+    newest = rates(run)
+    assert list(newest) == [1, 2, 3, 4]
+    assert newest[1] == pytest.approx(0.01)
+    assert newest[2] < newest[1]
+    assert run.recipe.resolved.schedule_start == 0
+
+
+def test_results_12_a_failed_continuation_is_continued_again_and_a_diverged_one_with_another_rate(tiny_model, rows):
+    run = done(lesson(tiny_model, rows, max_steps=2))
+    log = EventLog(run.events_path)
+    log.write("failed", what="It went wrong.", fix="")
+    assert plan_extension(run, steps=1).total == 3
+    log.write("failed", what="It diverged.", fix="", reason="diverged")
+    log.close()
+    for rate in (None, 0.01):
+        with pytest.raises(StudioError) as caught:
+            plan_extension(run, steps=1, learning_rate=rate)
+        assert caught.value.code == "rate_needed"
+    assert extended(run, steps=1, learning_rate=0.001) == "finished"
+    assert curve(run)[-1][0] == 3
+
+
+class Watch(LoadWatch):
+    """Notes how many threads torch has when the watch starts."""
+
+    def start(self):
+        Watch.threads = torch.get_num_threads()
+
+
+def test_the_load_watch_starts_after_the_threads_are_settled(tiny_model, rows, monkeypatch):
+    from studio.models import processor
+    from studio.training import worker
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(processor, "allowed_cores", lambda: 1)
+        monkeypatch.setattr(worker, "LoadWatch", Watch)
+        done(lesson(tiny_model, rows, max_steps=1))
+        assert Watch.threads == 1
+    finally:
+        torch.set_num_threads(before)

@@ -119,3 +119,46 @@ def test_results_12_without_checkpoints_the_page_says_what_to_do_instead(panel, 
     shown = resume_panel.updates(panel, run, "finished")
     assert shown[panel.go]["interactive"] is False
     assert f"model.adapter={run.id}" in shown[panel.preview]
+
+
+@pytest.fixture
+def stopped(tiny_model, rows, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        return done(lesson(tiny_model, rows), "stopped")
+
+
+def test_results_12_the_preview_that_is_shown_is_that_of_the_settings_that_are_shown(panel, stopped):
+    shown = resume_panel.updates(panel, stopped, "stopped")
+    values = [shown[part]["value"] for part in panel.settings]
+    assert values == [1, "epochs", "extend", 0]
+    assert shown[panel.preview] == resume_panel._preview(panel, stopped, *values)[panel.preview]
+    assert resume_panel.updates(panel, stopped, "finished")[panel.schedule]["value"] == "restart"
+
+
+def test_results_12_news_of_the_same_run_leave_what_was_typed_and_its_preview(panel, stopped):
+    desk, tab = Desk(Launcher()), None
+    with gr.Blocks():
+        tab = runs_tab.build(desk)
+    first = runs_tab.show(desk, tab, stopped.id, "")
+    touched = {*tab.resume.settings, tab.resume.preview}
+    assert touched <= set(first)
+    known = json.loads(first[tab.seen]) | {"runs": "news"}
+    later = runs_tab.show(desk, tab, stopped.id, json.dumps(known))
+    assert tab.resume.card in later and not touched & set(later)
+
+
+def test_results_12_of_a_continuation_that_was_cancelled_or_failed_the_earlier_model_is_named(panel):
+    run = Run.create(Recipe())
+    assert run.claim()
+    log = EventLog(run.events_path)
+    log.write("started", max_steps=9)
+    log.write("stopped", what="Cancelled.")
+    desk = Desk(Launcher())
+    assert "earlier model" not in run_words.state(run, "stopped", desk.feed.look(run))
+    run.model_dir.mkdir()
+    (run.model_dir / "adapter_config.json").write_text("{}")
+    assert "earlier model" in run_words.state(run, "stopped", desk.feed.look(run))
+    log.write("failed", what="It went wrong.", fix="Mend it.")
+    log.close()
+    assert "earlier model" in run_words.state(run, "failed", desk.feed.look(run))
