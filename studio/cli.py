@@ -236,7 +236,7 @@ def _launch_and_follow(run: Run) -> None:
     if status == "interrupted":
         killed = killed_for_memory(run)
         raise StudioError(
-            killed.what if killed else "The run was interrupted: its worker ended without a word.",
+            killed.what if killed else "The run was interrupted. The worker exited without reporting an error.",
             f"Its log is {run.log_path}. {resume_text(run)} Command: python app.py resume {run.id}",
         )
     if status in ("stopped", "paused"):

@@ -87,14 +87,14 @@ def report(
     no_suites: Annotated[bool, typer.Option("--no-suites", help="Ask no suite: the held-out rows alone.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a run in full and write its report: held-out rows, prompt suites, what was forgotten or learnt by heart.
+    """Evaluate a run in full and write its report: held-out rows, prompt suites, what was forgotten or memorised.
 
     The path of the page is printed on stdout; the figures go into the model card too.
     """
     from studio.evaluation.report import Told
 
     if no_suites and suites:
-        raise StudioError("--no-suites and --suite exclude each other.", "Take one of the two.")
+        raise StudioError("--no-suites and --suite exclude each other.", "Use one of the two.")
     opened = Run.open(run)
     told = Told(opened)
     with terminal.working() as shown:

@@ -98,7 +98,7 @@ def show_trash(
 ) -> None:
     """The runs that were deleted; take one back, or delete them for good."""
     if restore and empty:
-        raise StudioError("--restore and --empty exclude each other.", "Take one of the two.")
+        raise StudioError("--restore and --empty exclude each other.", "Use one of the two.")
     if restore:
         print(trash.restore(restore).id)
     elif empty:

@@ -20,7 +20,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is libyaml'
 
 
 class _UniqueKeys(_Loader):
-    """A safe loader that refuses a mapping with a key that stands twice."""
+    """A safe loader that refuses a mapping with a duplicate key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: dict[Any, yaml.Node] = {}
@@ -64,7 +64,7 @@ def read_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_UniqueKeys)
     except _Duplicate as error:
         raise StudioError(
-            f"{where}: the key {short(error.key, 80)!r} stands twice, in lines {error.first} and {error.second}.",
+            f"{where}: duplicate key {short(error.key, 80)!r}, in lines {error.first} and {error.second}.",
             "Put both parts under one key.",
             field="",
             code="recipe_duplicate_key",
@@ -74,7 +74,7 @@ def read_yaml(text: str, where: str) -> Any:
         line = f" at line {mark.line + 1}" if mark else ""
         reason = short(getattr(error, "problem", None) or "it cannot be parsed")
         raise StudioError(
-            f"{where} is not valid YAML{line}: {reason}.", "Mend that line.", code="recipe_yaml"
+            f"{where} is not valid YAML{line}: {reason}.", "Correct that line.", code="recipe_yaml"
         ) from error
     except (ValueError, OverflowError, TypeError, LookupError, AttributeError, RecursionError) as error:
         # PyYAML's own constructors: a date or a number that there is not

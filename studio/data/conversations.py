@@ -254,7 +254,7 @@ def invalid_rows(invalid: dict[str, int], first: dict[str, str]) -> StudioError:
     count = sum(invalid.values())
     return StudioError(
         f"{count:,} row{'s'[: count != 1]} cannot be trained on: {reasons}.",
-        "Mend them, or set data.invalid_rows to drop.",
+        "Correct them, or set data.invalid_rows to drop.",
         field="data.invalid_rows",
     )
 

@@ -47,7 +47,9 @@ def read_csv(path: Path, kind: str) -> Iterator[Row]:
             raise too_many_columns(path.name, len(header))
         repeated = sorted(name for name, times in Counter(header).items() if times > 1)
         if repeated:
-            raise StudioError(f"{path.name}: the column {repeated[0]!r} stands twice.", "Rename one of the two.")
+            raise StudioError(
+                f"{path.name}: duplicate column {repeated[0]!r}.", "Rename one of the two.", code="duplicate_column"
+            )
         for fields in reader:
             if not fields:
                 continue
@@ -61,7 +63,7 @@ def read_csv(path: Path, kind: str) -> Iterator[Row]:
             yield Row(line, dict(zip(header, fields, strict=True)))
     except csv.Error as error:
         line = reader.line_num + skipped
-        raise StudioError(f"{path.name}, line {line}: broken CSV ({error}).", "Mend that line.") from error
+        raise StudioError(f"{path.name}, line {line}: broken CSV ({error}).", "Correct that line.") from error
     if not found:
         raise StudioError(f"{path.name} has a header and no rows.", "Choose a file with at least one row.")
 

@@ -58,7 +58,7 @@ def files_of(source: Path, split: str = "train") -> list[Path]:
         f"{source.name} has no split {split!r}.",
         f"It has: {', '.join(groups)}; choose one in data.split."
         if len(groups) > 1 or source.is_dir()
-        else "A file of one's own is read whole, as train; name the file of that split in data.source.",
+        else "A local file has only the split train; name the file of that split in data.source.",
         field="data.split",
         code="no_such_split",
     )

@@ -23,7 +23,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise _RepeatedKey(f"the key {repeated[:80]!r} stands twice")
+        raise _RepeatedKey(f"duplicate key {repeated[:80]!r}")
     return values
 
 
@@ -70,7 +70,7 @@ def _parsed(path: Path, number: int, line: str) -> Row:
         column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise StudioError(
             f"{path.name}, line {number}{column}: broken JSON ({_reason(error)}).",
-            "Mend or remove that line; each line must be one whole JSON object.",
+            "Correct or remove that line; each line must be one whole JSON object.",
         ) from error
     return _object(path, number, values)
 
@@ -128,7 +128,7 @@ def _broken(path: Path, error: ValueError | RecursionError, line: int = 0) -> St
     if isinstance(error, UnicodeDecodeError):
         return StudioError(f"{path.name} is not in UTF-8.", "Save the file in UTF-8.")
     number = line or getattr(error, "lineno", 1)
-    return StudioError(f"{path.name}, line {number}: broken JSON ({_reason(error)}).", "Mend the file at that line.")
+    return StudioError(f"{path.name}, line {number}: broken JSON ({_reason(error)}).", "Correct the file at that line.")
 
 
 def _array(path: Path, file) -> Iterator[Row]:

@@ -28,8 +28,8 @@ _BINS = 40
 _FINE = 1000  # lengths that are told apart at most
 
 KINDS = {
-    "refused": ("bad", "the chat template refuses them", "Mend them, or drop them."),
-    "dropped": ("bad", "left out", "Mend them, or drop them."),
+    "refused": ("bad", "the chat template refuses them", "Correct them, or drop them."),
+    "dropped": ("bad", "left out", "Correct them, or drop them."),
     "unwanted": ("note", "left out, as the dataset says", "Nothing needs to be done."),
     "masked": ("warn", "left out: nothing to learn within max_length", "Raise max_length to train on them."),
     "too_long": ("warn", "longer than max_length, and cut", "Raise max_length to train on them whole."),

@@ -105,7 +105,7 @@ def identity(data: DataSpec, split: str | None = None) -> list[Any]:
 
 
 def splits(data: SourceSpec) -> list[str]:
-    """The names of a dataset's splits; a file of one's own has one, ``train``, and a folder may have several."""
+    """The names of a dataset's splits; a local file has one, ``train``, and a folder may have several."""
     if data.source.startswith("builtin/"):
         return sorted(p.stem for p in locate(data, "train").parent.glob("*.jsonl"))
     path = locate(data, data.split)

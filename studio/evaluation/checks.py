@@ -39,7 +39,7 @@ def sound(check: Any) -> dict[str, Any]:
         StudioError: it is no check.
     """
     if not isinstance(check, dict) or not check:
-        raise StudioError('A check is an object such as {"contains": ["Lyon"]}.', "Mend it, or leave it out.")
+        raise StudioError('A check is an object such as {"contains": ["Lyon"]}.', "Correct it, or leave it out.")
     for kind, wanted in check.items():
         if kind not in _KINDS:
             raise StudioError(f"There is no check {kind!r}.", f"Use one of: {', '.join(_KINDS)}.")

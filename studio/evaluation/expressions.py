@@ -28,7 +28,9 @@ def check_expression(pattern: str, name: str) -> None:
         regex.compile(pattern, regex.MULTILINE)
     except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise StudioError(
-            f"{name} is no regular expression: {str(error)[:200]}.", "Mend it, or leave it out.", code="regex-invalid"
+            f"{name} is no regular expression: {str(error)[:200]}.",
+            "Correct it, or leave it out.",
+            code="regex-invalid",
         ) from error
 
 

@@ -19,7 +19,7 @@ from studio.errors import StudioError
 from studio.evaluation.judge_endpoint import endpoint
 from studio.evaluation.statistics import bradley_terry_intervals, paired_p, win_rates
 from studio.evaluation.suite_run import SuiteRun
-from studio.evaluation.verdicts import TIE, parse_verdict
+from studio.evaluation.verdicts import TIE, parse_verdict, without_thought
 from studio.models.progress import Report, quiet
 from studio.workspace import Workspace, safe_name
 
@@ -111,7 +111,7 @@ def judge(
             wanted = f"\nA correct answer:\n{each.reference}\n" if each.reference else ""
             text = filled(prompt, {"prompt": each.text, "reference": wanted, "a": a, "b": b})
             try:
-                reply = Reply(each.id, each.id in flipped, ask(text)[-_LONGEST_REPLY:])
+                reply = Reply(each.id, each.id in flipped, _end(ask(text)))
                 failures = 0
                 if kept:
                     _append(kept, reply)
@@ -122,6 +122,11 @@ def judge(
                 reply = Reply(each.id, each.id in flipped, "", error.what)
         replies.append(reply)
     return _result(first, second, replies)
+
+
+def _end(reply: str) -> str:
+    """The end of a reply. Thoughts are taken out of one that is too long: cut within them, they would look like it."""
+    return reply if len(reply) <= _LONGEST_REPLY else without_thought(reply)[-_LONGEST_REPLY:]
 
 
 def _stopped(error: StudioError, kept: Path | None) -> StudioError:

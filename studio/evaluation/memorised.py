@@ -1,4 +1,4 @@
-"""Answers that were learnt by heart: long pieces of a training answer that come back where they were not asked for."""
+"""Answers that were memorised: long pieces of a training answer that come back where they were not asked for."""
 
 from __future__ import annotations
 

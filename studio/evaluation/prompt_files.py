@@ -69,7 +69,7 @@ def parse_json(text: str, where: str) -> Any:
         json.dumps(value, ensure_ascii=False).encode()  # half a character, such as "\\ud800", is not text
     except (ValueError, RecursionError) as error:
         raise StudioError(
-            f"{where}: this is not JSON that can be read ({str(error)[:200]}).", "Mend it.", code="not-json"
+            f"{where}: this is not JSON that can be read ({str(error)[:200]}).", "Correct it.", code="not-json"
         ) from error
     return value
 
@@ -120,7 +120,7 @@ def _table(text: str, name: str) -> Iterator[tuple[str, Any]]:
             if cells:
                 yield where, cells
     except csv.Error as error:
-        raise StudioError(f"{name}, line {reader.line_num}: {error}.", "Mend the line.", code="not-csv") from error
+        raise StudioError(f"{name}, line {reader.line_num}: {error}.", "Correct the line.", code="not-csv") from error
 
 
 def _lines(text: str, name: str) -> Iterator[tuple[str, Any]]:

@@ -110,7 +110,7 @@ def _learnt(run: Run, details: list[dict], asked: list[SuiteRun], progress: Repo
     """Pieces of training answers in what the tuned model has written, with where."""
     from studio.data import load_conversations, split_conversations
 
-    progress("Looking for answers that were learnt by heart", 0, 0)
+    progress("Looking for answers that were memorised", 0, 0)
     places: list[str] = []
     outputs: list[str] = []
     allowed: list[str] = []

@@ -114,9 +114,9 @@ def _gap(scores: dict[str, Any]) -> str:
     gap = scores["tuned"]["loss"] - seen["tuned"] - (scores["base"]["loss"] - seen["base"])
     said = (
         f"The tuned model's loss is {gap:+.3f} higher on held-out rows than on rows it has seen, the base's own "
-        "difference between the two taken off. Near 0 it has learnt the task; far above, the rows by heart."
+        "difference between the two taken off. Near 0 it has learnt the task; far above, it has memorised the rows."
     )
-    return _section("Learnt, or learnt by heart", said, bars(rows))
+    return _section("Learnt, or memorised", said, bars(rows))
 
 
 def _suite(suite: dict[str, Any]) -> str:

@@ -28,35 +28,53 @@ _OTHER_ASPECT = (
     r"(?!\s+(?:written|structured|organi[sz]ed|formatted|worded|phrased|presented|at|in|on|suited|explained)\b)"
 )
 _GOOD = rf"(?:better|best|superior|stronger|strongest|preferable|preferred|winner|winning)\b{_OTHER_ASPECT}"
+_TASK = r"(?<!correct )(?<!right )(?<!true )(?<!expected )(?<!wanted )(?<!reference )"  # a task with choices has these
 _LABEL = (
-    r"(?:verdict|winner|choice|decision|preference|result|judge?ment|conclusion|vote|pick|selection|"
-    rf"better(?:\s+{_NOUN}|\s+one)?|best(?:\s+{_NOUN}|\s+one)?|(?:final\s+)?answer)"
+    rf"(?:verdict|winner|decision|preference|judge?ment|conclusion|vote|better(?:\s+{_NOUN}|\s+one)?|"
+    r"best(?:\s+(?:answer|response|assistant|model|candidate|reply|one))?)"
 )
-_VALUE = rf"(?:the\s+)?(?:{_NAME}|(?P<T>(?i:(?:a\s+)?(?:tie|draw)|equal|C))\b)"
+_TASK_LABEL = rf"{_TASK}(?:choice|pick|selection|result|best\s+(?:choice|option)|(?:final\s+)?answer)"
+_VALUE = rf"(?P<P>\()?(?:the\s+)?(?:{_NAME}|(?P<T>(?i:(?:a\s+)?(?:tie|draw)|equal|C))\b)(?(P)\)|)"
+_REASON = (  # a label's value goes on with this: "A is wrong" and "A picks it" are no verdict
+    rf"[,;:]?\s*(?i:\b(?:because|since|as|for|due|by|over|wins|won|beats|outperforms|between)\b|"
+    rf"\b(?:is|was|seems)\s+(?:{_BY})*(?:{_GOOD}|more\b))|\s*[(—–>-]"
+)
+_SPOKEN = r"\b(?:I|I'd|I'll|we|we'd)\s+(?:[a-z]+\s+){0,3}?"
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.replace("{NAME}", _NAME).replace("{BY}", _BY).replace("{GOOD}", _GOOD))
 
 
-_MARKED = re.compile(r"\[\[\s*(A|B|C|(?i:tie|draw))\s*\]\]|\\boxed\{\s*(?:\\text\{)?\s*(A|B|C|(?i:tie|draw))\s*\}")
-_LABELLED = re.compile(rf"(?i:\b{_LABEL}\s*(?::|=|-+>|→|\s[-–—]\s)\s*){_VALUE}")
+_MARKED = re.compile(r"\[\[\s*(A|B|C|(?i:tie|draw))\s*\]\]")
+_BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*(A|B|C|(?i:tie|draw))\s*\}{1,2}[\s.$]*$")
+_IS = r"\s*(?::|=|-+>|→|\s[-–—]\s)\s*"
+_LABELLED = [
+    re.compile(rf"(?i:\b{_LABEL}{_IS}){_VALUE}(?=\s*(?:$|[.,;!?)/|]|\n|(?i:or|nor|and)\b)|{_REASON})"),
+    re.compile(rf"(?i:\b{_TASK_LABEL}{_IS}){_VALUE}(?=[\s.!]*(?:$|\n)|\s*[,/|]?\s*(?i:or|nor|and)\b|{_REASON})"),
+]
 _BARE = re.compile(rf"\(?(?:(?i:{_NOUN})\s+)?(?P<N>[AB])\)?|(?P<T>(?i:tie|draw|a tie|a draw|equal|C))")
 _OPENING = re.compile(rf"\(?(?:(?i:{_NOUN})\s+)?(?P<N>[AB])\)?(?:$|[.!)]|\s*[,;—–]|\s+-|\s*\n|\s+(?i:because|since)\b)")
 _STRONG = [
     _compiled(r"{NAME}\s+(?i:(?:is|was|seems|looks|appears)\s+(?:{BY})*{GOOD})"),
     _compiled(
         r"{NAME}\s+(?i:(?:{BY})*(?:wins|won|beats|outperforms|surpasses|comes out (?:ahead|on top)|has the edge|"
-        r"edges out|gets my vote|takes it|deserves to win|"
-        r"(?:does|did|performs|gives|provides|offers)\s+(?:{BY})*(?:better|best)))\b"
+        r"edges out|gets my vote|takes it|deserves to win|(?:does|did|performs)\s+(?:{BY})*(?:better|best)|"
+        r"(?:gives|provides|offers)\s+(?:{BY})*(?:better|best)\s+(?:answer|response|reply|solution)))\b"
     ),
     _compiled(
-        r"(?i:(?:better|best|stronger|superior|winning|preferred|preferable|winner|choice|pick|vote|preference|verdict|"
-        r"decision)\b(?:\s+[a-z]+){0,4}?\s*(?:\bis|\bwas|\bgoes to|\bwould be|\bfalls on)\s*(?:{BY})*){NAME}"
+        r"(?i:(?:better|best(?!\s+(?:choice|option))|stronger|superior|winning|preferred|preferable|winner|"
+        r"my\s+(?:choice|pick)|vote|preference|verdict|decision)\b"
+        r"(?:\s+[a-z]+){0,4}?\s*(?:\bis|\bwas|\bgoes to|\bwould be|\bfalls on)\s*(?:{BY})*){NAME}"
+    ),
+    _compiled(r"{NAME}\s[^.;,AB]{0,60}?\band\s+(?i:(?:is|was)\s+(?:{BY})*{GOOD})"),
+    _compiled(
+        rf"(?:{_SPOKEN})(?i:(?:prefer|preferred|choose|chose|pick|picked|select|selected|take|favou?r|go with|"
+        r"going with|go for|vote for|opt for|side with|lean towards?)\s+(?:the\s+)?){NAME}"
     ),
     _compiled(
-        r"(?i:\b(?:prefer|preferred|choose|chose|pick|select|favou?r|go with|going with|go for|vote for|opt for|"
-        r"side with|lean towards?)\s+(?:the\s+)?){NAME}"
+        r"(?i:\b(?:prefer|choose|pick|select|favou?r|go with|going with|go for|vote for|opt for|side with|"
+        r"lean towards?)\s+(?:the\s+)?(?:answer|response|assistant|model|candidate|reply)\s+)(?P<N>[AB])\b"
     ),
     _compiled(
         r"(?i:\b(?:rate|rank|judge|find|consider|score)\s+(?:" + _NOUN + r"\s+)?)(?P<N>[AB])"
@@ -91,13 +109,21 @@ _WEAK = [
         r"{NAME}\s+(?i:(?:is|was|seems)\s+(?:{BY})*(?:more|most)\s+[a-z]+|(?:is|was)\s+(?:{BY})*"
         r"(?:clearer|cleaner|closer|fuller|richer|safer|sharper|simpler|tighter))"
     ),
-    _compiled(r"(?i:\b(?:is|be|say)\s+(?:the\s+)?){NAME}\s*[.!]*$"),
+    _compiled(r"{NAME}\s+(?i:(?:gives|provides|offers|has)\s+(?:{BY})*(?:better|best))\b"),
+    _compiled(
+        rf"(?:{_SPOKEN})(?i:(?:think|believe|guess|say|feel)\s+(?:that\s+)?(?:it(?:'s|\s+is)\s+)?(?:the\s+)?)"
+        r"{NAME}\s*[.!]*$"
+    ),
 ]
+_QUALITY = r"\s+(?i:(?:[a-z]+\s+){0,4}?(?:better|best|superior|stronger|correct|right))\b"
+_RIVAL = _compiled(r"{NAME}" + _QUALITY)  # contradicts a comparative for the other answer
+_BUT_RIVAL = _compiled(r"(?i:\b(?:but|however|yet)\b)[^.!?AB]{0,30}{NAME}" + _QUALITY)  # and any sentence for it
 _NEGATION = re.compile(r"(?i)\b(?:not|never|cannot|neither|nor|whether|if|unless|hardly|doubt|none)\b|n't\b")
 _SCOPE = re.compile(r"(?i)[,;:]|\b(?:but|however|yet|so|therefore|although|though|while)\b")
 _EITHER = re.compile(rf"\s*(?:,|/|\||(?i:\bor\b|\bnor\b|\band\b))\s*(?i:or\s+)?(?i:{_NOUN}\s+)?(?:[AB]\b|(?i:tie)\b)")
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
-_THOUGHT = re.compile(r"(?is)<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)")
+_THOUGHT_END = re.compile(r"(?i)</think(?:ing)?>")
+_THOUGHT_BEGIN = re.compile(r"(?i)<think(?:ing)?>")
 _MARKUP = re.compile(r"[*_`\"“”«»#]+")
 _PLACES = [
     (re.compile(rf"(?i)\b(?:the\s+)?first\s+(?:{_NOUN}|one)\b|\b({_NOUN})\s+1\b"), "Answer A"),
@@ -121,8 +147,16 @@ def parse_verdict(reply: str) -> str | None:
     return _one(sentences) if sentences else _one(_comparatives(text))
 
 
+def without_thought(reply: str) -> str:
+    """A reply without a reasoning model's thoughts. Their opening mark may stand in the prompt and not in the reply."""
+    ends = [end.end() for end in _THOUGHT_END.finditer(reply)]
+    text = reply[ends[-1] :] if ends else reply
+    begin = _THOUGHT_BEGIN.search(text)
+    return text[: begin.start()] if begin else text
+
+
 def _plain(reply: str) -> str:
-    text = _THOUGHT.sub("", reply[-_LONGEST:].replace("’", "'"))
+    text = without_thought(reply)[-_LONGEST:].replace("’", "'")
     for pattern, name in _PLACES:
         text = pattern.sub(name, text)
     return _MARKUP.sub("", text).strip()
@@ -134,21 +168,24 @@ def _one(found: set[str]) -> str | None:
 
 def _formatted(text: str) -> set[str]:
     """The verdicts in the asked format, or in one that is as plain."""
-    if marked := {_value(one or other) for one, other in _MARKED.findall(text)}:
+    last_line = text.rsplit("\n", 1)[-1].strip()
+    if only := _MARKED.fullmatch(last_line.rstrip(".")) or _BOXED.search(last_line):
+        return {_value(only[1])}
+    if marked := {_value(found) for found in _MARKED.findall(text)}:
         return marked
     if named := _json_verdict(text):
         return {named}
     if bare := _BARE.fullmatch(text.strip(" .!:\n\t[]{}")):
         return {_value(bare["N"] or bare["T"])}
     labelled = set()
-    for found in _LABELLED.finditer(text):
+    for found in (found for pattern in _LABELLED for found in pattern.finditer(text)):
         if _EITHER.match(text, found.end()):
             labelled |= {"A", "B"}  # "Verdict: A or B"
         else:
             labelled.add(_letter(found) or TIE)
     if labelled:
         return labelled
-    last = _BARE.fullmatch(text.rsplit("\n", 1)[-1].strip(" .!:\t[]"))
+    last = _BARE.fullmatch(last_line.strip(" .!:\t[]"))
     return {_value(last["N"] or last["T"])} if last else set()
 
 
@@ -181,11 +218,15 @@ def _claims(text: str) -> set[str]:
         )
         if any(_is_meant(sentence, match, True) for pattern in _EQUAL for match in pattern.finditer(sentence)):
             found.add(TIE)
+        if found:
+            found.update(_matches(_BUT_RIVAL, sentence))
     return found
 
 
 def _comparatives(text: str) -> set[str]:
-    return {letter for sentence in _sentences(text) for pattern in _WEAK for letter in _matches(pattern, sentence)}
+    sentences = _sentences(text)
+    found = {letter for sentence in sentences for pattern in _WEAK for letter in _matches(pattern, sentence)}
+    return found | {letter for sentence in sentences for letter in _matches(_RIVAL, sentence)} if found else found
 
 
 def _sentences(text: str) -> list[str]:

@@ -99,7 +99,7 @@ def read_votes(path: Path) -> Votes:
     except OSError as error:
         raise StudioError(
             f"The votes in {path} cannot be read: {error.strerror}.",
-            "Mend its permissions, or move it away.",
+            "Correct its permissions, or move it away.",
             code="votes-unreadable",
         ) from error
     found, damaged = [], {}

@@ -68,7 +68,8 @@ def read(run: Run) -> dict[str, Any] | None:
         return state
     if process.find(process.read(run.folder / "export-process.json")):
         return state
-    problem = {"what": "The export ended without a word.", "fix": f"See {LOG} in the run's folder; is memory short?"}
+    fix = f"See {LOG} in the run's folder; is memory short?"
+    problem = {"what": "The export exited without reporting an error.", "fix": fix}
     return {**state, "state": "failed", **problem}
 
 

@@ -38,7 +38,7 @@ def check_task(folder: Path, spec: ModelSpec, task: str | None = None) -> None:
         return
     if task == "causal_lm" and _is_encoder(config):
         raise StudioError(
-            f"{spec.id} is an encoder: it reads text and does not go on with it.",
+            f"{spec.id} is an encoder and cannot generate text.",
             "Set model.task to seq_cls to put texts into classes, or choose a causal language model.",
             field="model.task",
             code="encoder_writes_no_text",

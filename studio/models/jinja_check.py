@@ -201,7 +201,7 @@ def _refusal(answer: dict) -> StudioError:
     }[answer["kind"]]
     return StudioError(
         f"The chat template {what}",
-        "Mend the template, or set data.chat_template to chatml.",
+        "Correct the template, or set data.chat_template to chatml.",
         field="data.chat_template",
     )
 

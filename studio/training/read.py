@@ -49,7 +49,7 @@ def read_rows(recipe: Recipe, tokenizer: Any, log: EventLog, progress: Progress)
         log.write(
             "warning",
             what=f"{count:,} row{'s'[: count != 1]} left out: {reason} (first in {first}).",
-            fix="Mend them if they should be trained on.",
+            fix="Correct them if they should be trained on.",
         )
     training_rows, held_out_rows = split_conversations(conversations, recipe.data, recipe.train.seed, task)
     total = len(conversations)

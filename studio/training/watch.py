@@ -114,7 +114,7 @@ class WatchCallback(TrainerCallback):
         blamed = "" if every or not rows else f"row{_s(rows)} {_numbers(rows)}"
         self._end(
             f"The {what} is not a finite number at step {step:,}." + (f" It comes from {blamed}." if blamed else ""),
-            f"Mend or remove {blamed}" if blamed else f"Lower train.learning_rate{self._lower()}",
+            f"Correct or remove {blamed}" if blamed else f"Lower train.learning_rate{self._lower()}",
             step,
             rows,
             bool(blamed),

@@ -199,9 +199,9 @@ class Known:
             return None
         refusal = invalid_rows(counts, first)
         what = refusal.what if among is None else f"Of the first {among:,} rows: {refusal.what}"
-        fix = "Mend them, or leave them out with the button below."
+        fix = "Correct them, or leave them out with the button below."
         if recipe.data.invalid_rows == "stop":
-            fix = "Mend them, or let the recipe leave them out (data.invalid_rows)."
+            fix = "Correct them, or let the recipe leave them out (data.invalid_rows)."
         return StudioError(what, fix, field=refusal.field, code="rejected_rows")
 
     def launch_check(self, recipe: Recipe, patience: float | None = None) -> LaunchCheck | None:

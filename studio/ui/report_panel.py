@@ -114,7 +114,7 @@ def show(recipe: Recipe, starting: bool = False) -> tuple:
     """Updates for start, cancel, result, timer, and for what makes a cleaned copy."""
     try:
         if recipe.problems():
-            raise StudioError("The recipe has problems.", "Mend what is marked above.")
+            raise StudioError("The recipe has problems.", "Correct what is marked above.")
         report, state = check_state(recipe)
     except StudioError as error:
         return _shown(views.message("warn", error.what, error.fix), False, again=False)

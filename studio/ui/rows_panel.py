@@ -131,7 +131,7 @@ def show(desk: Desk, wanted: Wanted, dropdowns: int, session: str = "") -> list[
         waits = desk.without_model(recipe)
         kind = "warn" if waits else "bad"
         what = views.message(kind, error.what, error.fix) if waits else views.problem(error)
-        text = "They are shown as soon as the model is here." if waits else "Mend what is said above."
+        text = "They are shown as soon as the model is here." if waits else "Correct what is said above."
         return [what, "[]", *hidden, views.empty("No rows to show", text), gr.skip(), _NO_PAGE, *still]
     page = json.dumps({"next": seen.next, "previous": seen.previous})
     buttons = [gr.update(interactive=seen.previous is not None), gr.update(interactive=seen.next is not None)]

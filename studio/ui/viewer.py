@@ -273,7 +273,7 @@ class _Process:
         if made is None:
             self.end()
             raise StudioError(
-                "The process that shows the rows ended without a word.",
+                "The process that shows the rows exited without reporting an error.",
                 "It may have run out of memory. Show other rows, or another dataset.",
                 code="preview_ended",
             )

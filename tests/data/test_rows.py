@@ -212,8 +212,10 @@ def test_a_csv_quote_that_does_not_close_is_refused(write):
     assert "broken CSV" in refusal(write("a.csv", 'prompt,completion\n"q,a\n')).what
 
 
-def test_a_column_that_stands_twice_is_refused_by_name(write):
-    assert refusal(write("a.csv", "text,label,text\na,b,c\n")).what == "a.csv: the column 'text' stands twice."
+def test_a_duplicate_column_is_refused_by_name(write):
+    error = refusal(write("a.csv", "text,label,text\na,b,c\n"))
+    assert error.code == "duplicate_column"
+    assert "'text'" in error.what
 
 
 def test_a_truncated_parquet_file_is_refused(tmp_path):

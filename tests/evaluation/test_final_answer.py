@@ -29,6 +29,24 @@ def test_results_10_numbers_are_read_in_their_usual_notations(text, values):
     assert numbers(text) == [Decimal(value) for value in values]
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"\boxed{\frac{1}{2}}", "0.5"), (r"\boxed{-\dfrac{3}{4}}", "-0.75"), (r"So it is $\tfrac{1}{4}$.", "0.25"),
+        (r"\boxed{1\frac{1}{2}}", "1.5"), (r"\frac12", "0.5"), (r"\boxed{\frac{-6}{3}}", "-2"), (r"\boxed{1/2}", "0.5"),
+        ("1/2", "0.5"), ("-1/2.", "-0.5"), (r"\(3/4\)", "0.75"), ("1 1/2", "1.5"), (r"\boxed{1,000/4}", "250"),
+        ("on 1/2 it is 7", "7"), ("it rained on 3/4", "4"), (r"\frac{1}{2} of 8 is 4", "4"),
+        (r"8 halves: \frac{8}{2} = \boxed{4}", "4"), (r"\boxed{\frac{\pi}{2}}", None), (r"\boxed{\frac{1}{0}}", None),
+        (r"5-\frac{1}{2}", "0.5"), (r"5 - \frac{1}{2}", "0.5"), (r"x=-\frac{1}{2}", "-0.5"), (r"-2\frac{1}{2}", "-2.5"),
+        (r"\boxed{\frac{\frac{1}{2}}{x}}", None),
+        ("-$5", "-5"), ("−€5", "-5"), (r"\boxed{-\$5}", "-5"), (r"-\$5.50", "-5.5"), ("$5", "5"), ("10-$5", "5"),
+        ("- $5", "5"), ("$-5$", "-5"),
+    ],
+)  # fmt: skip
+def test_results_10_fractions_are_one_number_and_a_minus_goes_before_a_currency_sign(text, value):
+    assert last_number(text) == (None if value is None else Decimal(value))
+
+
 @pytest.mark.parametrize("text", ["Q3", "H2O", "v1.2.3", "10.0.0.1", "none", ""])
 def test_results_10_names_and_versions_are_no_numbers(text):
     assert numbers(text) == []
@@ -66,7 +84,10 @@ def test_results_13_the_last_closed_box_is_the_final_answer(text, content):
     assert boxed(text) == content
 
 
-@pytest.mark.parametrize("part", ["1", "111,", ".123", "\\boxed{", "{", "1 x 10 ", "1e", "\\text{"])
+@pytest.mark.parametrize(
+    "part",
+    ["1", "111,", ".123", "\\boxed{", "{", "1 x 10 ", "1e", "\\text{", "\\frac{", "\\frac12", "1/", "1/2 ", "-$"],
+)
 def test_long_hostile_texts_are_read_in_linear_time(part):
     begun = time.process_time()
     last_number(part * (60_000 // len(part)))

@@ -49,6 +49,14 @@ def test_no_verdict_is_counted_as_none(run):
     assert found["p"] is None
 
 
+def test_results_01_a_long_thought_that_is_cut_off_is_no_verdict(run):
+    """Its opening mark is far before the part of the reply that is kept."""
+    found = judge(run, "base", "tuned", lambda text: "<think>" + "so " * 10_000 + "[[A]]")
+    assert found["no_verdict"] == 20
+    found = judge(run, "base", "tuned", lambda text: "so " * 10_000 + "[[A]] or [[B]]\n</think>\n\n[[B]]")
+    assert found["no_verdict"] == 0
+
+
 def test_braces_in_answers_stay_what_they_are():
     parts = {"prompt": "{b}", "reference": "", "a": "{a} {0} %s", "b": "\\1"}
     text = filled(PROMPT, parts)

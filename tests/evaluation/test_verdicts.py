@@ -62,6 +62,62 @@ def test_results_01_a_reply_that_says_neither_or_both_has_no_verdict(reply):
     assert parse_verdict(reply) is None
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Conclusion: A is wrong and B is right.", "Decision: A was incorrect, so B.", "Answer: B is wrong.",
+        "Verdict: A has errors.", "Correct choice: B. Answer A picks it.", "Correct answer: B",
+        "The correct choice is B. Answer A picks it, answer B does not.", "The correct answer is B.",
+        "Answer A chose B as the option, which is right. Answer B chose C.",
+        "Answer: B. Answer A picks it, answer B does not.", "The best option is B, and answer A says so.",
+        r"Answer A writes \boxed{B}, and answer B writes nothing at the end.",
+        "A gives a better explanation, but B is right.", "A is better in parts, but answer B is the correct one.",
+    ],
+)  # fmt: skip
+def test_results_01_a_letter_that_is_not_called_better_is_no_verdict(reply):
+    assert parse_verdict(reply) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        (
+            "Option A provides a better explanation, but Option B provides the correct answer and is better overall.",
+            "B",
+        ),
+        ("Answer A gives a better explanation.", "A"),
+        ("Answer A provides the better answer.", "A"),
+        ("Verdict: B is better, as A is wrong.", "B"),
+        ("Verdict: B because A is wrong.", "B"),
+        ("Verdict: (B)", "B"),
+        ("Verdict: A (more complete)", "A"),
+        ("Decision: B over A", "B"),
+        ("Answer: B", "B"),
+        ("My choice is B.", "B"),
+        ("I prefer B.", "B"),
+        ("I would choose A here.", "A"),
+        ("I compare [[A]] with [[B]].\n\n[[B]]", "B"),
+        ("The correct choice is B, which answer A picks.\n\n[[A]]", "A"),
+    ],
+)
+def test_results_01_a_label_a_choice_of_the_judge_and_its_last_line_are_read(reply, verdict):
+    assert parse_verdict(reply) == verdict
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("I weigh [[A]] against [[B]].\n</think>\n\n[[B]]", "B"),
+        ("A is better.\n</thinking>\nVerdict: B", "B"),
+        ("<think>[[A]]" + " so" * 10_000 + "</think>[[B]]", "B"),
+        ("<think>A is better." + " so" * 10_000 + " [[A]]", None),
+        ("<think>a</think> [[A]] </think> [[B]]", "B"),
+    ],
+)
+def test_results_01_thoughts_are_no_verdict_wherever_they_begin(reply, verdict):
+    assert parse_verdict(reply) == verdict
+
+
 @given(text(alphabet=sampled_from("AB abetris.,:\n[]*"), max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_results_01_lower_case_never_gives_a_letter(reply):

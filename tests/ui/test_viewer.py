@@ -105,11 +105,11 @@ def test_a_process_that_is_killed_while_it_answers_is_said_and_the_next_request_
     killer = threading.Timer(0.5, os.kill, [viewer.pids[-1], signal.SIGKILL])
     killer.start()
     before = time.monotonic()
-    with pytest.raises(StudioError, match="ended without a word") as caught:
+    with pytest.raises(StudioError) as caught:
         viewer.view(Wanted(recipe))
     killer.join()
     assert 0.4 < time.monotonic() - before < 10
-    assert "out of memory" in caught.value.fix
+    assert caught.value.code == "preview_ended"
     assert numbers(viewer, recipe) == list(range(1, 8))
 
 
