@@ -36,7 +36,7 @@ from studio.ui.field_words import worded
 from studio.ui.form import Form
 from studio.ui.live import live, slot
 from studio.ui.theme import CSS_PATH, theme
-from studio.ui.wiring import QUIET, told
+from studio.ui.wiring import QUIET, session_of, told
 from studio.workspace import ASSETS, Workspace
 
 
@@ -124,8 +124,8 @@ def build(desk: Desk) -> gr.Blocks:
 
         counting = gr.Timer(1.0, active=False)
 
-        def panel(recipe: Recipe, browser_id: str | None) -> dict:
-            seen = desk.known.glance(recipe)
+        def panel(recipe: Recipe, browser_id: str | None, request: gr.Request) -> dict:
+            seen = desk.known.glance(recipe, session_of(request))
             return {
                 glance: seen.html,
                 launch: gr.update(interactive=seen.ready and is_browser(browser_id)),
@@ -133,13 +133,13 @@ def build(desk: Desk) -> gr.Blocks:
                 counting: gr.Timer(active=seen.counting),
             }
 
-        def panel_now(values: dict) -> dict:
-            return panel(form.read(values), values[browser])
+        def panel_now(values: dict, request: gr.Request) -> dict:
+            return panel(form.read(values), values[browser], request)
 
-        def edited(values: dict) -> dict:
+        def edited(values: dict, request: gr.Request) -> dict:
             desk.launcher.warm()
             recipe = form.read(values)
-            updates = {**panel(recipe, values[browser]), note: ""}
+            updates = {**panel(recipe, values[browser], request), note: ""}
             try:
                 keep_draft(recipe, values[browser])
                 file = to_save(recipe)
@@ -178,19 +178,19 @@ def build(desk: Desk) -> gr.Blocks:
             desk.background.fetch(form.read(values))
             return views.working("Starting the download"), gr.update(visible=False), gr.Timer(active=True)
 
-        def watch_model(values: dict) -> dict:
+        def watch_model(values: dict, request: gr.Request) -> dict:
             """Ticks only until the model is here; the panel and the card say what it is."""
             recipe = form.read(values)
-            return {**model_tab.updates(desk, model, recipe), **panel(recipe, values[browser])}
+            return {**model_tab.updates(desk, model, recipe), **panel(recipe, values[browser], request)}
 
         model.get.click(get_model, fields, [model.card, model.get, model.timer], **QUIET)
         model.timer.tick(watch_model, loaded, [*model.parts(), *panel_parts], **QUIET)
 
-        def allow_code(values: dict) -> dict:
+        def allow_code(values: dict, request: gr.Request) -> dict:
             """The one event that allows a model's code; every other one can only ask for it."""
             recipe = form.read(values)
             model_tab.allow_code(recipe, values[model.digest])
-            return {**model_tab.updates(desk, model, recipe), **panel(recipe, values[browser])}
+            return {**model_tab.updates(desk, model, recipe), **panel(recipe, values[browser], request)}
 
         model.allow.click(told(allow_code), {*loaded, model.digest}, [*model.parts(), *panel_parts], **QUIET).then(
             **refresh_rows
@@ -216,12 +216,11 @@ def build(desk: Desk) -> gr.Blocks:
                 [*fields, method.changed, method.preset],
                 **QUIET,
             )
-        costing = {
-            "fn": lambda v: method_tab.cost(desk, form.read(v)),
-            "inputs": fields,
-            "outputs": [method.cost],
-            **QUIET,
-        }
+
+        def cost_now(values: dict, request: gr.Request) -> str:
+            return method_tab.cost(desk, form.read(values), session_of(request))
+
+        costing = {"fn": cost_now, "inputs": fields, "outputs": [method.cost], **QUIET}
         costly = [
             form.fields[p] for p in form.fields if p.startswith(("method", "train.", "data.max_length", "model."))
         ]
@@ -234,12 +233,12 @@ def build(desk: Desk) -> gr.Blocks:
             runs.compare, runs.seen, runs.samples, *runs.trouble.parts, *runs.actions.parts(), *runs.ship.parts(),
         ]  # fmt: skip
 
-        def start(values: dict) -> dict:
+        def start(values: dict, request: gr.Request) -> dict:
             if not is_browser(values[browser]):
                 what = "The page has not loaded its form yet."
                 raise StudioError(what, "Wait until the panel shows the recipe.", code="form_not_loaded")
             recipe = form.read(values)
-            stops = desk.known.stops(recipe)
+            stops = desk.known.stops(recipe, session_of(request))
             if stops:
                 return {note: views.problem(worded(StudioErrors(stops)))}
             run = desk.launcher.submit(recipe)
@@ -335,7 +334,7 @@ def build(desk: Desk) -> gr.Blocks:
                 form.fields["data.source"]: gr.update(
                     value=recipe.data.source, choices=data_tab.known_datasets(recipe.data.source)
                 ),
-                **panel(recipe, browser_id),
+                **panel(recipe, browser_id, request),
                 browser: browser_id if is_browser(browser_id) else "",
                 method.preset: write_changes(read_changes(json.dumps(kept["preset"]))),
                 save: to_save(recipe),

@@ -16,7 +16,8 @@ from studio.ui import report_panel, rows_panel, template_panel
 from studio.ui.desk import Desk
 from studio.ui.form import Form
 from studio.ui.uploads import delete_upload, is_upload, keep_uploads, kept_datasets, mark_unreadable
-from studio.ui.wiring import QUIET, told
+from studio.ui.viewer import PROCESS_CODES
+from studio.ui.wiring import QUIET, session_of, told
 
 MAPPED_PARTS = max(len(shape.required) + len(shape.optional) for shape in SHAPES.values())  # dropdowns
 _FROM_THE_TOP = (1, "", "file", "")  # the row browser's controls: first, flag, order, text
@@ -126,12 +127,13 @@ def wire(desk: Desk, form: Form, tab: DataTab, page: gr.Tab) -> dict[str, Any]:
         **QUIET,
     ).then(**refresh)
 
-    def uploaded(paths: list[str]) -> tuple[Any, ...]:
+    def uploaded(paths: list[str], request: gr.Request) -> tuple[Any, ...]:
         kept = keep_uploads(paths)
         try:
-            desk.viewer.readable(Recipe.parse({"data": {"source": kept}}))
-        except StudioError:  # it is chosen once, so that the page says what is wrong with it
-            mark_unreadable(kept)
+            desk.viewer.readable(Recipe.parse({"data": {"source": kept}}), session_of(request))
+        except StudioError as error:  # it is chosen once, so that the page says what is wrong with it
+            if error.code not in PROCESS_CODES:  # nothing is known about the file
+                mark_unreadable(kept)
         return gr.update(choices=known_datasets(kept), value=kept), "auto", "{}", *_FROM_THE_TOP
 
     fields["model.task"].change(  # a text to be put into a class is read as it is, without template and turns

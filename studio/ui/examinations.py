@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -16,15 +18,70 @@ from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.training.check import tokenizer_key
 from studio.training.launch_check import Examined
-from studio.ui.viewer import Viewer
+from studio.ui.viewer import UNANSWERED, Viewer
 
-_KEPT = 32  # examinations
+_KEPT = 200  # answers
 _HUB_SECONDS = 300  # after which rows of the Hub are looked at again
-_THREADS = 4
+_THREADS = 32  # they only wait; how many processes they take is bounded by the viewer
+_FAILED_SECONDS = 30.0  # that an error is shown before the question is asked again
 
 
 class StillExamining(Exception):
     """The model's files and the first rows are still being looked at."""
+
+
+class Answers:
+    """Answers of the preview processes by a key, asked for in threads, and once for all browsers that want them."""
+
+    def __init__(self, name: str) -> None:
+        self._lock = threading.Lock()
+        self._going: dict[str, Future] = {}
+        self._failed: dict[str, float] = {}  # when an answer was an error
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
+
+    def of(self, key: str, ask: Callable[[], Any], patience: float) -> Any:
+        """The answer to a question. An error is the answer for a while, then the question is asked again.
+
+        Raises:
+            StillExamining: it takes longer than so many seconds, or no process has had time for it.
+            StudioError: the answer is an error.
+        """
+        with self._lock:
+            if time.monotonic() - self._failed.get(key, math.inf) > _FAILED_SECONDS:
+                self._drop(key)
+            if key not in self._going:
+                while len(self._going) >= _KEPT:
+                    self._drop(next(iter(self._going)))
+                self._going[key] = self._pool.submit(self._answer, key, ask)
+            future = self._going[key]
+        try:
+            return future.result(timeout=patience)
+        except (FutureTimeout, CancelledError) as error:
+            raise StillExamining from error
+        except StudioError as error:
+            if error.code in UNANSWERED:
+                raise StillExamining from error
+            raise
+
+    def _answer(self, key: str, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except StudioError as error:
+            with self._lock:
+                if error.code in UNANSWERED:
+                    self._drop(key)
+                elif key in self._going:
+                    self._failed[key] = time.monotonic()
+            raise
+        except BaseException:
+            with self._lock:
+                self._drop(key)
+            raise
+
+    def _drop(self, key: str) -> None:
+        self._failed.pop(key, None)
+        if future := self._going.pop(key, None):
+            future.cancel()
 
 
 class Examinations:
@@ -32,34 +89,20 @@ class Examinations:
 
     def __init__(self, viewer: Viewer):
         self._viewer = viewer
-        self._lock = threading.Lock()
-        self._going: dict[str, Future] = {}
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="examine")
+        self._answers = Answers("examine")
 
-    def of(self, recipe: Recipe, patience: float) -> Examined:
+    def of(self, recipe: Recipe, patience: float, session: str = "") -> Examined:
         """What is known of a recipe.
+
+        Args:
+            session: of the browser that asks.
 
         Raises:
             StillExamining: it takes longer than so many seconds.
         """
-        key = self._key(recipe)
-        with self._lock:
-            if key not in self._going:
-                while len(self._going) >= _KEPT:
-                    self._going.pop(next(iter(self._going))).cancel()
-                self._going[key] = self._pool.submit(self._examine, key, recipe)
-            future = self._going[key]
         try:
-            return future.result(timeout=patience)
-        except (FutureTimeout, CancelledError) as error:
-            raise StillExamining from error
-
-    def _examine(self, key: str, recipe: Recipe) -> Examined:
-        try:
-            return self._viewer.examine(recipe)
-        except StudioError as error:  # the process did not answer; the next look asks again
-            with self._lock:
-                self._going.pop(key, None)
+            return self._answers.of(self._key(recipe), lambda: self._viewer.examine(recipe, session), patience)
+        except StudioError as error:  # the process did not answer
             return Examined((error,))
 
     @staticmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from studio.runs.index import RunIndex
 from studio.training.check import check_state
 from studio.training.launch_check import Examined, LaunchCheck, check_launch
 from studio.ui import views
-from studio.ui.examinations import Examinations, StillExamining
+from studio.ui.examinations import Answers, Examinations, StillExamining
 from studio.ui.field_words import element_ids, worded
 from studio.ui.viewer import Viewer
 from studio.workspace import Workspace
@@ -38,7 +37,6 @@ _ENCODER_ONLY = {  # settings that do not change the conversations
     *("max_length", "train_on", "chat_template", "holdout", "invalid_rows"),
     *("split_turns", "special_tokens_in_text"),
 }
-_KEPT_SURVEYS = 200
 _RECENT = 20  # runs that are looked at
 _LAUNCH_SECONDS = 60.0
 _COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them
@@ -106,7 +104,7 @@ class Known:
         self._examinations = Examinations(viewer)
         self._lock = threading.Lock()
         self._counts: dict[str, Count] = {}
-        self._surveys: dict[tuple, Future] = {}
+        self._surveys = Answers("survey")
         self._chosen: tuple[str, str | None] = ("", None)  # by the version of the index
 
     @property
@@ -114,44 +112,31 @@ class Known:
         """``cpu`` or ``cuda``, as ``train.device: auto`` would take it."""
         return "cpu" if self._machine["device"] == "CPU" else "cuda"
 
-    def survey(self, recipe: Recipe) -> Survey | None:
+    def survey(self, recipe: Recipe, session: str = "", patience: float = _LAUNCH_SECONDS) -> Survey | None:
         """What one pass over the dataset tells; None if it would take long (a Hub dataset, a large file, rows
         that take seconds to read).
 
+        Args:
+            session: of the browser that asks.
+            patience: seconds to wait.
+
         Raises:
+            StillExamining: it takes longer.
             StudioError: the dataset cannot be read.
         """
         data = recipe.data
         files = self._files(data)
         if files is None or sum(size for _, size, _ in files) > _COUNTED_BYTES:
             return None
-        settings = data.model_dump_json(exclude=_ENCODER_ONLY)
-        key = (str(files), settings, recipe.model.task)
-        with self._lock:
-            first = key not in self._surveys
-            if first:
-                while len(self._surveys) >= _KEPT_SURVEYS:
-                    self._surveys.pop(next(iter(self._surveys)))
-                self._surveys[key] = Future()
-            known = self._surveys[key]
-        if first:
-            self._make_survey(key, known, recipe)
-        return known.result()
+        key = str((files, data.model_dump_json(exclude=_ENCODER_ONLY), recipe.model.task))
+        return self._surveys.of(key, partial(self._asked_survey, recipe, session), patience)
 
-    def _make_survey(self, key: tuple, known: Future, recipe: Recipe) -> None:
-        """Ask for a survey once, for every browser that waits for it."""
+    def _asked_survey(self, recipe: Recipe, session: str) -> Survey | None:
         try:
-            known.set_result(self._viewer.survey(recipe))
+            return self._viewer.survey(recipe, session)
         except StudioError as error:
             if error.code == "survey_too_long":
-                known.set_result(None)
-                return
-            if error.code == "busy":
-                self._surveys.pop(key, None)
-            known.set_exception(error)
-        except BaseException as error:
-            self._surveys.pop(key, None)
-            known.set_exception(error)
+                return None
             raise
 
     @staticmethod
@@ -204,39 +189,51 @@ class Known:
             fix = "Correct them, or let the recipe leave them out (data.invalid_rows)."
         return StudioError(what, fix, field=refusal.field, code="rejected_rows")
 
-    def launch_check(self, recipe: Recipe, patience: float | None = None) -> LaunchCheck | None:
+    def launch_check(self, recipe: Recipe, patience: float | None = None, session: str = "") -> LaunchCheck | None:
         """What stands in the way of a launch; None while the model and the first rows are still being examined.
 
         Args:
             patience: seconds to wait; None takes that of the panel.
+            session: of the browser that asks.
         """
         patience = self._patience if patience is None else patience
         try:
-            return check_launch(recipe, examine=partial(self._examinations.of, patience=patience))
+            return check_launch(recipe, examine=partial(self._examinations.of, patience=patience, session=session))
         except StillExamining:
             return None
 
-    def stops(self, recipe: Recipe) -> list[StudioError]:
+    def stops(self, recipe: Recipe, session: str = "") -> list[StudioError]:
         """Everything that stands in the way of a launch, waited for."""
-        checked = self.launch_check(recipe, patience=_LAUNCH_SECONDS)
+        unknown = StudioError("The model and the first rows are still being checked.", "Try again in a moment.")
+        checked = self.launch_check(recipe, _LAUNCH_SECONDS, session)
         if checked is None:
-            return [StudioError("The model and the first rows are still being checked.", "Try again in a moment.")]
+            return [unknown]
         if checked.problems:
             return checked.problems
         try:
-            asked = self.invalid(recipe, self.survey(recipe), checked.examined)
+            asked = self.invalid(recipe, self.survey(recipe, session), checked.examined)
+        except StillExamining:
+            return [unknown]
         except StudioError as error:
             return [error]
         return [asked] if asked else []
 
-    def glance(self, recipe: Recipe) -> Glance:
-        """The side panel: what it says, whether the recipe can be launched, and what else it shows."""
-        checked = self.launch_check(recipe)
+    def glance(self, recipe: Recipe, session: str = "") -> Glance:
+        """The side panel: what it says, whether the recipe can be launched, and what else it shows.
+
+        Args:
+            session: of the browser that shows it.
+        """
+        checked = self.launch_check(recipe, session=session)
         problems = list(checked.problems if checked else recipe.problems())
         seen = counted = None
+        surveying = False
         if not any(p.field and p.field.startswith("data") for p in problems):
             try:
-                seen, counted = self.survey(recipe), self.count(recipe)
+                counted = self.count(recipe)
+                seen = self.survey(recipe, session, self._patience)
+            except StillExamining:
+                surveying = True
             except StudioError as error:
                 problems.append(error)
         examined = checked.examined if checked else None
@@ -245,6 +242,8 @@ class Known:
         rows = "Rows are counted at the launch."
         if seen:
             rows = f"{seen.rows:,} rows"
+        elif surveying:
+            rows = "The rows are being counted."
         elif counted:
             rows = counted.said()
         lines = [
@@ -256,16 +255,17 @@ class Known:
         steps = self._steps(recipe, known_rows)
         lines += self._cost(recipe, folder, seen, known_rows, steps)
         stops = [*problems, *([asked] if asked else [])]
+        waiting = checked is None or (surveying and not stops)
         html = views.glance(
             lines,
             [worded(stop) for stop in stops],
             [worded(warning) for warning in warnings(recipe, steps)],
-            waiting=checked is None,
+            waiting=waiting,
             invalid=element_ids(stops, recipe.method.kind),
         )
         offers = asked is not None and recipe.data.invalid_rows == "ask"
-        going = checked is None or bool(counted and counted.going)
-        return Glance(html, checked is not None and not stops, offers, going)
+        going = waiting or surveying or bool(counted and counted.going)
+        return Glance(html, not waiting and not stops, offers, going)
 
     @staticmethod
     def _model(recipe: Recipe, problems: list[StudioError]) -> tuple[Path | None, str]:

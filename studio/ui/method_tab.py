@@ -14,9 +14,11 @@ from studio.recipe import METHODS, Recipe
 from studio.recipe_methods import WHOLE
 from studio.ui import views
 from studio.ui.desk import Desk
+from studio.ui.examinations import StillExamining
 from studio.ui.form import METHOD_TITLES, Form, label
 from studio.ui.wiring import QUIET
 
+_SURVEY_SECONDS = 5.0  # that the estimate waits for the rows
 _FOUR_BITS = ("nf4", "fp4")  # of which the scales can be quantised, too
 
 
@@ -120,10 +122,18 @@ def show_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def cost(desk: Desk, recipe: Recipe) -> str:
-    """The memory estimate as a bar."""
+def cost(desk: Desk, recipe: Recipe, session: str = "") -> str:
+    """The memory estimate as a bar.
+
+    Args:
+        session: of the browser that shows it.
+    """
     try:
-        folder, seen = store.local_folder(recipe.model), desk.known.survey(recipe)
+        folder = store.local_folder(recipe.model)
+        try:
+            seen = desk.known.survey(recipe, session, _SURVEY_SECONDS)
+        except StillExamining:  # rows of the greatest length are assumed
+            seen = None
         numbers, fits = desk.known.numbers(recipe, folder, seen), desk.known.largest(recipe, folder, seen)
     except StudioError:  # the panel says what is wrong
         numbers, fits = None, {}

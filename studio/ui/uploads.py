@@ -14,7 +14,7 @@ from studio.runs import Run
 from studio.workspace import Workspace, safe_name
 
 SUITES = "suites/uploads"
-_NEEDED = ("queued", "running", "paused")
+_NEEDED = ("queued", "running", "paused", "stopped", "failed", "interrupted")  # they train, or can be resumed
 
 
 def keep_uploads(paths: list[str], folder: str = "datasets/uploads") -> str:
@@ -57,7 +57,13 @@ def keep_uploads(paths: list[str], folder: str = "datasets/uploads") -> str:
 def is_upload(source: str | None) -> bool:
     """Whether a dataset is one that the page has put into the workspace: uploaded, or a cleaned copy."""
     path = Path(source or "/")
-    return path.parent in _folders() and path.exists()
+    if path.name in ("", ".", ".."):
+        return False
+    try:
+        folders = [folder.resolve() for folder in _folders()]
+        return path.exists() and not path.is_symlink() and path.resolve().parent in folders
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a null character
+        return False
 
 
 def kept_datasets(chosen: str | None = None) -> list[str]:
@@ -83,7 +89,7 @@ def delete_upload(source: str | None, runs: Iterable[tuple[Run, str]]) -> None:
     """Delete an uploaded dataset.
 
     Args:
-        runs: all runs with their statuses; those that wait, train or are paused keep their data.
+        runs: all runs with their statuses; those that wait, train or can be resumed keep their data.
 
     Raises:
         StudioError: it is no upload (code ``not_an_upload``), or a run needs it (``upload_in_use``).
@@ -91,13 +97,25 @@ def delete_upload(source: str | None, runs: Iterable[tuple[Run, str]]) -> None:
     if not source or not is_upload(source):
         raise StudioError("This dataset was not uploaded here.", "Choose an upload.", code="not_an_upload")
     for run, status in runs:
-        if status in _NEEDED and source in _sources_of(run):
+        if status in _NEEDED and _uses(run, Path(source)):
             raise StudioError(
                 f"The run {run.label.name or run.id} needs {Path(source).name}: it is {status}.",
-                "Wait until it is done, or cancel it.",
+                "Let it finish, or delete the run first.",
                 code="upload_in_use",
             )
     _remove(Path(source))
+
+
+def _uses(run: Run, upload: Path) -> bool:
+    """Whether a run reads an upload, or a file in it."""
+    upload = upload.resolve()
+    for source in filter(None, _sources_of(run)):
+        try:
+            if Path(source).expanduser().resolve().is_relative_to(upload):
+                return True
+        except (OSError, ValueError, RuntimeError):  # no name of a file
+            continue
+    return False
 
 
 def _sources_of(run: Run) -> list[str]:
@@ -117,7 +135,7 @@ def _mark(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

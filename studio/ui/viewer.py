@@ -32,7 +32,14 @@ _SECONDS = 30  # for an answer, from a process that has started
 _START_SECONDS = 60  # more, if it has to start first
 _WAIT_SECONDS = 60  # for a process that is free
 _GRACE_SECONDS = 1.0  # for a request whose session asks for something else
+_BACKGROUND = ("launch", "survey")  # requests that no one waits for; they leave one process to the others
+_BACKGROUND_GRACE_SECONDS = 5.0  # they change with every edit, and a process takes seconds to start
 _IDLE_SECONDS = 60.0  # until a process that nobody needs is ended; the last one stays
+
+UNANSWERED = ("busy", "superseded")
+"""Of errors of requests that no process has answered: they say nothing about the recipe."""
+PROCESS_CODES = (*UNANSWERED, "preview_ended", "preview_too_slow", "preview_memory")
+"""Of errors that tell about a process at one moment, not about the recipe or its files: they are not kept."""
 
 _Kind = tuple[frozenset[str], bool]  # of a process: the secrets that it has, and whether it may run a model's own code
 
@@ -40,8 +47,9 @@ _Kind = tuple[frozenset[str], bool]  # of a process: the secrets that it has, an
 class Superseded(StudioError):
     """The same browser has asked for something newer."""
 
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*(arguments or ("A newer request has taken the place of this one.", "")), **options)
+    def __init__(self, *arguments: Any):
+        text = "A newer request has taken the place of this one."
+        super().__init__(*(arguments or (text, "", None, "superseded")))
 
 
 class Viewer:
@@ -91,21 +99,23 @@ class Viewer:
         with self._changed:
             return [process.pid for process in (*self._idle, *(process for _, process in self._busy.values()))]
 
-    def examine(self, recipe: Recipe) -> Examined:
+    def examine(self, recipe: Recipe, session: str = "") -> Examined:
         """What the model's files and the first rows of the data tell (``studio.training.launch_check``).
 
         Raises:
             StudioError: the process does not answer.
+            Superseded: the session has asked for another recipe since.
         """
-        return self._ask("launch", recipe, recipe, "")
+        return self._ask("launch", recipe, recipe, session)
 
-    def readable(self, recipe: Recipe) -> None:
+    def readable(self, recipe: Recipe, session: str = "") -> None:
         """Read the rows of a local dataset once.
 
         Raises:
             StudioError: they cannot be read, whatever columns are chosen.
+            Superseded: the session has uploaded something else since.
         """
-        self._ask("readable", recipe, recipe, "")
+        self._ask("readable", recipe, recipe, session)
 
     def close(self) -> None:
         """End the processes."""
@@ -160,7 +170,8 @@ class Viewer:
         self._newest[request.owner] = request.number
         for older, process in self._busy.values():
             if older.owner == request.owner:
-                timer = threading.Timer(_GRACE_SECONDS, self._end_if_busy, (older, process))
+                grace = _BACKGROUND_GRACE_SECONDS if older.background else _GRACE_SECONDS
+                timer = threading.Timer(grace, self._end_if_busy, (older, process))
                 timer.daemon = True
                 timer.start()
         self._changed.notify_all()
@@ -186,9 +197,21 @@ class Viewer:
             self._changed.wait(left)
 
     def _is_next(self, request: _Request) -> bool:
-        """Whether this request has waited longest among those whose session has nothing in work."""
+        """Whether this request has waited longest among those that may have a process now.
+
+        A session that has one in work waits. Its rows go before what is asked in the background. Background requests
+        leave one process to the others.
+        """
         working = {other.session for other, _ in self._busy.values() if other.session}
-        return next((other for other in self._waiting if other.session not in working), None) is request
+        foreground = {other.session for other in self._waiting if other.session and not other.background}
+        background = sum(other.background for other, _ in self._busy.values())
+        full = background >= max(1, self._most - 1)
+
+        def may_go(other: _Request) -> bool:
+            held_up = other.background and (full or other.session in foreground)
+            return other.session not in working and not held_up
+
+        return next(filter(may_go, self._waiting), None) is request
 
     def _free(self, kind: _Kind) -> _Process | None:
         """A process of this kind that has nothing to do, or a new one; None if there are as many as there may be."""
@@ -222,6 +245,7 @@ class _Request:
     def __init__(self, number: int, what: str, session: str, kind: _Kind):
         self.number, self.session, self.kind = number, session, kind
         self.owner = (session, what)
+        self.background = what in _BACKGROUND
         self.superseded = False
 
 

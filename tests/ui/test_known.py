@@ -49,8 +49,8 @@ def test_the_estimate_takes_the_number_format_that_the_last_run_chose_here(desk,
 @pytest.fixture
 def panel(desk, tiny_model, tmp_path, monkeypatch):
     """The panel for a recipe with these rows and settings; what the preview process does is done here."""
-    monkeypatch.setattr(desk.viewer, "examine", examine_files)
-    monkeypatch.setattr(desk.viewer, "survey", lambda recipe: survey(recipe.data))
+    monkeypatch.setattr(desk.viewer, "examine", lambda recipe, session="": examine_files(recipe))
+    monkeypatch.setattr(desk.viewer, "survey", lambda recipe, session="": survey(recipe.data))
 
     def show(rows=None, **sections):
         path = tmp_path / "rows.jsonl"

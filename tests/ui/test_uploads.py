@@ -111,3 +111,39 @@ def test_page_10_an_error_about_an_uploaded_file_has_its_name_and_no_temporary_p
     path = "/tmp/gradio/4711/bad.yaml"
     said = named(StudioErrors([StudioError(f"{path} is not valid YAML.", f"Mend {path}.")]), path)
     assert [(p.what, p.fix) for p in said.problems] == [("bad.yaml is not valid YAML.", "Mend bad.yaml.")]
+
+
+@pytest.mark.parametrize(
+    "end", ["..", ".", "", "../uploads", "../cleaned", "rows/..", "../../datasets", "a" * 5000, "\0"]
+)
+def test_a_folder_of_uploads_is_no_upload(home, upload, end):
+    kept = Path(upload())
+    with pytest.raises(StudioError) as caught:
+        delete_upload(f"{kept.parent}/{end}", [])
+    assert caught.value.code == "not_an_upload"
+    assert kept.exists()
+
+
+def test_a_link_among_the_uploads_is_no_upload_and_what_it_leads_to_stays(upload, tmp_path):
+    kept, other = Path(upload()), tmp_path / "other"
+    other.mkdir()
+    link = kept.with_name("link")
+    link.symlink_to(other)
+    assert not is_upload(str(link))
+    assert other.exists() and link.is_symlink()
+
+
+@pytest.mark.parametrize("status", ["running", "paused", "stopped", "failed", "interrupted"])
+def test_an_uploaded_folder_stays_while_a_run_that_uses_a_file_in_it_can_go_on(home, tmp_path, status):
+    files = []
+    for name in ("a.jsonl", "b.jsonl"):
+        path = tmp_path / name
+        path.write_text(json.dumps({"prompt": name, "completion": "b"}), encoding="utf-8")
+        files.append(str(path))
+    folder = Path(keep_uploads(files))
+    run = Run.create(Recipe.parse({"data": {"source": str(next(folder.glob("a*")))}}))
+    with pytest.raises(StudioError) as caught:
+        delete_upload(str(folder), [(run, status)])
+    assert caught.value.code == "upload_in_use"
+    delete_upload(str(folder), [(run, "finished")])
+    assert not folder.exists()

@@ -263,3 +263,38 @@ def test_security_01_rows_of_the_hub_are_read_by_a_process_of_its_own_that_has_t
     online.data.source = "owner/data"
     assert "HF_TOKEN" in module._kind_of(online)[0]
     assert module._kind_of(online) != module._kind_of(recipe)
+
+
+def test_security_08_background_requests_leave_a_process_to_the_others(fresh, recipe):
+    slow = threading.Thread(target=lambda: _ended(lambda: fresh.examine(endless(recipe), "a")), daemon=True)
+    fresh._busy[0] = (module._Request(0, "survey", "b", module._kind_of(recipe)), None)
+    slow.start()
+    time.sleep(0.2)
+    assert list(fresh._busy) == [0]  # the examination waits
+    assert numbers(fresh, recipe) == list(range(1, 8))
+    del fresh._busy[0]
+    fresh._newest[("a", "launch")] = -1
+    with fresh._changed:
+        fresh._changed.notify_all()
+    slow.join(timeout=30)
+    assert not slow.is_alive()
+
+
+def test_security_08_an_examination_takes_the_place_of_the_older_one_of_its_browser(fresh, recipe, monkeypatch):
+    monkeypatch.setattr(module, "_BACKGROUND_GRACE_SECONDS", 0.1)
+    errors: list = []
+    slow = threading.Thread(target=lambda: errors.append(_ended(lambda: fresh.examine(endless(recipe), "a"))))
+    slow.start()
+    while not fresh._busy:
+        time.sleep(0.005)
+    assert fresh.examine(recipe, "a").problems == ()
+    slow.join(timeout=30)
+    assert [error.code for error in errors] == ["superseded"]
+
+
+def _ended(ask) -> StudioError | None:
+    try:
+        ask()
+    except StudioError as error:
+        return error
+    return None
