@@ -30,9 +30,9 @@ def wait_for_status(page, words):
 
 @pytest.fixture
 def slow_answers(monkeypatch):
-    """Fifty tokens a second at most: the tiny model would otherwise be done before anybody can press Stop."""
+    """Ten tokens a second at most: the tiny model would otherwise be done before anybody can press Stop."""
     put = generate._Streamer.put
-    monkeypatch.setattr(generate._Streamer, "put", lambda self, ids: (time.sleep(0.02), put(self, ids))[1])
+    monkeypatch.setattr(generate._Streamer, "put", lambda self, ids: (time.sleep(0.1), put(self, ids))[1])
 
 
 def settings(page, **values):
