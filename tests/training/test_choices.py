@@ -48,12 +48,21 @@ def test_results_03_attention_of_half_precision_follows_from_the_instructions(
     assert model.config._attn_implementation == choices.chosen("attention") == expected
 
 
-def test_results_03_the_number_format_follows_from_the_instructions(monkeypatch):
-    able(monkeypatch)
-    assert resolve_dtype("auto", "cpu") == "float32"
-    for name in ("avx512_bf16", "amx_bf16"):
-        able(monkeypatch, name)
-        assert resolve_dtype("auto", "cpu") == "bfloat16"
+@pytest.mark.parametrize(
+    ("vendor", "instructions", "expected"),
+    [
+        ("GenuineIntel", (), "float32"),
+        ("GenuineIntel", ("avx512_bf16",), "float32"),
+        ("GenuineIntel", ("avx512_bf16", "amx_bf16"), "bfloat16"),
+        ("AuthenticAMD", (), "float32"),
+        ("AuthenticAMD", ("avx512_bf16",), "bfloat16"),
+        ("", ("bf16",), "bfloat16"),
+    ],
+)
+def test_results_03_the_number_format_follows_from_vendor_and_instructions(monkeypatch, vendor, instructions, expected):
+    able(monkeypatch, *instructions)
+    monkeypatch.setattr(processor, "vendor", lambda: vendor)
+    assert resolve_dtype("auto", "cpu") == expected
 
 
 def test_results_03_no_choice_that_changes_results_looks_at_a_clock(tiny_model, monkeypatch):
