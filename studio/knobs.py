@@ -17,14 +17,16 @@ def knob(
     link: str = "",
     lines: bool = False,
     step: float | Literal["factor"] | None = None,
+    encoder: bool = False,
     **bounds: Any,
 ) -> Any:
     """A recipe field: its default, one plain sentence of help, pydantic's bounds (``ge``, ``le``, ``gt``, ``lt``).
 
     ``lines`` says that a list of texts is written one a line, since there may be commas in them. ``step`` is what one
     arrow key changes in the form (see :func:`step_of`); ``factor`` goes 1, 2, 5, 10, for values of any magnitude.
+    ``encoder`` says that the setting changes how a conversation becomes an example, not the conversation itself.
     """
-    extra = {"unit": unit, "advanced": advanced, "link": link, "lines": lines, "step": step}
+    extra = {"unit": unit, "advanced": advanced, "link": link, "lines": lines, "step": step, "encoder": encoder}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 

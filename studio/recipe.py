@@ -21,6 +21,7 @@ from studio.knobs import Section, bounds, knob
 from studio.recipe_methods import METHODS, AnyMethod, LoraMethod
 from studio.recipe_sections import (
     CHAT_TEMPLATES,
+    ENCODER_SETTINGS,
     SECTIONS,
     DataSpec,
     Format,
@@ -36,6 +37,7 @@ from studio.recipe_yaml import MOST_BYTES, read_yaml, short, too_large
 
 __all__ = [
     "CHAT_TEMPLATES",
+    "ENCODER_SETTINGS",
     "METHODS",
     "SECTIONS",
     "DataSpec",

@@ -165,6 +165,7 @@ class DataSpec(SourceSpec):
         "plain; or the path of a .jinja file; or the template itself.",
         min_length=1,
         max_length=200_000,
+        encoder=True,
     )
     reasoning: Literal["keep", "drop"] = knob(
         "keep", "What the assistant thinks before it answers (<think>): train on it, or leave it out.", advanced=True
@@ -172,26 +173,30 @@ class DataSpec(SourceSpec):
     train_on: Literal["assistant", "last", "all"] = knob(
         "assistant",
         "Which tokens carry the loss: every assistant turn, only the last assistant turn, or all tokens.",
+        encoder=True,
     )
     split_turns: bool = knob(
         False,
         "One example per reply: make an example of each assistant turn, in exactly the context that the model sees at "
         "inference. For chat templates that write earlier turns differently, for example without their reasoning.",
         advanced=True,
+        encoder=True,
     )
     special_tokens_in_text: Literal["special", "text"] = knob(
         "special",
         "What a special token that is written inside a message becomes: special keeps it as that token, which may end "
         "a turn; text tokenises it as ordinary text. Either way such rows are reported.",
         advanced=True,
+        encoder=True,
     )
-    max_length: int = knob(512, "Longer rows are cut at their end.", unit="tokens", ge=8, le=1_048_576)
+    max_length: int = knob(512, "Longer rows are cut at their end.", unit="tokens", ge=8, le=1_048_576, encoder=True)
     invalid_rows: Literal["ask", "drop", "stop"] = knob(
         "ask",
         "Rows that cannot be trained on: drop leaves them out, stop trains nothing until they are mended. With ask the "
         "page asks before a launch, and the terminal leaves out rows without an answer and stops at rows that the chat "
         "template refuses.",
         advanced=True,
+        encoder=True,
     )
     holdout: float = knob(
         0.1,
@@ -211,6 +216,10 @@ class DataSpec(SourceSpec):
     holdout_source: str | None = knob(
         None, "Hold out the rows of this second file or dataset instead of a share of the first.", advanced=True
     )
+
+
+ENCODER_SETTINGS = tuple(name for name, field in DataSpec.model_fields.items() if field.json_schema_extra["encoder"])
+"""The settings of ``data`` that change how a conversation becomes an example, not the conversation itself."""
 
 
 class TrainSpec(Section):

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from studio.data.flags import Flag
-from studio.data.refusals import message_lost, reasoning_lost
+from studio.data.refusals import TYPED, message_lost, reasoning_lost
+from studio.data.special_text import Hidden
 from studio.data.turns import split_reasoning
 from studio.data.writer import message_thought
 
@@ -16,12 +17,13 @@ _WHO = {"system": "the system message", "user": "what the user says", "tool": "w
 
 
 def check_complete(
-    text: str, chat: list[dict], tools: list[dict] | None, marks: dict[tuple[int, str], str], marked: str | None
+    text: str, chat: list[dict], hidden: Hidden, marks: dict[tuple[int, str], str], marked: str | None
 ) -> list[Flag]:
     """Look for every part of a conversation in its rendered text.
 
     Args:
         chat: the messages as the template was given them.
+        hidden: the conversation with marks in place of typed special tokens.
         marks: for parts of messages, (index, ``content`` or ``reasoning_content``), the word that stood in their place
             in a second rendering, ``marked``: a part whose word is not there is left out. None where the template
             refuses the words.
@@ -52,13 +54,27 @@ def check_complete(
         if lost and index > asked:
             raise reasoning_lost(index, text, _after(text, chat[:index]))
         if lost:
-            flags.append(Flag("reasoning_dropped", index, _short(thought or content)))
+            flags.append(Flag("reasoning_dropped", index, _short(hidden.reveal(thought or content)[0])))
         if missing := _missing_call(message, text):
-            part = f"a part of the assistant's function call ({_short(missing)})"
+            part = f"a part of the assistant's function call ({_short(hidden.reveal(missing)[0])})"
             raise message_lost(index, part, text, _after(text, chat[:index]))
+    tools = hidden.tools
     if tools and not all(stands_in(str(tool["function"].get("name", "")), text) for tool in tools):
         flags.append(Flag("tools_not_rendered"))
+    _check_typed(text, chat, hidden, {None if flag.code == "tools_not_rendered" else flag.message for flag in flags})
     return flags
+
+
+def _check_typed(text: str, chat: list[dict], hidden: Hidden, left_out: set[int | None]) -> None:
+    """Refuse a text in which a special token that somebody typed does not come back as it was typed.
+
+    Args:
+        left_out: messages with a part that is left out knowingly; None for the functions.
+    """
+    lost = [index for index in hidden.missing(text) if index not in left_out]
+    if lost or hidden.is_damaged(text):
+        index = next((i for i in (*lost, *hidden.holders) if i is not None), 0)
+        raise message_lost(index, TYPED, text, _after(text, chat))
 
 
 def _after(text: str, chat: list[dict]) -> int:

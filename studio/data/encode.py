@@ -15,11 +15,12 @@ from studio.data.flags import Flag
 from studio.data.pieces import tokenise
 from studio.data.spans import Rendered, prompt_text, render
 from studio.data.special_text import Span, Specials
+from studio.data.turns import carries_loss
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
 _START, _END = itemgetter(0), itemgetter(1)
-_SECONDS = 30  # that a template may take for a batch of rows of a few messages
+_SECONDS = 30  # of processor time that a template may take for a batch of rows of a few messages
 _LONG = 20_000  # squared messages of a row for which it gets another second: each reply's prompt is rendered
 _BATCH = 64  # rows that are tokenised at once
 IGNORE = -100  # the label that carries no loss, as in torch.nn.functional.cross_entropy
@@ -158,17 +159,11 @@ def one_per_reply(row: dict[str, Any], data: DataSpec) -> list[dict[str, Any]]:
     messages = row.get("messages")
     if not data.split_turns or not messages:
         return [row]
-    replies = [index for index, message in enumerate(messages) if _carries_loss(message)]
+    replies = [index for index, message in enumerate(messages) if carries_loss(message)]
     if data.train_on == "last":
         last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
         replies = [index for index in replies if index == last]
     return [{**row, "messages": messages[: index + 1], "turn": index} for index in replies] or [row]
-
-
-def _carries_loss(message: dict) -> bool:
-    if message["role"] != "assistant" or message.get("train") is False:
-        return False
-    return bool((message.get("content") or "").strip() or message.get("tool_calls") or message.get("reasoning_content"))
 
 
 def encode_row(tokenizer: Any, row: dict[str, Any], data: DataSpec, classes: Classes | None = None) -> Encoded:
@@ -351,26 +346,30 @@ def collect(
     progress: Callable[[int], None] = lambda done: None,
     classes: Classes | None = None,
 ) -> tuple[list[Encoded], dict[str, list[int]]]:
-    """What :func:`encode_rows` gives, from rows that are encoded already."""
+    """What :func:`encode_rows` gives, from rows that are encoded already.
+
+    ``progress`` and the numbers of dropped rows count rows, also where a row has several examples.
+    """
     kept: list[Encoded] = []
     dropped: dict[str, list[int]] = {}
-    refused = count = 0
+    seen: set[int] = set()
+    refused: set[int] = set()
     first: tuple[int, StudioError] | None = None
     for number, encoded in found:
-        count += 1
+        if number not in seen and seen and not len(seen) % _BATCH:
+            progress(len(seen))
+        seen.add(number)
+        why = encoded.what.rstrip(".") if isinstance(encoded, StudioError) else encoded.dropped
         if isinstance(encoded, StudioError):
-            refused += 1
+            refused.add(number)
             first = first or (number, encoded)
-            dropped.setdefault(encoded.what.rstrip("."), []).append(number)
-        elif encoded.dropped:
-            dropped.setdefault(encoded.dropped, []).append(number)
-        else:
+        elif not why:
             kept.append(replace(encoded, row=number))
-        if not count % _BATCH:
-            progress(count)
-    progress(count)
+        if why and (rows := dropped.setdefault(why, []))[-1:] != [number]:
+            rows.append(number)
+    progress(len(seen))
     if first and (data.invalid_rows != "drop" or not kept):
-        more = f" ({refused:,} rows are refused.)" if refused > 1 else ""
+        more = f" ({len(refused):,} rows are refused.)" if len(refused) > 1 else ""
         raise StudioError(
             f"Row {first[0]:,}: {first[1].what}{more}",
             f"{first[1].fix} Or set data.invalid_rows to drop to leave such rows out.",

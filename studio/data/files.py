@@ -52,7 +52,9 @@ def files_of(source: Path, split: str = "train") -> list[Path]:
     groups = splits_of(source)
     if split in groups:
         return groups[split]
-    if source.is_dir() and len(groups) == 1 and split in by_split(groups["train"], source):
+    if len(groups) == 1 and split == "train":
+        return next(iter(groups.values()))  # the only split of a saved dataset, whatever its name
+    if source.is_dir() and split in by_split(groups.get("train", []), source) and len(groups) == 1:
         return groups["train"]  # a folder of test files alone, by the name of that split
     raise StudioError(
         f"{source.name} has no split {split!r}.",
@@ -66,6 +68,8 @@ def files_of(source: Path, split: str = "train") -> list[Path]:
 
 def splits_of(source: Path) -> dict[str, list[Path]]:
     """The files of each split of a path, ``train`` first. A file, and a folder of one split, is all ``train``.
+
+    A saved ``DatasetDict`` keeps the names of its splits, also where it has only one.
 
     Raises:
         StudioError: the folder holds no file that the studio reads, or far too many.
@@ -84,14 +88,18 @@ def splits_of(source: Path) -> dict[str, list[Path]]:
 
 
 def taken(source: Path, split: str = "train") -> Taken | None:
-    """Which files are read and which are left out; None where no file's name says a split other than ``train``.
+    """Which files are read and which are left out; None where no name says a split other than ``train``.
 
     Raises:
         StudioError: as ``files_of``.
     """
     groups = splits_of(source)
-    if len(groups) < 2 and (not source.is_dir() or "train" in by_split(groups["train"], source)):
-        return None
+    if len(groups) == 1:
+        (only,) = groups
+        if only != "train":
+            split = only if split == "train" else split
+        elif not source.is_dir() or "train" in by_split(groups["train"], source):
+            return None
     names = {name: tuple(str(path.relative_to(source)) for path in files) for name, files in groups.items()}
     files = tuple(str(path.relative_to(source)) for path in files_of(source, split))
     return Taken(split, files, {name: others for name, others in names.items() if name != split})

@@ -15,7 +15,7 @@ from studio.data import sources
 from studio.data.conversations import invalid_rows, nothing_left, place, read_conversations, survey
 from studio.data.split import content_hash, split_conversations
 from studio.errors import StudioError
-from studio.recipe import DataSpec
+from studio.recipe import ENCODER_SETTINGS, DataSpec
 from studio.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 _JSON = ("messages", "tools", "label")
 _VERSION = 7  # of the columns in the workspace; an older cache is made anew
 _UNRELATED = (  # settings that do not change the conversations
-    *("max_length", "train_on", "chat_template", "eval_split", "invalid_rows"),
-    *("split_turns", "special_tokens_in_text"),
-    *("holdout", "holdout_rows", "holdout_source"),
+    *ENCODER_SETTINGS,
+    *("eval_split", "holdout", "holdout_rows", "holdout_source"),
 )
 
 
@@ -178,7 +177,7 @@ def load_evaluation(data: DataSpec, seed: int, task: str = "causal_lm") -> datas
     if data.eval_split != "auto":
         return load_conversations(data, data.eval_split, task)
     chosen = data.holdout_rows or data.holdout_column or data.holdout_source
-    if not chosen and data.split != "test" and "test" in sources.splits(data):
+    if not chosen and data.split != "test" and {"test"} < set(sources.splits(data)):  # an only split is trained on
         return load_conversations(data, "test", task)
     held_out = split_conversations(load_conversations(data, task=task), data, seed, task)[1]
     if held_out is None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from studio.data.classes import Classes
 from studio.data.encode import Encoded, Result, collect, encode_rows, encoded_one_by_one
 from studio.errors import StudioError
-from studio.recipe import DataSpec
+from studio.recipe import ENCODER_SETTINGS, DataSpec
 from studio.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,12 +36,8 @@ FOLDER = "datasets/encoded"
 MOST_KEPT = 24  # datasets; those that were not used for longest go first
 SHOWN_CHARACTERS = 200  # of a row's text, kept for messages about it
 PARALLEL_ROWS = 4000  # fewer are encoded before a second process is ready
-_VERSION = 2
+_VERSION = 3
 _CHUNK = 512  # rows that a process takes at a time
-_SETTINGS = (
-    *("max_length", "train_on", "chat_template", "invalid_rows"),
-    *("split_turns", "special_tokens_in_text"),
-)
 
 
 def encode_once(
@@ -104,7 +100,7 @@ def _key(tokenizer: Any, rows: Any, data: DataSpec, classes: Classes | None) -> 
     parts = [
         _VERSION,
         origin,
-        {name: getattr(data, name) for name in _SETTINGS},
+        {name: getattr(data, name) for name in ENCODER_SETTINGS},
         [template, sorted(map(str, tokenizer.special_tokens_map.items())), tokenizer.__class__.__name__],
         asdict(classes) if classes else None,
         [version(name) for name in ("transformers", "tokenizers", "jinja2")],

@@ -35,6 +35,9 @@ class ReasoningLost(RowRefused):
     """A chat template leaves out the reasoning of the reply that comes last."""
 
 
+TYPED = "or changes a special token that is written in the text"
+
+
 def unclosed(text: str = "", place: Span | None = None) -> RowRefused:
     """Return the refusal of a template that does not end a turn."""
     return RowRefused(

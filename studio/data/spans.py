@@ -21,7 +21,7 @@ from typing import Any
 
 from studio.data.completeness import check_complete
 from studio.data.flags import Flag
-from studio.data.refusals import ReasoningLost, RowRefused, inexact
+from studio.data.refusals import TYPED, ReasoningLost, RowRefused, inexact, message_lost
 from studio.data.spans_by_marks import (
     make_marks,
     marked_spans,
@@ -33,6 +33,7 @@ from studio.data.spans_by_marks import (
 )
 from studio.data.spans_by_turn import spans_by_turn
 from studio.data.special_text import Hidden, Span, Specials, hide_typed
+from studio.data.turns import carries_loss
 from studio.data.writer import Writer, with_text_arguments
 from studio.errors import StudioError
 
@@ -174,6 +175,8 @@ def prompt_text(tokenizer: Any, messages: list[dict], tools: list[dict] | None, 
     hidden = hide_typed(messages, tools, specials)
     writer = Writer(tokenizer, hidden.tools)
     text = writer.prompt(hidden.messages)
+    if hidden.is_damaged(text):
+        raise message_lost(hidden.holders[0] if hidden.holders else 0, TYPED, hidden.reveal(text)[0], len(text))
     known = _Prompts(writer, hidden.messages).lengths(text)
     revealed, typed, moved = hidden.reveal(text)
     return Rendered(revealed, [], sorted({moved(cut) for cut in known.values()}), typed)
@@ -183,15 +186,12 @@ def _trained(messages: list[dict], assistants: list[int], train_on: str) -> tupl
     """The replies that carry loss, and what there is to say about those that do not."""
     trained, flags = set(assistants[-1:] if train_on == "last" else assistants), []
     for index in sorted(trained):
-        message = messages[index]
-        said = (message.get("content") or "").strip() or message.get("tool_calls") or message.get("reasoning_content")
-        if message.get("train") is False:
-            flags.append(Flag("masked_by_flag", index))
+        if carries_loss(messages[index]):
+            continue
+        masked = messages[index].get("train") is False
+        flags.append(Flag("masked_by_flag" if masked else "empty_reply", index))
+        if masked or train_on != "all":
             trained.discard(index)
-        elif not said:
-            flags.append(Flag("empty_reply", index))
-            if train_on != "all":
-                trained.discard(index)
     return trained, flags
 
 
@@ -243,24 +243,24 @@ def _place(
     """
     messages = hidden.messages
     try:
-        return _found(writer, writer.fitted(messages), hidden.tools, tokenizer, specials, prompts, masked)
+        return _found(writer, writer.fitted(messages), hidden, tokenizer, specials, prompts, masked)
     except StudioError as error:
         thoughts = any(m.get("reasoning_content") or "</think>" in (m.get("content") or "") for m in messages)
         if any(m.get("tool_calls") for m in messages):
             chat = with_text_arguments(writer.fitted(messages))
             with contextlib.suppress(StudioError):
-                return _found(writer, chat, hidden.tools, tokenizer, specials, prompts, masked)
+                return _found(writer, chat, hidden, tokenizer, specials, prompts, masked)
         if thoughts and isinstance(error, ReasoningLost):
             chat = writer.fitted(messages, thinks=False)
             with contextlib.suppress(StudioError):
-                return _found(writer, chat, hidden.tools, tokenizer, specials, prompts, masked)
+                return _found(writer, chat, hidden, tokenizer, specials, prompts, masked)
         raise
 
 
 def _found(
     writer: Writer,
     chat: list[dict],
-    tools: list[dict] | None,
+    hidden: Hidden,
     tokenizer: Any,
     specials: Specials,
     prompts: _Prompts,
@@ -273,7 +273,7 @@ def _found(
     other: tuple[str, list[Span]] | None = None
     with contextlib.suppress(StudioError):
         other = writer.text_and_marked(swapped)
-    flags = check_complete(text, chat, tools, marks, other[0] if other else None)
+    flags = check_complete(text, chat, hidden, marks, other[0] if other else None)
     if not masked:
         return _Found(text, {}, flags)
     if writer.marked:

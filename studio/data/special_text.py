@@ -1,22 +1,25 @@
 """Special tokens of a tokenizer, and those that somebody has typed into the text of a message.
 
 A typed token is replaced by a mark before the chat template is applied, and put back afterwards. So it is never
-mistaken for one that the template writes, and its place in the rendered text is known exactly.
+mistaken for one that the template writes, and its place in the rendered text is known exactly. A mark is a word of
+letters and digits, which no template escapes; a row in which one does not come back whole is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 Span = tuple[int, int]
 _TAGS = frozenset(("<think>", "</think>", "<tool_call>", "</tool_call>"))  # a message may well contain these
-_PRIVATE = range(0xE000, 0xF8FF)
+_SURE = 12  # letters of a mark by which a damaged one is known
 _FIELDS = ("content", "reasoning_content", "tool_calls", "name")
+_OPTIONAL = ("reasoning_content", "name")  # a template may leave them out; studio.data.completeness says where
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,11 @@ class Hidden:
     """A conversation in which each typed special token is replaced by a mark.
 
     Attributes:
-        tokens: what the marks stand for.
+        tokens: what the marks stand for, one for each place.
+        opening: what every mark begins with.
         holders: the indices of the messages with such a token.
+        needed: the numbers of the marks in each of these messages that the rendered text must hold; those of the
+            functions' descriptions under None.
     """
 
     messages: list[dict]
@@ -67,6 +73,22 @@ class Hidden:
     tokens: list[str]
     opening: str = ""
     holders: tuple[int, ...] = ()
+    needed: dict[int | None, range] = field(default_factory=dict)
+
+    @property
+    def _mark(self) -> re.Pattern[str]:
+        return re.compile(f"{self.opening}(\\d+)x")
+
+    def is_damaged(self, text: str) -> bool:
+        """Return whether a rendered text holds a mark that is not whole."""
+        return bool(self.tokens) and self.opening[:_SURE] in self._mark.sub(" ", text).lower()
+
+    def missing(self, text: str) -> list[int | None]:
+        """Return the messages (None: the functions) of which a typed token does not come back in a rendered text."""
+        if not self.tokens:
+            return []
+        found = {int(match.group(1)) for match in self._mark.finditer(text)}
+        return [index for index, numbers in self.needed.items() if not found.issuperset(numbers)]
 
     def reveal(self, text: str) -> tuple[str, list[Span], Callable[[int], int]]:
         """Put the tokens back into a rendered text.
@@ -80,7 +102,7 @@ class Hidden:
         typed: list[Span] = []
         ends, shifts = [0], [0]
         position = length = 0
-        for match in re.finditer(f"{self.opening}(\\d+){self.opening}", text):
+        for match in self._mark.finditer(text):
             token = self.tokens[int(match.group(1))]
             pieces += [text[position : match.start()], token]
             length += match.start() - position
@@ -102,14 +124,12 @@ def hide_typed(messages: list[dict], tools: list[dict] | None, specials: Special
     in_tools = bool(control and tools) and any(map(control.search, _texts(tools)))
     if not holders and not in_tools:
         return Hidden(messages, tools, [])
-    every = "".join(chain(chain.from_iterable(map(_strings, messages)), _texts(tools)))
-    opening = next(chr(code) for code in _PRIVATE if chr(code) not in every)
+    opening = _opening("".join(chain(chain.from_iterable(map(_strings, messages)), _texts(tools))))
     tokens: list[str] = []
 
     def mark(match: re.Match[str]) -> str:
-        if match.group() not in tokens:
-            tokens.append(match.group())
-        return f"{opening}{tokens.index(match.group())}{opening}"
+        tokens.append(match.group())
+        return f"{opening}{len(tokens) - 1}x"
 
     def hide(value: Any) -> Any:
         if isinstance(value, str):
@@ -118,8 +138,28 @@ def hide_typed(messages: list[dict], tools: list[dict] | None, specials: Special
             return [hide(one) for one in value]
         return {hide(key): hide(one) for key, one in value.items()} if isinstance(value, dict) else value
 
-    changed = [{**m, **{key: hide(m[key]) for key in _FIELDS if m.get(key)}} for m in messages]
-    return Hidden(changed, hide(tools), tokens, opening, tuple(holders))
+    changed, needed = [], {}
+    for index, message in enumerate(messages):
+        first = len(tokens)
+        hidden = {key: hide(message[key]) for key in _FIELDS if key not in _OPTIONAL and message.get(key)}
+        needed[index] = range(first, len(tokens))
+        hidden |= {key: hide(message[key]) for key in _OPTIONAL if message.get(key)}
+        changed.append({**message, **hidden})
+    first = len(tokens)
+    tools = hide(tools)
+    needed[None] = range(first, len(tokens))
+    return Hidden(changed, tools, tokens, opening, tuple(holders), needed)
+
+
+def _opening(text: str) -> str:
+    """Return what marks begin with: letters and digits that do not occur in a text."""
+    lower = text.lower()
+    for salt in count():
+        digest = hashlib.sha256(f"{salt}:{text}".encode("utf-8", "surrogatepass")).hexdigest()
+        opening = f"typed{digest[:16]}x"
+        if opening[:_SURE] not in lower:
+            return opening
+    raise AssertionError("count does not end")
 
 
 def _strings(message: dict) -> Iterator[str]:

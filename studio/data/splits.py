@@ -39,6 +39,8 @@ class Taken:
 
     def in_words(self) -> str:
         """What is read and what is left out, in two sentences."""
+        if not self.left_out and self.split != "train":
+            return f"The only split, {self.split!r}, is read: {_listed(self.files)}."
         if not self.left_out:
             return f"All files of the folder are read: {_listed(self.files)}."
         others = "; ".join(f"{split} ({_listed(files)})" for split, files in self.left_out.items())

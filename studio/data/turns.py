@@ -275,3 +275,10 @@ def without_reasoning(messages: Messages) -> Messages:
             message["content"] = split_reasoning(message["content"])[1]
         kept.append(message)
     return kept
+
+
+def carries_loss(message: dict) -> bool:
+    """Return whether a message is a reply that is trained on: it says something and is not excluded by its flag."""
+    if message["role"] != "assistant" or message.get("train") is False:
+        return False
+    return bool((message.get("content") or "").strip() or message.get("tool_calls") or message.get("reasoning_content"))

@@ -27,6 +27,7 @@ class Handle:
         tokenizer: with the chat template; the run's own for a run.
         stop_ids: tokens that end the model's turn.
         context_length: tokens that prompt and answer may have together, or None if the model does not say.
+        special_tokens_in_text: how prompts are encoded: as the rows that the run was trained on.
     """
 
     target: Target
@@ -35,6 +36,7 @@ class Handle:
     tokenizer: Any
     stop_ids: frozenset[int]
     context_length: int | None
+    special_tokens_in_text: str = "special"
 
     @property
     def name(self) -> str:
@@ -218,6 +220,7 @@ class Engine:
             tokenizer,
             stop_ids(tokenizer, weights.model.generation_config),
             context_length(weights.model),
+            plan.special_tokens_in_text,
         )
 
     def _make_room(self, coming: int) -> None:

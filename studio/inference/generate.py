@@ -82,7 +82,7 @@ def prompt_ids(handle: Handle, messages: list[dict]) -> list[int]:
     assert messages, "a conversation has at least one message"
     with handle.weights.tokenizer_lock:
         try:
-            return encode_prompt(handle.tokenizer, messages)
+            return encode_prompt(handle.tokenizer, messages, special_tokens_in_text=handle.special_tokens_in_text)
         except StudioError as error:
             raise StudioError(
                 f"{handle.name}: {error.what}",

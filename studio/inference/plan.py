@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import StudioError
-from studio.inference.types import Target, pinned_model, template_of
+from studio.inference.types import Target, pinned_model, saved_special_tokens_in_text, template_of
 from studio.recipe import ModelSpec, Recipe, is_template_file
 from studio.recipe_methods import TAKEN_STARTS
 from studio.runs import Run
@@ -28,6 +28,7 @@ class Plan:
         adapter: whether ``folder`` holds an adapter.
         switched: whether the adapter is one of several in one model; else it gets modules of its own, which share the
             base's tensors.
+        special_tokens_in_text: how prompts are encoded, see ``data.special_tokens_in_text``.
     """
 
     target: Target
@@ -38,6 +39,7 @@ class Plan:
     folder: Path | None = None
     adapter: bool = False
     switched: bool = True
+    special_tokens_in_text: str = "special"
 
 
 def plan(target: Target) -> Plan:
@@ -50,14 +52,18 @@ def plan(target: Target) -> Plan:
     if target.kind == "base":
         assert target.model is not None
         key = _key(target.model, target.chat_template)
-        return Plan(target, target.model, target.chat_template, key, ("base", target.name, *key))
+        typed = target.special_tokens_in_text
+        own = ("base", target.name, typed, *key)
+        return Plan(target, target.model, target.chat_template, key, own, special_tokens_in_text=typed)
     if target.kind == "adapter":
         from studio.models.continued import base_of, find_adapter
 
         folder = find_adapter(target.adapter)
-        return _adapter(target, target.model or ModelSpec(id=base_of(folder)), "auto", folder)
+        spec, typed = target.model or ModelSpec(id=base_of(folder)), saved_special_tokens_in_text(folder)
+        return _adapter(target, spec, "auto", folder, typed)
     run = Run.open(target.run_id)
     recipe = run.recipe
+    typed = recipe.data.special_tokens_in_text
     folder = checkpoint(run, recipe, target.step) if target.kind == "checkpoint" else run.model_dir
     if target.kind == "run" and not run.has_model:
         raise StudioError(
@@ -65,12 +71,13 @@ def plan(target: Target) -> Plan:
             "Wait until it has finished, or stop it to get the model as it is; a failed run has none.",
         )
     if (folder / "adapter_config.json").exists():
-        return _adapter(target, pinned_model(recipe), template_of(run, recipe), folder)
+        return _adapter(target, pinned_model(recipe), template_of(run, recipe), folder, typed)
     alone = target.kind == "checkpoint" and not (folder / "chat_template.jinja").exists()
     template = template_of(run, recipe) if alone else "auto"
     spec = ModelSpec(id=str(folder), dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
     stamp = (str(folder), _changed(folder))
-    return Plan(target, spec, template, (*_key(spec, template), *stamp), (target.kind, *stamp), folder)
+    key, own = (*_key(spec, template), *stamp), (target.kind, typed, *stamp)
+    return Plan(target, spec, template, key, own, folder, special_tokens_in_text=typed)
 
 
 def checkpoint_steps(run: Run) -> list[int]:
@@ -105,7 +112,7 @@ def checkpoint(run: Run, recipe: Recipe, step: int) -> Path:
     return folder
 
 
-def _adapter(target: Target, spec: ModelSpec, template: str, folder: Path) -> Plan:
+def _adapter(target: Target, spec: ModelSpec, template: str, folder: Path, typed: str) -> Plan:
     """An adapter on its base, which it shares with others where that changes nobody's numbers."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -117,7 +124,8 @@ def _adapter(target: Target, spec: ModelSpec, template: str, folder: Path) -> Pl
     alone = start not in _HARMLESS_STARTS or (kind != _SWITCHED and spec.quantization != "none")
     key = _key(spec, template) + (stamp if alone else ())
     switched = kind == _SWITCHED or alone
-    return Plan(target, spec, template, key, (target.kind, *stamp), folder, adapter=True, switched=switched)
+    own = (target.kind, typed, *stamp)
+    return Plan(target, spec, template, key, own, folder, True, switched, special_tokens_in_text=typed)
 
 
 def _key(spec: ModelSpec, chat_template: str) -> tuple:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from studio.errors import StudioError
@@ -18,6 +20,7 @@ class Target:
         name: how it is called in results: ``base``, ``base:ID``, the run's id, ``RUN@STEP``, or ``adapter:NAME``.
         model: the base model (``kind`` is ``base``).
         chat_template: the base's ``data.chat_template``, which decides its prompt and its vocabulary.
+        special_tokens_in_text: the base's ``data.special_tokens_in_text``.
         run_id: the run (``kind`` is ``run`` or ``checkpoint``).
         adapter: a folder or a Hub id (``kind`` is ``adapter``); ``model`` is then its base, or None for the one that
             the adapter names itself.
@@ -31,11 +34,17 @@ class Target:
     run_id: str = ""
     adapter: str = ""
     step: int = 0
+    special_tokens_in_text: str = "special"
 
     @classmethod
-    def base(cls, model: ModelSpec, chat_template: str = "auto", name: str = "") -> Target:
-        """A base model, prompted with a chat template as a recipe names it (``data.chat_template``)."""
-        return cls("base", name or f"base:{model.id}", model=model, chat_template=chat_template)
+    def base(
+        cls, model: ModelSpec, chat_template: str = "auto", name: str = "", special_tokens_in_text: str = "special"
+    ) -> Target:
+        """A base model, prompted by a recipe's ``data.chat_template`` and ``data.special_tokens_in_text``."""
+        name = name or f"base:{model.id}"
+        return cls(
+            "base", name, model=model, chat_template=chat_template, special_tokens_in_text=special_tokens_in_text
+        )
 
     @classmethod
     def run(cls, run_id: str) -> Target:
@@ -44,9 +53,10 @@ class Target:
 
     @classmethod
     def base_of(cls, run: Run, name: str = "") -> Target:
-        """The base model under a run, at the revision that was trained on, with the run's chat template."""
+        """The base model under a run, at the revision that was trained on, prompted as the run is."""
         recipe = run.recipe
-        return cls.base(pinned_model(recipe), template_of(run, recipe), name=name)
+        typed = recipe.data.special_tokens_in_text
+        return cls.base(pinned_model(recipe), template_of(run, recipe), name=name, special_tokens_in_text=typed)
 
     @classmethod
     def pair(cls, name: str) -> tuple[Target, Target]:
@@ -69,8 +79,9 @@ class Target:
         if self.kind == "adapter":
             from studio.models.continued import base_of, find_adapter
 
-            spec = self.model or ModelSpec(id=base_of(find_adapter(self.adapter)))
-            return Target.base(spec, name=name)
+            folder = find_adapter(self.adapter)
+            spec = self.model or ModelSpec(id=base_of(folder))
+            return Target.base(spec, name=name, special_tokens_in_text=saved_special_tokens_in_text(folder))
         return Target.base_of(Run.open(self.run_id), name=name)
 
     @classmethod
@@ -115,6 +126,15 @@ class Target:
 def pinned_model(recipe: Recipe) -> ModelSpec:
     """A recipe's model at the commit that was really trained on, where the run has recorded one."""
     return recipe.pinned_model
+
+
+def saved_special_tokens_in_text(folder: Path) -> str:
+    """Return the ``data.special_tokens_in_text`` that was saved with the tokenizer in a folder."""
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # an adapter may come without a tokenizer; a damaged one is reported on loading
+        return "special"
+    return "text" if isinstance(config, dict) and config.get("special_tokens_in_text") == "text" else "special"
 
 
 def template_of(run: Run, recipe: Recipe) -> str:

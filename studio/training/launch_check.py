@@ -21,7 +21,7 @@ from studio.recipe import ModelSpec, Recipe
 from studio.recipe_warnings import warnings
 
 FIRST_ROWS = 20
-_ROW_SECONDS = 5  # that the chat template may take for them
+_ROW_SECONDS = 5  # of processor time that the chat template may take for them
 
 
 @dataclass(frozen=True)

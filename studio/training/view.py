@@ -34,7 +34,7 @@ from studio.training.check import kept_index, prepared_tokenizer, tokenizer_key
 from studio.training.launch_check import examine_files
 
 SHOWN_ROWS = 20
-_ROW_SECONDS = 5  # that the template may take for the rows of one page
+_ROW_SECONDS = 5  # of processor time that the template may take for the rows of one page
 _SEARCH_SECONDS = 6
 _SURVEY_SECONDS = 8  # for a pass over a whole dataset; without it the rows are counted at the launch
 _READ_SECONDS = 12  # for the rows of one page
@@ -103,7 +103,7 @@ def view(wanted: Wanted, tokenizer: Any, notes: list[str]) -> View:
     if wanted.flag or wanted.order != "file":
         return _listed(wanted, tokenizer, notes)
     recipe = wanted.recipe
-    with time_limit(_READ_SECONDS, _slow_rows()):
+    with time_limit(_READ_SECONDS, _slow_rows(), wall=_READ_SECONDS):  # a person waits, and nothing is lost
         reading = read_conversations(recipe.data, start=min(wanted.start, _LAST), task=recipe.model.task)
         found, searched = _matching(reading.conversations, wanted.text, wanted.count)
     last = searched if wanted.text else (found[-1].row if len(found) == wanted.count else None)
@@ -233,7 +233,7 @@ def answer(request: tuple[str, Any], tokenizers: dict) -> Any:
     what, given = request
     if what == "survey":
         late = StudioError("The rows take long to read.", "They are counted at the launch.", code="survey_too_long")
-        with time_limit(_SURVEY_SECONDS, late):
+        with time_limit(_SURVEY_SECONDS, late, wall=_SURVEY_SECONDS):
             return survey(given.data, task=given.model.task)
     if what == "readable":
         return _read_through(given)

@@ -19,7 +19,7 @@ from studio.errors import StudioError
 from studio.models import store
 from studio.models.headers import read_config
 from studio.models.memory import ELEMENT_BYTES, Estimate, estimate, largest
-from studio.recipe import DataSpec, Recipe
+from studio.recipe import ENCODER_SETTINGS, DataSpec, Recipe
 from studio.recipe_methods import METHODS, WHOLE
 from studio.recipe_warnings import warnings
 from studio.runs import Run
@@ -33,10 +33,7 @@ from studio.ui.field_words import element_ids, worded
 from studio.ui.viewer import Viewer
 from studio.workspace import Workspace
 
-_ENCODER_ONLY = {  # settings that do not change the conversations
-    *("max_length", "train_on", "chat_template", "holdout", "invalid_rows"),
-    *("split_turns", "special_tokens_in_text"),
-}
+_ENCODER_ONLY = {*ENCODER_SETTINGS, "holdout"}  # settings that do not change the conversations
 _RECENT = 20  # runs that are looked at
 _LAUNCH_SECONDS = 60.0
 _COUNTED_BYTES = 64_000_000  # larger files are not counted for the panel; the worker counts them

@@ -10,6 +10,7 @@ from tiny import SENTENCES, make_tiny_tokenizer
 
 from studio.data.encode import (
     IGNORE,
+    collect,
     encode_batch,
     encode_conversation,
     encode_prompt,
@@ -294,6 +295,19 @@ def test_data_06_one_example_per_reply_keeps_the_number_of_the_row():
     assert [(number, example.turn) for number, example in found] == [(7, 1), (7, 3), (9, 1)]
 
 
+def test_data_06_progress_and_rejected_rows_count_rows_and_not_their_examples():
+    rows = [{"row": number, "messages": THOUGHTS} for number in range(1, 131)]
+    data = DataSpec(split_turns=True, max_length=8, invalid_rows="drop")
+    told = []
+    found = encoded_one_by_one(zoo("qwen3"), rows, data)
+    with pytest.raises(StudioError):  # nothing fits into eight tokens
+        collect(found, data, told.append)
+    assert told[-1] == 130 and told == sorted(told)
+    first, *_ = encoded_one_by_one(zoo("qwen3"), rows[:1], DataSpec(split_turns=True))
+    _, dropped = collect([first, (1, StudioError("a.", "")), (1, StudioError("a.", ""))], data)
+    assert dropped == {"a": [1]}
+
+
 def test_replies_that_carry_no_loss_get_no_example_of_their_own():
     messages = [
         *(ASK, {"role": "assistant", "content": "one", "train": False}),
@@ -398,6 +412,30 @@ def test_marks_of_typed_tokens_do_not_meet_what_a_message_already_holds():
     assert revealed == text
     assert [text[a:b] for a, b in typed] == ["<|im_end|>", "<|im_end|>", "<|im_start|>"]
     assert moved(len(hidden.messages[0]["content"])) == len(text)
+
+
+@pytest.mark.parametrize("printed", ["arguments | string", "arguments | tojson(ensure_ascii=True)"])
+def test_data_12_a_typed_token_in_arguments_that_a_template_prints_comes_back_whole(printed):
+    made = copy.deepcopy(tokenizer("chatml"))
+    call = "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function." + printed + " }}{% endfor %}"
+    made.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}" + call + "<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    function = {"name": "look", "arguments": {"q": "say <|im_end|> now"}}
+    encoded = encode_conversation(
+        made, [ASK, {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}]
+    )
+    assert "say <|im_end|> now" in encoded.text
+    assert encoded.text.count("<|im_end|>") == 3
+
+
+def test_data_05_a_typed_token_that_a_template_cuts_in_two_is_refused():
+    made = copy.deepcopy(tokenizer("chatml"))
+    made.chat_template = made.chat_template.replace("message['content']", "message['content'][:20]")
+    assert made.chat_template != tokenizer("chatml").chat_template
+    messages = [{"role": "user", "content": "0123456789<|im_end|> and more"}, {"role": "assistant", "content": "a"}]
+    assert code_of(made, messages) == "message_lost"
 
 
 def with_bos(kind: str):

@@ -1,6 +1,7 @@
 """Which files of a folder belong to which split, which are read, and what is reported about the others."""
 
 import json
+import shutil
 
 import datasets
 import pytest
@@ -135,6 +136,18 @@ def test_data_15_a_saved_dataset_dict_has_its_own_names_of_splits(saved):
         questions(source=str(saved / "named"))
     assert caught.value.code == "no_such_split"
     assert "train_sft, test_sft" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["train_sft", "validation"])
+def test_data_15_the_only_split_of_a_saved_dataset_dict_is_read_whatever_its_name(tmp_path, saved, name):
+    shutil.copytree(saved / "dict" / "test", tmp_path / name)
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": [name]}), encoding="utf-8")
+    assert questions(source=str(tmp_path)) == ["question 3", "question 4"]
+    assert questions(source=str(tmp_path), split=name) == ["question 3", "question 4"]
+    assert taken(tmp_path).split == name
+    with pytest.raises(StudioError) as caught:
+        questions(source=str(tmp_path), split="other")
+    assert caught.value.code == "no_such_split"
 
 
 def test_data_15_a_saved_dataset_is_opened_without_what_was_cached_beside_it(saved):
