@@ -40,9 +40,8 @@ def capabilities() -> dict[str, Any]:
 def computes_bfloat16() -> bool:
     """Return whether matrix products in bfloat16 are faster than in float32 (docs/benchmarks.md has the measurements).
 
-    With AMX they are many times as fast. AVX512-BF16 alone makes them about twice as fast on AMD's processors, and takes
-    1.6 times as long as float32 on Intel's, whose float32 units are wider. Without either, torch converts each block to
-    float32 and back.
+    With AMX they are many times as fast. With AVX512-BF16 alone they take about half of the time on AMD's processors,
+    and 1.6 times the time on Intel's. Without either, torch converts each block to float32 and back.
     """
     able = capabilities()
     return bool(able.get("amx_bf16") or able.get("bf16") or (able.get("avx512_bf16") and vendor() == "AuthenticAMD"))

@@ -56,11 +56,9 @@ def say_dtype(choices: Choices, recipe: Recipe, dtype: str, device: str) -> None
     elif device == "cuda":
         choices.say("dtype", dtype, "The shortest format that this GPU computes in its hardware.")
     elif dtype == "bfloat16":
-        choices.say("dtype", dtype, "This processor computes it faster than float32 (AMX, or AVX512-BF16 on AMD).")
+        choices.say("dtype", dtype, "The processor computes bfloat16 faster than float32 (AMX, or AVX512-BF16 on AMD).")
     else:
-        choices.say(
-            "dtype", dtype, "This processor does not compute bfloat16 faster (no AMX, and no AVX512-BF16 on AMD)."
-        )
+        choices.say("dtype", dtype, "The processor computes float32 faster (no AMX, and no AVX512-BF16 on AMD).")
 
 
 def kept_choices(recipe: Recipe, resumed: bool, device: str, processor: str, log: EventLog) -> Resolved | None:

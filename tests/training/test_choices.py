@@ -285,8 +285,8 @@ def test_a_gpu_gets_loader_processes_only_for_slow_batches(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "dtype", "device", "word"),
     [
-        ({}, "bfloat16", "cpu", "has instructions"),
-        ({}, "float32", "cpu", "no instructions"),
+        ({}, "bfloat16", "cpu", "bfloat16 faster"),
+        ({}, "float32", "cpu", "float32 faster"),
         ({"method": {"kind": "full"}}, "float32", "cpu", "too small"),
         ({}, "bfloat16", "cuda", "GPU"),
         ({"model": {"dtype": "float16"}}, "float16", "cuda", "recipe"),
