@@ -211,7 +211,7 @@ def _launchable(recipe: Recipe) -> Recipe:
     from studio.training.launch_check import check_launch
 
     recipe.check()
-    if not store.is_local(recipe.model):
+    if store.local_folder(recipe.model) is None:  # a GGUF file is converted here, also after an attempt that failed
         with terminal.working() as report:
             store.fetch(recipe.model, progress=report)
     check_launch(recipe).refuse()

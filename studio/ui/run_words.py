@@ -84,7 +84,7 @@ def numbers(view: View) -> str:
     if measured and expected and "reason" not in view.ended:
         said = (
             f'<p class="note">Memory of the model and the training: {views.size(measured)}, '
-            f"and {views.size(expected)} was estimated. The rest of the peak are the libraries.</p>"
+            f"and {views.size(expected)} was estimated. The remainder of the peak is library overhead.</p>"
         )
     tiles = views.tiles(
         [
@@ -156,7 +156,7 @@ def warnings(view: View) -> str:
 
 
 def chosen(view: View) -> str:
-    """How the worker computes: what it chose by trying it out or took from the recipe, folded."""
+    """How the worker computes: what follows from the machine and what the recipe sets, folded."""
     told = (view.started or {}).get("choices") or []
     if not told:
         return ""
