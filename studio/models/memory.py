@@ -24,6 +24,9 @@ CUDA_CONTEXT = 500_000_000
 (https://github.com/unslothai/unsloth-zoo/pull/1053), and cuBLAS's work space."""
 HEAP = 0.6
 """Of gradients and activations, what glibc's heap holds in holes beside them: measured on a CPU, docs/memory.md."""
+HALF_KERNELS = 150_000_000
+"""Bytes of the kernels that oneDNN keeps for half precision on a CPU, one for each width of a batch, where batches have
+the widths of their rows (a classifier's): measured, docs/memory.md."""
 RECIPE_BATCH, RECIPE_LENGTH, LEAST_LENGTH = 4096, 1_048_576, 8  # the recipe's own bounds
 
 
@@ -34,7 +37,8 @@ class Estimate:
 
     ``activations`` is what a step needs on top of the others at its worst moment: what the forward pass keeps and the
     backward pass and the optimizer work with (or the validation between two steps), less the room that gradients fill
-    only later. ``context`` is what is held without being used: the GPU's context, or holes of the CPU's heap.
+    only later. ``context`` is what is held without being used: the GPU's context; or on a CPU holes of the heap, a
+    classifier's kernels for half precision, and where reading the weights is the largest moment, what that takes more.
     ``disk_bytes`` is what the run folder holds at most: ``checkpoint``, one of them; ``checkpoints``, those that are
     kept and the one being written; ``model``, what is saved at the end; ``total``, the last two.
     """
@@ -141,7 +145,9 @@ def _plan(
         notes.append("A paged optimizer moves its state out of a full GPU; it is counted as on the GPU.")
     context = text.get("max_position_embeddings") or text.get("n_positions")
     held = Held(recipe=recipe, shapes=shapes, trained=trained, cuda=cuda, size=size, new_tokens=new_tokens)
-    return _Plan(held, Activations(held), context, [*notes, *shapes.notes])
+    stored = str(text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype"))
+    file_bytes = trained.base * ELEMENT_BYTES.get(stored.removeprefix("torch."), 4)
+    return _Plan(held, Activations(held), context, file_bytes, [*notes, *shapes.notes])
 
 
 def _dtype(recipe: Recipe, device: str) -> str:
@@ -157,6 +163,7 @@ class _Plan:
     held: Held
     activations: Activations
     context: int | None  # tokens that the model can read
+    file_bytes: int  # of the base weights
     notes: list[str]
 
     def of_rows(self, longest: int | None) -> int:
@@ -175,7 +182,15 @@ class _Plan:
             "gradients": gradients,
             "optimizer": held.optimizer(),
             "activations": activations,
-            "context": CUDA_CONTEXT if held.cuda else HEAP * (gradients + activations),
         }
+        memory["context"] = CUDA_CONTEXT if held.cuda else self._cpu_overhead(memory)
         memory = {name: int(size) for name, size in memory.items()}
         return memory | {"total": sum(memory.values())}
+
+    def _cpu_overhead(self, used: dict[str, float]) -> float:
+        """What a CPU's process holds on top, at its largest moment: a step, or the end of reading the weights."""
+        many_kernels = self.held.wide < 4 and self.held.recipe.model.task == "seq_cls"
+        step = HEAP * (used["gradients"] + used["activations"]) + (HALF_KERNELS if many_kernels else 0)
+        is_converted = self.held.quantised or self.file_bytes != self.held.trained.base * self.held.size
+        loading = used["weights"] + self.file_bytes if is_converted else 0  # the file is mapped meanwhile
+        return max(step, loading - sum(used.values()))

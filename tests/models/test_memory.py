@@ -15,7 +15,7 @@ from benchmarks import memory_estimate
 from studio.errors import StudioError
 from studio.models.headers import read_config
 from studio.models.machine import machine_memory
-from studio.models.memory import HEAP, estimate, largest
+from studio.models.memory import HALF_KERNELS, HEAP, estimate, largest
 from studio.models.shapes import shapes_of
 from studio.recipe import ModelSpec, Recipe, TrainSpec
 from studio.recipe_methods import METHODS, FullMethod, LoraMethod
@@ -25,6 +25,7 @@ OPTIMIZERS = get_args(TrainSpec.model_fields["optim"].annotation)
 
 SMOLLM2 = {
     "model_type": "llama",
+    "dtype": "bfloat16",
     "hidden_size": 576,
     "intermediate_size": 1536,
     "num_hidden_layers": 30,
@@ -193,6 +194,28 @@ def test_every_method_and_optimizer_is_estimated_in_milliseconds(kind):
             held = HEAP * (memory["gradients"] + memory["activations"])
             assert memory["context"] == (500_000_000 if device == "cuda" else pytest.approx(held, abs=2))
             assert memory.pop("total") == sum(memory.values())
+
+
+@pytest.mark.parametrize(
+    ("batch", "taken"), [(1, 473_247_744), (4, 699_256_832)], ids=["loading is largest", "a step is largest"]
+)
+def test_page_14_bottleneck_adapters_on_nf4_are_estimated_to_a_quarter(batch, taken):
+    """``taken`` is what runs of six steps on the support tickets reported (docs/memory.md)."""
+    recipe = recipe_of(
+        {"kind": "bottleneck"}, model={"quantization": "nf4"}, train={"per_device_train_batch_size": batch}
+    )
+    total = estimate(recipe, SMOLLM2, dtype="float32", length=105).memory_bytes["total"]
+    assert total == pytest.approx(taken, rel=0.25)
+
+
+def test_page_14_a_classifier_in_half_precision_keeps_kernels_for_each_width():
+    def context(task, dtype):
+        recipe = recipe_of({"kind": "lora"}, model={"task": task}, data={"max_length": 64})
+        memory = estimate(recipe, SMOLLM2, dtype=dtype).memory_bytes
+        return memory["context"] - HEAP * (memory["gradients"] + memory["activations"])
+
+    assert context("seq_cls", "bfloat16") == pytest.approx(HALF_KERNELS, abs=2)
+    assert context("seq_cls", "float32") == context("causal_lm", "bfloat16") == pytest.approx(0, abs=2)
 
 
 def test_nothing_heavy_is_imported():
