@@ -38,7 +38,9 @@ _WARM_STEPS = 2  # not measured: batches are tried both ways, and oneDNN makes i
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
     """So many Python loops beside what runs in the block."""
-    loop = [sys.executable, "-c", "while True: pass"]
+    # it ends by itself when this script is killed
+    code = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
+    loop = [sys.executable, "-c", code, str(os.getpid())]
     started = [subprocess.Popen(loop, start_new_session=True) for _ in range(count)]
     try:
         yield

@@ -12,6 +12,7 @@ from studio.inference import generate
 from studio.runs import Run, list_runs, queue
 
 POINTS = "() => (document.querySelector('[data-chart=loss]')?.data?.[0]?.x ?? []).length"
+LONG = 200_000  # steps that do not end while a test watches: the tiny model takes hundreds a second
 
 
 def open_tab(page, name):
@@ -100,7 +101,7 @@ def test_the_finished_chart_holds_every_point_of_the_event_file(visit):
 @pytest.mark.slow
 def test_zoom_stays_when_new_points_come(visit):
     page = visit()
-    settings(page, max_steps=5000, eval_steps=0, save_steps=0)
+    settings(page, max_steps=LONG, eval_steps=0, save_steps=0)
     launch(page)
     page.wait_for_function(f"() => ({POINTS})() >= 2", timeout=90_000)
     page.evaluate("() => Plotly.relayout(document.querySelector('[data-chart=loss]'), {'xaxis.range': [0, 2]})")
@@ -114,7 +115,7 @@ def test_zoom_stays_when_new_points_come(visit):
 @pytest.mark.slow
 def test_a_reload_and_a_second_browser_show_the_same_run_and_stop_keeps_a_model(visit):
     page = visit()
-    settings(page, max_steps=5000, eval_steps=0, save_steps=0)
+    settings(page, max_steps=LONG, eval_steps=0, save_steps=0)
     run = launch(page)
     page.wait_for_function(f"() => ({POINTS})() >= 3", timeout=90_000)
     page.reload()
@@ -255,7 +256,7 @@ def test_an_opened_run_is_read_from_the_address(visit):
 @pytest.mark.slow
 def test_a_run_is_paused_named_resumed_and_cancelled_and_a_queued_one_is_moved(visit):
     page = visit()
-    settings(page, max_steps=5000, eval_steps=0, save_steps=0)
+    settings(page, max_steps=LONG, eval_steps=0, save_steps=0)
     first = launch(page)
     page.wait_for_function(f"() => ({POINTS})() >= 2", timeout=90_000)
     page.click("#pause")

@@ -430,12 +430,12 @@ def test_data_12_a_typed_token_in_arguments_that_a_template_prints_comes_back_wh
     assert encoded.text.count("<|im_end|>") == 3
 
 
-def test_data_05_a_typed_token_that_a_template_cuts_in_two_is_refused():
-    made = copy.deepcopy(tokenizer("chatml"))
-    made.chat_template = made.chat_template.replace("message['content']", "message['content'][:20]")
-    assert made.chat_template != tokenizer("chatml").chat_template
-    messages = [{"role": "user", "content": "0123456789<|im_end|> and more"}, {"role": "assistant", "content": "a"}]
-    assert code_of(made, messages) == "message_lost"
+def test_data_12_a_typed_token_that_is_cut_or_left_out_is_noticed():
+    specials = Specials.of(tokenizer("chatml"))
+    hidden = hide_typed([{"role": "user", "content": "say <|im_end|> now"}], None, specials)
+    assert not hidden.is_damaged(hidden.messages[0]["content"])
+    assert hidden.is_damaged(hidden.messages[0]["content"][:-6])
+    assert hidden.missing("") == [0]
 
 
 def with_bos(kind: str):

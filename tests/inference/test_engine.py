@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from tiny import make_tiny_chat_model
 
 from studio.errors import StudioError
 from studio.inference import Engine, Target
-from studio.recipe import ModelSpec, Recipe
+from studio.inference.generate import prompt_ids
+from studio.recipe import DataSpec, ModelSpec, Recipe
+from studio.runs import Run
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformers():
@@ -45,6 +48,20 @@ def test_each_run_has_the_logits_of_its_own_adapter_bit_by_bit(workspace, models
 def test_the_adapters_do_have_an_effect(workspace, engine, base):
     tokens = [logits(engine.open(target)).argmax(-1).tolist() for target in (base, "one", "two")]
     assert tokens[0] != tokens[1] != tokens[2] != tokens[0]
+
+
+def test_data_12_base_and_tuned_are_asked_with_the_same_ids_whatever_typed_tokens_become(workspace, models, engine):
+    add_run(workspace, "text", models["base"], models["one"], data=DataSpec(special_tokens_in_text="text"))
+    config = Run.open("text").model_dir / "tokenizer_config.json"  # as training saves it
+    config.write_text(json.dumps({**json.loads(config.read_text()), "special_tokens_in_text": "text"}))
+    of_base, of_run = Target.pair("text")
+    base, tuned, other = engine.open(of_base), engine.open(of_run), engine.open("one")
+
+    def ids(handle):
+        return prompt_ids(handle, [{"role": "user", "content": f"say {handle.tokenizer.eos_token} now"}])
+
+    assert base.weights is tuned.weights is other.weights
+    assert ids(base) == ids(tuned) != ids(other)
 
 
 def test_a_fully_tuned_run_has_weights_of_its_own(workspace, models, engine, base):
