@@ -8,6 +8,10 @@ GNU's OpenMP library reads how long to spin (``GOMP_SPINCOUNT``) once, when it i
 whenever the process has more OpenMP threads than processors; :class:`LoadWatch` makes use of that with a few threads
 that sleep. Neither changes how the work is divided, so results stay the same to the bit.
 
+On Intel's processors MKL is also told to give the same bits with any number of threads (``MKL_CBWR``, see "Conditional
+Numerical Reproducibility" in its developer guide; no cost could be measured). :mod:`studio.training.thread_count` then
+lets a worker take fewer threads while other processes need the processors.
+
 Nothing here imports torch: the environment must be set before torch is loaded.
 """
 
@@ -25,9 +29,11 @@ from pathlib import Path
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Variables with which a user decides how threads wait; if one is set, nothing here changes it."""
+MKL_MODE = "MKL_CBWR"
 _SPIN_COUNT = 20_000  # about a millisecond on current x86 processors: longer than almost all waits on a free machine
 _PERIOD_SECONDS = 0.2
 _BUSY_SHARE, _FREE_SHARE = 0.3, 0.2
+_FREE_PROCESSORS = 0.5  # that other processes may take of those that this one's threads need
 _MOST_SLEEPERS = 64
 _WEIGHT = 0.5  # of the newest measurement in the running mean
 
@@ -43,9 +49,25 @@ def wait_settings() -> dict[str, str]:
 
 
 def settle_environment(environment: MutableMapping[str, str]) -> None:
-    """Add :func:`wait_settings` to an environment in which the user has not decided how threads wait."""
+    """Add :func:`wait_settings` and :func:`mkl_mode` to an environment in which the user has not decided about them."""
     if not any(name in environment for name in NAMES):
         environment.update(wait_settings())
+    if MKL_MODE not in environment and (mode := mkl_mode()):
+        environment[MKL_MODE] = mode
+
+
+def mkl_mode(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the value of ``MKL_CBWR`` with which MKL's results do not depend on the number of threads; empty where it
+    has no such mode (it needs AVX2 and a processor by Intel)."""
+    if not cpu_info.exists():
+        return ""
+    lines = cpu_info.read_text(encoding="utf-8", errors="replace").splitlines()
+    fields = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in lines)}
+    if fields.get("vendor_id") != ["GenuineIntel"]:
+        return ""
+    flags = fields.get("flags", [])
+    able = all(name in flags for name in ("avx512f", "avx512bw", "avx512dq", "avx512vl"))
+    return "AVX512,STRICT" if able else "AVX2,STRICT" if "avx2" in flags else ""
 
 
 def is_ours(environment: Mapping[str, str]) -> bool:
@@ -64,15 +86,23 @@ class LoadWatch:
     """While it runs, OpenMP threads of this process sleep instead of spinning whenever other processes need the
     processors. Several at once do no harm.
 
-    It measures how long this process's threads are ready to run and do not get a processor, as Linux counts it.
+    It measures how long this process's threads are ready to run and do not get a processor, as Linux counts it, and
+    how much of the processors other processes take.
 
     Args:
         waited: seconds that the threads of this process have waited for a processor so far; None if not known.
         threads: how many threads an operation of torch has.
+        used: seconds of the processors that other processes have used so far, added up.
     """
 
-    def __init__(self, waited: Callable[[], float | None] | None = None, threads: int | None = None):
-        self._waited, self._threads = waited or waited_seconds, threads
+    def __init__(
+        self,
+        waited: Callable[[], float | None] | None = None,
+        threads: int | None = None,
+        used: Callable[[], float] | None = None,
+    ):
+        self._waited, self._threads, self._used = waited or waited_seconds, threads, used or used_by_others
+        self._others = 0.0  # processors that other processes take, a running mean
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._sleepers = Sleepers()
@@ -81,6 +111,11 @@ class LoadWatch:
     def sleeping(self) -> bool:
         """Whether threads sleep just now."""
         return self._sleepers.there
+
+    @property
+    def free_processors(self) -> int | None:
+        """How many processors other processes leave to this one; None while they hold nobody up."""
+        return max(1, round(_processors() - self._others)) if self.sleeping else None
 
     def start(self) -> None:
         """Begin, where this system counts waiting threads and the user has not decided how they wait. Loads torch."""
@@ -108,18 +143,20 @@ class LoadWatch:
         self.stop()
 
     def _run(self, threads: int) -> None:
-        needed = needed_sleepers(len(os.sched_getaffinity(0)), threads)
-        before, at, mean = self._waited() or 0.0, time.monotonic(), 0.0
+        processors, mean = _processors(), 0.0
+        needed = needed_sleepers(processors, threads)
+        before, used_before, at = self._waited() or 0.0, self._used(), time.monotonic()
         try:
             while not self._over.wait(_PERIOD_SECONDS):
-                waited, now = self._waited() or 0.0, time.monotonic()
+                waited, used, now = self._waited() or 0.0, self._used(), time.monotonic()
                 share = max(0.0, waited - before) / (now - at)  # of threads that end, the time is no longer counted
                 mean += _WEIGHT * (share - mean)
-                before, at = waited, now
+                self._others += _WEIGHT * (max(0.0, used - used_before) / (now - at) - self._others)
+                before, used_before, at = waited, used, now
                 if mean > _BUSY_SHARE:
                     self._sleepers.come(needed)
-                elif mean < _FREE_SHARE:
-                    self._sleepers.go()
+                elif mean < _FREE_SHARE and threads <= processors - self._others + _FREE_PROCESSORS:
+                    self._sleepers.go()  # with fewer threads than before nobody waits, and still the load is there
         finally:
             self._sleepers.go()
 
@@ -179,6 +216,25 @@ def _gnu_parallel() -> Callable[[int], None]:
     start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
     nothing = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p)
     return lambda threads: start(nothing, None, threads, 0)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def used_by_others() -> float:
+    """Seconds that other processes have used of the processors that this one may use, added up, since the system
+    started; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = 0
+    for name, *counts in (line.split() for line in lines if line.startswith("cpu")):
+        if name in ours:  # user, nice, system, idle, iowait, irq, softirq, steal
+            ticks += sum(int(count) for count in counts[:3]) + sum(int(count) for count in counts[5:8])
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def waited_seconds() -> float | None:

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from studio import thread_waiting
-from studio.thread_waiting import LoadWatch, Sleepers, is_ours, needed_sleepers, settle_environment, wait_settings
+from studio.thread_waiting import (
+    MKL_MODE,
+    LoadWatch,
+    Sleepers,
+    is_ours,
+    mkl_mode,
+    needed_sleepers,
+    settle_environment,
+    used_by_others,
+    wait_settings,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(not thread_waiting._has_gnu_openmp(), reason="torch comes with another OpenMP library here")
@@ -41,19 +51,43 @@ print(json.dumps(found))
 
 def test_what_the_user_has_set_stays_as_it_is():
     for name in thread_waiting.NAMES:
-        given = {name: "1", "OTHER": "x"}
+        given = {name: "1", MKL_MODE: "COMPATIBLE"}
         settle_environment(given)
-        assert given == {name: "1", "OTHER": "x"}
+        assert given == {name: "1", MKL_MODE: "COMPATIBLE"}
         assert not is_ours(given)
 
 
 def test_settings_are_recognised_as_ours_by_a_child_process():
     given = {}
     settle_environment(given)
-    assert given == wait_settings()
+    assert given == wait_settings() | ({MKL_MODE: mkl_mode()} if mkl_mode() else {})
     assert is_ours(given) and is_ours({})
     assert not is_ours({**given, "GOMP_SPINCOUNT": "5"})
     assert not is_ours({"OMP_WAIT_POLICY": "PASSIVE"})
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "mode"),
+    [
+        ("GenuineIntel", "sse avx2 avx512f avx512bw avx512dq avx512vl amx_bf16", "AVX512,STRICT"),
+        ("GenuineIntel", "sse avx2 avx512f", "AVX2,STRICT"),
+        ("GenuineIntel", "sse", ""),
+        ("AuthenticAMD", "sse avx2 avx512f avx512bw avx512dq avx512vl", ""),
+    ],
+)
+def test_mkl_is_told_to_ignore_the_number_of_threads_where_it_can(tmp_path, vendor, flags, mode):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n\nprocessor\t: 1\n", encoding="utf-8")
+    assert mkl_mode(info) == mode
+    assert mkl_mode(tmp_path / "missing") == ""
+
+
+@LINUX
+def test_what_other_processes_use_does_not_count_this_one():
+    used, own, at = used_by_others(), time.process_time(), time.monotonic()
+    while time.process_time() - own < 0.4:
+        pass
+    assert used_by_others() - used < len(os.sched_getaffinity(0)) * (time.monotonic() - at) - 0.3
 
 
 def test_a_worker_has_the_settings_before_torch_is_loaded(monkeypatch):
@@ -114,6 +148,26 @@ def test_threads_sleep_while_the_machine_is_busy_and_spin_when_it_is_free_again(
         load.share = 0.9
         _wait_for(lambda: watch.sleeping)
     assert not watch.sleeping
+
+
+@LINUX
+def test_processors_that_others_take_are_not_free_until_they_give_them_back(monkeypatch):
+    for name in thread_waiting.NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(thread_waiting, "_PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr(thread_waiting, "_processors", lambda: 4)
+    load, others = Load(), Load()
+    with LoadWatch(load, threads=4, used=others) as watch:
+        assert watch.free_processors is None
+        load.share, others.share = 0.9, 1.1
+        _wait_for(lambda: watch.free_processors == 3)
+        load.share = 0.0  # with three threads nobody waits any more, and the load is still there
+        time.sleep(0.2)
+        assert watch.free_processors == 3
+        others.share = 9.0
+        _wait_for(lambda: watch.free_processors == 1)
+        others.share = 0.0
+        _wait_for(lambda: watch.free_processors is None)
 
 
 @LINUX

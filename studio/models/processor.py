@@ -12,6 +12,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from studio.thread_waiting import MKL_MODE
+
 _CPU_INFO = Path("/proc/cpuinfo")
 _GROUPS = Path("/sys/fs/cgroup")
 _NAMED = ("amx_bf16", "avx512_bf16", "avx512_fp16", "bf16")  # what the choices below look at, and what MKL does
@@ -27,7 +29,9 @@ def processor_name() -> str:
         names = (line.split(":", 1)[1].strip() for line in lines if line.lower().startswith("model name"))
         found = next(names, found)
     able = [name for name in _NAMED if capabilities().get(name)]
-    return ", ".join([found, torch.backends.cpu.get_cpu_capability(), *able])
+    mode = os.environ.get(MKL_MODE)
+    mkl = [f"MKL {mode}"] if mode and torch.backends.mkl.is_available() else []
+    return ", ".join([found, torch.backends.cpu.get_cpu_capability(), *able, *mkl])
 
 
 def capabilities() -> dict[str, Any]:

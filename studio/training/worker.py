@@ -87,6 +87,7 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     from studio.training.packing import check_apart
     from studio.training.resume import check_origin, from_first_step, require_inputs, resume_checkpoint
     from studio.training.samples import add_samples
+    from studio.training.thread_count import ThreadCount
     from studio.training.trainer import build_trainer
 
     transformers.utils.logging.disable_progress_bar()
@@ -178,6 +179,8 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     )
     trainer.padding_free = padding_free
     trainer.origin = made_from
+    if device == "cpu" and ranks.count() == 1:
+        trainer.add_callback(ThreadCount(trainer, load_watch))
     passes = choose_layers(choices, recipe, model, device)
     compiled = choose_compile(choices, recipe, CompiledLayers(model), kept.compiled if kept else None)
     trainer.args.dataloader_num_workers = choose_loader(choices, recipe, trainer.some_batch, device)
