@@ -134,7 +134,7 @@ class Load:
 
 
 @LINUX
-def test_threads_sleep_while_the_machine_is_busy_and_spin_when_it_is_free_again(monkeypatch):
+def test_results_15_threads_sleep_while_the_machine_is_busy_and_spin_when_it_is_free_again(monkeypatch):
     for name in thread_waiting.NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(thread_waiting, "_PERIOD_SECONDS", 0.01)

@@ -39,7 +39,7 @@ def test_page_08_a_reload_restores_form_and_tab_and_another_browser_has_its_own(
     page.wait_for_function("() => document.querySelector('#train-max_steps input')?.value === '6'")
 
 
-def test_page_01_and_02_launch_waits_for_the_form_and_enter_sends_while_shift_enter_does_not(visit):
+def test_page_01_page_02_launch_waits_for_the_form_and_enter_sends_while_shift_enter_does_not(visit):
     page = visit()
     page.wait_for_function(READY)
     assert len(page.input_value("#browser :is(input, textarea)")) == 32

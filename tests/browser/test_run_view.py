@@ -25,7 +25,7 @@ def finished(name: str, steps: int, *, spike: int = 0, learning_rate: float = 1e
     for step in range(1, steps + 1):
         loss = 99.0 if step == spike else round(1 + math.exp(-step / steps) + 0.1 * math.sin(step), 5)
         events.append({"kind": "step", "step": step, "loss": loss, "tokens": 8 * step, **(extra or {})})
-        if step % (steps // 10) == 0:
+        if step % max(1, steps // 10) == 0:
             events.append({"kind": "eval", "step": step, "loss": loss + 0.1})
     events.append({"kind": "warning", "what": "The <loss> jumped.", "fix": "Look.", "step": steps // 2})
     events.append({"kind": "finished"})
@@ -79,6 +79,17 @@ def test_a_run_is_drawn_as_the_button_goes_down_on_it_in_the_list(visit, long, s
     line.click()  # the page itself does not hear of it
     page.wait_for_function(f"() => {LOSS}.data[0].x.at(-1) === {STEPS}")
     page.wait_for_function(f"() => {LOSS}.data[0].x.length === 50")  # and so the chart goes back to what the page shows
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_page_16_a_short_run_has_visible_points_and_whole_steps_on_its_axis(visit, steps):
+    page = visit(f"?run={finished('few', steps).id}")
+    wait_for_points(page, steps)
+    page.wait_for_function(f"() => {LOSS}.querySelectorAll('.xtick text').length > 0")
+    told = page.evaluate(f"() => [...{LOSS}.querySelectorAll('.xtick text')].map(tick => tick.textContent)")
+    assert set(map(str, range(1, steps + 1))) <= set(told) and all(tick.lstrip("\u2212-").isdigit() for tick in told)
+    if steps == 1:
+        assert "markers" in drawn(page, "data[0].mode") and drawn(page, "data[0].marker.size") == [6]
 
 
 def test_the_charts_zoom_together_and_then_rest(visit, short):

@@ -61,7 +61,7 @@ def a_step(callback):
     return within, torch.get_num_threads()
 
 
-def test_a_step_beside_other_processes_has_fewer_threads_and_its_optimizer_has_all(two_threads):
+def test_results_15_a_step_beside_other_processes_has_fewer_threads_and_its_optimizer_has_all(two_threads):
     trainer, watch = Trainer(), SimpleNamespace(free_processors=None)
     callback = ThreadCount(trainer, watch)
     assert a_step(callback) == (2, 2) and trainer.threads == []
@@ -98,7 +98,9 @@ def test_products_depend_on_threads_unless_mkl_is_strict_or_they_are_in_half_pre
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_a_run_beside_other_processes_ends_with_the_same_weights(two_threads, tiny_model, tmp_path, monkeypatch, kind):
+def test_results_15_a_run_beside_other_processes_ends_with_the_same_weights(
+    two_threads, tiny_model, tmp_path, monkeypatch, kind
+):
     given = lesson(tiny_model, write_rows(tmp_path / "rows.jsonl"))
     recipe = type(given).parse({**given.model_dump(exclude={"resolved"}, mode="json"), "method": {"kind": kind}})
     alone = done(recipe)
