@@ -26,15 +26,15 @@ def main() -> None:
 
     from studio.recipe import Recipe
     from studio.runs import Launcher
-    from studio.training.view import Wanted
-    from studio.ui.desk import Desk
+    from studio.training.row_preview import Wanted
+    from studio.ui.context import AppContext
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         write_rows(path, count)
         print(f"{count:,} rows, {path.stat().st_size / 1e9:.2f} GB")
         recipe = Recipe.load(ROOT / "recipes" / "quickstart.yaml", [f"data.source={path}"])
-        desk = Desk(Launcher())
+        desk = AppContext(Launcher())
         studio = psutil.Process()
         before = studio.memory_info().rss
 

@@ -70,7 +70,7 @@ def recipe_of(row: dict[str, Any]) -> Recipe:
 def predict(recipe: Recipe) -> dict[str, int]:
     """The estimate."""
     from studio.models.headers import read_config
-    from studio.models.memory import estimate
+    from studio.models.memory_estimate import estimate
     from studio.models.store import fetch
 
     return estimate(recipe, read_config(fetch(recipe.model))).memory_bytes
@@ -83,7 +83,7 @@ def measure(recipe: Recipe) -> tuple[int, int]:
 
     from studio.models.load import load_model
     from studio.models.store import fetch
-    from studio.training.memory import give_back_at_once
+    from studio.training.memory_monitor import give_back_at_once
 
     dtype = recipe.model.dtype
     torch.set_num_threads(2)
@@ -105,10 +105,10 @@ def take_steps(model: Any, recipe: Recipe, rows: int, length: int) -> None:
     import torch
     from transformers import Trainer, TrainingArguments
 
-    from studio.models.loss import LabelledLoss
+    from studio.models.labelled_loss import LabelledLoss
     from studio.models.methods import apply_method
-    from studio.training.fused_layers import FusedLayers
-    from studio.training.fused_lora import fuse_lora
+    from studio.training.acceleration.fused_layers import FusedLayers
+    from studio.training.acceleration.fused_lora import fuse_lora
 
     model = apply_method(model, recipe)
     if recipe.method.kind == "lora":

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from studio.inference import Engine, Sampling, Target, stream  # noqa: E402
 from studio.runs import Run  # noqa: E402
-from studio.training.memory import give_back_at_once, resident_bytes  # noqa: E402
+from studio.training.memory_monitor import give_back_at_once, resident_bytes  # noqa: E402
 
 PROMPT = [{"role": "user", "content": "Write a haiku about programming."}]
 

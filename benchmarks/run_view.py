@@ -83,7 +83,7 @@ def open_run(run_id: str) -> None:
     import studio.ui.app  # noqa: F401  the studio as it stands before anybody opens a run
     from studio.runs import Run
     from studio.runs.feed import Feed
-    from studio.ui.points import answer
+    from studio.ui.runs.chart_data import answer
 
     process, run, feed = psutil.Process(), Run.open(run_id), Feed()
     before, used = process.memory_info().rss, sum(process.cpu_times()[:2])
@@ -111,7 +111,7 @@ def follow(run_id: str, tabs: str) -> None:
 
     from studio.runs import Run
     from studio.runs.feed import Feed
-    from studio.ui.points import answer
+    from studio.ui.runs.chart_data import answer
 
     process, run, feed = psutil.Process(), Run.open(run_id), Feed()
     have = [None] * int(tabs)

@@ -169,7 +169,7 @@ def loss_of(job: dict[str, Any], trained: Path | None) -> float:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from studio.models.loss import LabelledLoss
+    from studio.models.labelled_loss import LabelledLoss
 
     adapter = trained is not None and (trained / "adapter_config.json").exists()
     folder = job["model"] if adapter or trained is None else trained

@@ -60,8 +60,8 @@ def own_seconds(times: int = 2000) -> float:
     """Seconds that the worker takes at each step to tell of it, and to see whether it should end."""
     from studio.recipe import Recipe
     from studio.runs import EventLog, Run
-    from studio.training.gpu import gpu_state
-    from studio.training.memory import peak_memory_bytes
+    from studio.training.gpu_state import gpu_state
+    from studio.training.memory_monitor import peak_memory_bytes
 
     with tempfile.TemporaryDirectory() as home:
         os.environ["STUDIO_HOME"], before = home, os.environ["STUDIO_HOME"]

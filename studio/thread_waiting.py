@@ -9,8 +9,8 @@ whenever the process has more OpenMP threads than processors; :class:`LoadWatch`
 that sleep. Neither changes how the work is divided, so results stay the same to the bit.
 
 On Intel's processors MKL is also told to give the same bits with any number of threads (``MKL_CBWR``, see "Conditional
-Numerical Reproducibility" in its developer guide; no cost could be measured). :mod:`studio.training.thread_count` then
-lets a worker take fewer threads while other processes need the processors.
+Numerical Reproducibility" in its developer guide; no cost could be measured). A worker then
+(:mod:`studio.training.acceleration.thread_count`) takes fewer threads while other processes need the processors.
 
 Nothing here imports torch: the environment must be set before torch is loaded.
 """

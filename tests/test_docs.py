@@ -3,24 +3,24 @@
 import pytest
 
 from studio.recipe import METHODS, Resolved
-from studio.recipe_docs import PAGE, knobs, reference
+from studio.recipe.reference import PAGE, reference, settings
 
 
 def test_the_reference_is_up_to_date():
-    assert PAGE.read_text(encoding="utf-8") == reference(), "run: python -m studio.recipe_docs"
+    assert PAGE.read_text(encoding="utf-8") == reference(), "run: python -m studio.recipe.reference"
 
 
-@pytest.mark.parametrize("knob", knobs(), ids=lambda knob: f"{knob.method}{knob.path}")
-def test_every_knob_is_explained_in_a_plain_sentence(knob):
-    assert len(knob.help) > 10
-    assert knob.help[0].isupper() or knob.help.startswith(("auto ", "sha256"))
-    assert knob.help.endswith(".")
+@pytest.mark.parametrize("setting", settings(), ids=lambda setting: f"{setting.method}{setting.path}")
+def test_every_knob_is_explained_in_a_plain_sentence(setting):
+    assert len(setting.help) > 10
+    assert setting.help[0].isupper() or setting.help.startswith(("auto ", "sha256"))
+    assert setting.help.endswith(".")
 
 
 def test_every_knob_has_a_row_in_the_reference():
     page = reference()
-    for knob in knobs():
-        assert knob.path == "method.kind" or f"\n| `{knob.name}` |" in page, knob.path
+    for setting in settings():
+        assert setting.path == "method.kind" or f"\n| `{setting.name}` |" in page, setting.path
 
 
 def test_every_section_and_method_tells_its_story():
@@ -32,5 +32,5 @@ def test_every_section_and_method_tells_its_story():
 
 
 def test_no_knob_stands_twice():
-    paths = [(knob.path, knob.method) for knob in knobs()]
+    paths = [(setting.path, setting.method) for setting in settings()]
     assert len(set(paths)) == len(paths)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from studio.recipe import Recipe, shipped
-from studio.recipe_methods import METHODS
+from studio.recipe.methods import METHODS
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -91,7 +91,7 @@ def test_what_other_processes_use_does_not_count_this_one():
 
 
 def test_a_worker_has_the_settings_before_torch_is_loaded(monkeypatch):
-    from studio.runs.server import worker_environment
+    from studio.runs.worker_server import worker_environment
 
     for name in thread_waiting.NAMES:
         monkeypatch.delenv(name, raising=False)

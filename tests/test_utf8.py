@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from studio import terminal
+from studio.cli import terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -3,9 +3,9 @@
 from studio.data.classes import Classes, classes_of, find_classes
 from studio.data.conversations import read_conversations
 from studio.data.encode import Encoded, encode_conversation, encode_row, encode_rows
-from studio.data.load import load_conversations, load_evaluation
-from studio.data.once import encode_once
-from studio.data.split import split_conversations
+from studio.data.encode_cache import encode_once
+from studio.data.held_out import load_evaluation, split_conversations
+from studio.data.load import load_conversations
 
 __all__ = [
     "Classes",

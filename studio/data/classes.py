@@ -116,8 +116,8 @@ def classes_of(data: DataSpec, seed: int) -> Classes:
     kept = kept_classes(data, seed)
     if kept:
         return kept
+    from studio.data.held_out import split_conversations
     from studio.data.load import load_conversations
-    from studio.data.split import split_conversations
 
     rows = load_conversations(data, task="seq_cls")
     training, _ = split_conversations(rows, data, seed, "seq_cls")

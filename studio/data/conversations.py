@@ -13,7 +13,7 @@ from studio.data.detect import unused_columns
 from studio.data.files import Row
 from studio.data.scalars import without_table_nulls
 from studio.data.split import content_hash, is_held_out
-from studio.data.turns import Dropped, without_reasoning
+from studio.data.turns import RowRejected, without_reasoning
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 
@@ -167,12 +167,12 @@ def _convert(source: sources.Source, row: Row, data: DataSpec, reading: Reading,
             if not any(
                 m["content"].strip() or m.get("tool_calls") for m in content["messages"] if m["role"] == "assistant"
             ):
-                raise Dropped("nothing is left of the answer without its reasoning")
+                raise RowRejected("nothing is left of the answer without its reasoning")
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
         reason = f"it cannot be read ({type(error).__name__})"  # a shape that nobody has thought of
         reading.dropped[reason] += 1
         return Conversation(**known, dropped=reason, raw=row.values)
-    except Dropped as reason:
+    except RowRejected as reason:
         reading.dropped[str(reason)] += 1
         return Conversation(**known, dropped=str(reason), unwanted=reason.wanted, raw=row.values, code=reason.code)
     if source.weight != 1:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from studio.data.files import files_of, kind_of, opened
-from studio.data.rows import is_jsonl
+from studio.data.row_reader import is_jsonl
 
 _BLOCK = 1 << 22  # bytes
 _BLANK = re.compile(rb"\n(?=[ \t\r]*\n)")  # the end of a line that a blank one follows

@@ -9,12 +9,12 @@ from itertools import accumulate, islice, pairwise
 from operator import itemgetter
 from typing import Any
 
-from studio.data.bounds import time_limit
 from studio.data.classes import Classes
 from studio.data.flags import Flag
 from studio.data.pieces import tokenise
 from studio.data.spans import Rendered, prompt_text, render
 from studio.data.special_text import Span, Specials
+from studio.data.time_limit import time_limit
 from studio.data.turns import carries_loss
 from studio.errors import StudioError
 from studio.recipe import DataSpec

@@ -14,7 +14,7 @@ from typing import Any
 
 from studio.data import multiple_choice
 from studio.data.scalars import WrittenFloat
-from studio.data.turns import Dropped, Messages, any_turns, none_trained, text_of, tools_of, turns
+from studio.data.turns import Messages, RowRejected, any_turns, none_trained, text_of, tools_of, turns
 
 _INVISIBLE = (
     " \t\n\r\f\v\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u3000\ufeff"  # no answer, if there is nothing else
@@ -73,12 +73,12 @@ def _sharegpt(parts: dict[str, Any]) -> Messages:
 def _alpaca(parts: dict[str, Any]) -> Messages:
     instruction, extra = text_of(parts["instruction"], "instruction"), text_of(parts.get("input"), "input")
     if not instruction.strip():
-        raise Dropped("instruction is empty")
+        raise RowRejected("instruction is empty")
     user = f"{instruction}\n\n{extra}" if extra.strip() else instruction
     messages = _pair(user, text_of(parts["output"], "output"))
     history = _list(parts.get("history") or [])
     if not isinstance(history, list) or not all(isinstance(h, (list, tuple)) and len(h) == 2 for h in history):
-        raise Dropped("history is not a list of [question, answer] pairs")
+        raise RowRejected("history is not a list of [question, answer] pairs")
     earlier = [
         m for question, answer in history for m in _pair(text_of(question, "history"), text_of(answer, "history"))
     ]
@@ -91,14 +91,14 @@ def _prompt_completion(parts: dict[str, Any]) -> Messages:
         return turns([*prompt, *completion], "prompt and completion")
     prompt = text_of(prompt, "prompt")
     if not prompt.strip():
-        raise Dropped("prompt is empty")
+        raise RowRejected("prompt is empty")
     return _pair(prompt, text_of(completion, "completion"))
 
 
 def _question_answer(parts: dict[str, Any]) -> Messages:
     question = text_of(parts["question"], "question")
     if not question.strip():
-        raise Dropped("question is empty")
+        raise RowRejected("question is empty")
     context = text_of(parts.get("context"), "context")
     user = f"{context}\n\n{question}" if context.strip() else question
     return _pair(user, text_of(parts["answer"], "answer"))
@@ -107,7 +107,7 @@ def _question_answer(parts: dict[str, Any]) -> Messages:
 def _plain(parts: dict[str, Any]) -> str:
     text = text_of(parts["text"], "text")
     if not text.strip():
-        raise Dropped("text is empty")
+        raise RowRejected("text is empty")
     return text
 
 
@@ -122,7 +122,7 @@ def _preference(parts: dict[str, Any]) -> Messages:
     else:
         text = text_of(prompt, "prompt")
         if not text.strip():
-            raise Dropped("prompt is empty")
+            raise RowRejected("prompt is empty")
         messages = [{"role": "user", "content": text}, *chosen]
     return messages
 
@@ -131,7 +131,7 @@ def with_system(messages: Messages, value: Any) -> Messages:
     """Return the conversation with the system message that a column of its own holds.
 
     Raises:
-        Dropped: the conversation has another system message.
+        RowRejected: the conversation has another system message.
     """
     system = text_of(value, "system")
     if not system.strip():
@@ -140,7 +140,9 @@ def with_system(messages: Messages, value: Any) -> Messages:
     if not own:
         return [{"role": "system", "content": system}, *(m for m in messages if m["role"] != "system")]
     if own != [system.strip()]:
-        raise Dropped("its system column differs from the system message of its conversation", code="system_conflict")
+        raise RowRejected(
+            "its system column differs from the system message of its conversation", code="system_conflict"
+        )
     return messages
 
 
@@ -152,9 +154,9 @@ def verdict(value: Any) -> bool | None:
 def _unpaired_preference(parts: dict[str, Any]) -> Messages:
     wanted = verdict(parts["label"])
     if wanted is None:
-        raise Dropped(f"its label is {str(parts['label'])[:40]!r}, neither true nor false")
+        raise RowRejected(f"its label is {str(parts['label'])[:40]!r}, neither true nor false")
     if not wanted:
-        raise Dropped("its answer is marked as unwanted", wanted=True)
+        raise RowRejected("its answer is marked as unwanted", wanted=True)
     return _preference({"prompt": parts["prompt"], "chosen": parts["completion"]})
 
 
@@ -169,7 +171,7 @@ def _answer(value: Any, part: str) -> Messages:
 def _classification(parts: dict[str, Any]) -> Messages:
     text, label = text_of(parts["text"], "text"), text_of(parts["label"], "label")
     if not text.strip():
-        raise Dropped("text is empty")
+        raise RowRejected("text is empty")
     return _pair(text, label)
 
 
@@ -177,7 +179,7 @@ def _labelled(parts: dict[str, Any]) -> dict[str, Any]:
     """A text with its class, or with the list of all classes that it belongs to."""
     text, label = text_of(parts["text"], "text"), parts["label"]
     if not text.strip():
-        raise Dropped("text is empty")
+        raise RowRejected("text is empty")
     names = [_class_name(one) for one in label] if isinstance(label, (list, tuple)) else _class_name(label)
     return {"text": text, "label": list(dict.fromkeys(names)) if isinstance(names, list) else names}
 
@@ -188,7 +190,7 @@ def _class_name(value: Any) -> str:
         value = int(value)
     name = text_of(value, "label").strip()
     if not name:
-        raise Dropped("label is empty")
+        raise RowRejected("label is empty")
     return name
 
 
@@ -196,16 +198,18 @@ def _tokenized(parts: dict[str, Any]) -> dict[str, Any]:
     """Token ids that pass through as they are; labels, or a mask of what carries loss, or else every token."""
     ids = parts["input_ids"]
     if not isinstance(ids, list) or not ids or not all(isinstance(i, int) and 0 <= i < 2**31 for i in ids):
-        raise Dropped("input_ids is not a list of token ids")
+        raise RowRejected("input_ids is not a list of token ids")
     labels, mask = parts.get("labels"), parts.get("mask")
     if mask is not None and (not isinstance(mask, list) or len(mask) != len(ids)):
-        raise Dropped("the mask is not as long as input_ids")
+        raise RowRejected("the mask is not as long as input_ids")
     if labels is None:
         labels = [i if mask is None or taken else -100 for i, taken in zip(ids, mask or ids, strict=True)]
     if not isinstance(labels, list) or len(labels) != len(ids):
-        raise Dropped("labels are not as many as input_ids")
+        raise RowRejected("labels are not as many as input_ids")
     if any(label not in (-100, i) for label, i in zip(labels, ids, strict=True)):
-        raise Dropped("labels differ from input_ids; they must be the same ids, or -100 (they are not to be shifted)")
+        raise RowRejected(
+            "labels differ from input_ids; they must be the same ids, or -100 (they are not to be shifted)"
+        )
     return {"input_ids": ids, "labels": labels}
 
 
@@ -316,7 +320,7 @@ def convert(
     task ``seq_cls`` ``text`` and ``label``.
 
     Raises:
-        Dropped: the row cannot be trained on; says why.
+        RowRejected: the row cannot be trained on; says why.
     """
     shape = LABELLED if task == "seq_cls" else SHAPES[mapping.format]
     parts = {part: values.get(column) for part, column in mapping.columns.items()}
@@ -327,7 +331,7 @@ def convert(
         parts["first_index"] = mapping.first_index
     missing = [part for part in shape.required if parts.get(part) is None]
     if missing:
-        raise Dropped(f"{mapping.columns.get(missing[0], missing[0])} is missing")
+        raise RowRejected(f"{mapping.columns.get(missing[0], missing[0])} is missing")
     result = shape.convert(parts)
     if isinstance(result, str):
         return {"text": result}
@@ -336,11 +340,13 @@ def convert(
     result = with_system(result, parts.get("system"))
     said = [m for m in result if m["role"] == "assistant"]
     if not said:
-        raise Dropped("no assistant turn")
+        raise RowRejected("no assistant turn")
     if not any(m["content"].strip(_INVISIBLE) or m.get("tool_calls") for m in said):
-        raise Dropped("the assistant's answer is empty")
+        raise RowRejected("the assistant's answer is empty")
     if none_trained(result):
-        raise Dropped("every assistant turn is excluded from the loss by its training flag", code="all_turns_masked")
+        raise RowRejected(
+            "every assistant turn is excluded from the loss by its training flag", code="all_turns_masked"
+        )
     if system_prompt and result[0]["role"] != "system":
         result = [{"role": "system", "content": system_prompt}, *result]
     tools = tools_of(parts.get("tools"))

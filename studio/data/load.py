@@ -1,4 +1,4 @@
-"""A whole dataset as canonical conversations, on disk and memory-mapped: what is trained on, and what is scored."""
+"""A whole dataset as canonical conversations, on disk and memory-mapped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.data import sources
 from studio.data.conversations import invalid_rows, nothing_left, place, read_conversations, survey
-from studio.data.split import content_hash, split_conversations
+from studio.data.split import content_hash
 from studio.errors import StudioError
 from studio.recipe import ENCODER_SETTINGS, DataSpec
 from studio.workspace import Workspace
@@ -166,24 +166,3 @@ def fingerprint(dataset: datasets.Dataset) -> str:
             aside.write_text(digest.hexdigest(), encoding="ascii")
             aside.replace(path)
     return digest.hexdigest()
-
-
-def load_evaluation(data: DataSpec, seed: int, task: str = "causal_lm") -> datasets.Dataset:
-    """The rows that ``evaluate`` scores: the dataset's own test split if it has one, otherwise the held-out rows.
-
-    Raises:
-        StudioError: there is neither.
-    """
-    if data.eval_split != "auto":
-        return load_conversations(data, data.eval_split, task)
-    chosen = data.holdout_rows or data.holdout_column or data.holdout_source
-    if not chosen and data.split != "test" and {"test"} < set(sources.splits(data)):  # an only split is trained on
-        return load_conversations(data, "test", task)
-    held_out = split_conversations(load_conversations(data, task=task), data, seed, task)[1]
-    if held_out is None:
-        raise StudioError(
-            "There are no held-out rows to score: the dataset has no test split and none are held out.",
-            "Set data.holdout, or name a split in data.eval_split, and train again.",
-            field="data.holdout",
-        )
-    return held_out

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from studio.data.turns import Dropped, Messages, text_of
+from studio.data.turns import Messages, RowRejected, text_of
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OWN_LABEL = re.compile(r"\s*\(?([A-Za-z])[).:]\s*")  # "A) Paris", "(a) Paris"
@@ -106,18 +106,18 @@ def convert(parts: dict[str, Any]) -> Messages:
     """Return the question with its choices as the user's message, and the right choice as the answer.
 
     Raises:
-        Dropped: the question is empty, there are no choices, or the answer names none of them.
+        RowRejected: the question is empty, there are no choices, or the answer names none of them.
     """
     question = text_of(parts["question"], "question")
     if not question.strip():
-        raise Dropped("question is empty")
+        raise RowRejected("question is empty")
     found = choices_of(parts["choices"])
     if found is None:
-        raise Dropped("choices is not a list of texts", code="choices")
+        raise RowRejected("choices is not a list of texts", code="choices")
     labels, texts = found
     place = position(parts["answer"], labels, texts, parts.get("first_index") or 0)
     if place is None:
-        raise Dropped(f"its answer {str(parts['answer'])[:40]!r} names none of its choices", code="choices")
+        raise RowRejected(f"its answer {str(parts['answer'])[:40]!r} names none of its choices", code="choices")
     lines = [f"{label}. {text}" for label, text in zip(labels, texts, strict=True)]
     context = text_of(parts.get("context"), "context")
     user = "\n\n".join([*([context] if context.strip() else []), question, "\n".join(lines)])

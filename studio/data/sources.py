@@ -8,7 +8,8 @@ from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Any
 
-from studio.data import detect, files, formats, hub, rows
+from studio.data import detect, files, formats, hub_datasets
+from studio.data import row_reader as rows
 from studio.data.files import Row
 from studio.data.splits import Taken
 from studio.errors import StudioError
@@ -52,7 +53,7 @@ def locate(spec: SourceSpec, split: str) -> Path | None:
         exists = path.exists()
     except (OSError, ValueError, RuntimeError):  # a name that no file system takes, an unknown home
         exists = False
-    if exists or files.kind_of(path)[0] in files.KINDS or not hub.is_id(spec.source):
+    if exists or files.kind_of(path)[0] in files.KINDS or not hub_datasets.is_id(spec.source):
         if not exists:
             shown = spec.source if len(spec.source) <= 200 else f"{spec.source[:200]}…"
             raise StudioError(
@@ -97,7 +98,7 @@ def identity(data: DataSpec, split: str | None = None) -> list[Any]:
     for spec in parts(data, split):
         path = locate(spec, spec.split)
         if path is None:
-            found.append(hub.identity(spec))
+            found.append(hub_datasets.identity(spec))
             continue
         one = files.taken(path, split_in(spec))
         found.append([*files.identity(path, split_in(spec)), *([asdict(one)] if one else [])])
@@ -109,7 +110,7 @@ def splits(data: SourceSpec) -> list[str]:
     if data.source.startswith("builtin/"):
         return sorted(p.stem for p in locate(data, "train").parent.glob("*.jsonl"))
     path = locate(data, data.split)
-    return list(files.splits_of(path)) if path else hub.splits(data)
+    return list(files.splits_of(path)) if path else hub_datasets.splits(data)
 
 
 def split_in(spec: SourceSpec) -> str:
@@ -128,7 +129,7 @@ def open_source(spec: SourceSpec, start: int = 1, task: str = "causal_lm") -> So
         StudioError: it cannot be read, or its shape is not known. Reading the rows may raise it too.
     """
     path = locate(spec, spec.split)
-    source = rows.read_source(path, split=split_in(spec)) if path else hub.stream(spec, spec.split)
+    source = rows.read_source(path, split=split_in(spec)) if path else hub_datasets.stream(spec, spec.split)
     head = list(islice(source, _SAMPLE))
     mapping = detect.detect([row.values for row in head], spec.format, spec.columns, task)
     columns = list(dict.fromkeys(name for row in head for name in row.values))
@@ -144,7 +145,7 @@ def _ranged(spec: SourceSpec, path: Path | None, every: Iterator[Row], start: in
     if (path is None and start > 1) or (path is None and skip):
         first = max(skip + 1, start)
         end = skip + most + 1 - first if most else None
-        return islice(hub.stream(spec, spec.split, first), end if end is None else max(0, end))
+        return islice(hub_datasets.stream(spec, spec.split, first), end if end is None else max(0, end))
     if skip or most:
         every = islice(every, skip, skip + most if most else None)
     elif start > 1:

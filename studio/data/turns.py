@@ -43,7 +43,7 @@ _SWITCH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
-class Dropped(Exception):
+class RowRejected(Exception):
     """A row that cannot be trained on; the message is the reason, as a clause ("no assistant turn").
 
     Attributes:
@@ -61,7 +61,7 @@ def text_of(value: Any, part: str) -> str:
     """A column's value as text. Typed content (``[{"type": "text", "text": ...}]``) is joined.
 
     Raises:
-        Dropped: it is no text.
+        RowRejected: it is no text.
     """
     if value is None:
         return ""
@@ -70,17 +70,17 @@ def text_of(value: Any, part: str) -> str:
     if isinstance(value, list) and any(isinstance(item, dict) and "type" in item for item in value):
         kinds = [item.get("type") if isinstance(item, dict) else type(item).__name__ for item in value]
         kind = next((kind for kind in kinds if kind != "text"), "unknown")
-        raise Dropped(f"{part} holds {str(kind)[:40]!r} content, and only text can be trained on")
+        raise RowRejected(f"{part} holds {str(kind)[:40]!r} content, and only text can be trained on")
     text = scalar_text(value)
     if text is None:
         if isinstance(value, (float, Decimal)):
-            raise Dropped(f"{part} is {value}, not text")  # what a table without a value often holds
+            raise RowRejected(f"{part} is {value}, not text")  # what a table without a value often holds
         kind = "binary data" if isinstance(value, (bytes, bytearray)) else f"a {type(value).__name__}"
-        raise Dropped(f"{part} is {kind}, not text")
+        raise RowRejected(f"{part} is {kind}, not text")
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON can write one half of a surrogate pair, UTF-8 cannot
-        raise Dropped(f"{part} holds half a character") from error
+        raise RowRejected(f"{part} holds half a character") from error
     return text
 
 
@@ -91,19 +91,19 @@ def turns(given: Any, part: str, role_key: str = "role", content_key: str = "con
         role_key, content_key: where a turn says who speaks, and what; other usual names are looked at after these.
 
     Raises:
-        Dropped: it is no list of turns with known roles; says which turn.
+        RowRejected: it is no list of turns with known roles; says which turn.
     """
     if not isinstance(given, list) or not given:
-        raise Dropped(f"{part} is empty" if not given else f"{part} is not a list of turns")
+        raise RowRejected(f"{part} is empty" if not given else f"{part} is not a list of turns")
     messages = []
     for index, turn in enumerate(given, 1):
         if not isinstance(turn, dict):
-            raise Dropped(f"turn {index} is not an object")
+            raise RowRejected(f"turn {index} is not an object")
         name = _first(turn, role_key, ROLE_KEYS)
         asked = role_name(name)
         role = ROLES.get(asked) if name is not None else None
         if role is None:
-            raise Dropped(
+            raise RowRejected(
                 f"turn {index} has no known role ({str(name)[:40]!r})" if name else f"turn {index} has no role",
                 code="role",
             )
@@ -112,7 +112,7 @@ def turns(given: Any, part: str, role_key: str = "role", content_key: str = "con
             message |= {"content": "", "tool_calls": calls}
         more = _more(turn, index)
         if not (message["content"] or more) and not any(key in turn for key in CONTENT_KEYS):
-            raise Dropped(f"turn {index} has no {content_key}", code="no_content")
+            raise RowRejected(f"turn {index} has no {content_key}", code="no_content")
         messages.append(message | more)
     return messages
 
@@ -153,7 +153,7 @@ def _is_trained(turn: dict, index: int) -> bool:
     """Return whether the flags of a message leave it in the loss; null and absent flags say nothing.
 
     Raises:
-        Dropped: a flag is neither true nor false, two flags disagree, or parts of a message are flagged.
+        RowRejected: a flag is neither true nor false, two flags disagree, or parts of a message are flagged.
     """
     said: dict[str, bool] = {}
     for key in (*_TRAIN_FLAGS, *_MASK_FLAGS):
@@ -164,12 +164,14 @@ def _is_trained(turn: dict, index: int) -> bool:
         flag = _SWITCH.get(str(value).strip().lower())
         if flag is None:
             allowed = "0 or 1" if key == "weight" else "true or false"
-            raise Dropped(f"turn {index} has {key} {str(value)[:40]!r}, which is not {allowed}", code="training_flag")
+            raise RowRejected(
+                f"turn {index} has {key} {str(value)[:40]!r}, which is not {allowed}", code="training_flag"
+            )
         said[key] = flag != (key in _MASK_FLAGS)
     if len(set(said.values())) > 1:
-        raise Dropped(f"turn {index} has flags that disagree: {', '.join(said)}", code="training_flag")
+        raise RowRejected(f"turn {index} has flags that disagree: {', '.join(said)}", code="training_flag")
     if part := next((key for key in _DETAILS if turn.get(key)), None):
-        raise Dropped(
+        raise RowRejected(
             f"turn {index} has {part}: only whole messages can be excluded from the loss", code="training_flag"
         )
     return all(said.values())
@@ -186,7 +188,7 @@ def _tool_calls(calls: Any, index: int) -> list[dict]:
     calls = [calls] if isinstance(calls, dict) else calls
     found = [_call(item) for item in calls] if isinstance(calls, list) else []
     if not found or None in found:
-        raise Dropped(f"turn {index} has tool_calls without a function's name")
+        raise RowRejected(f"turn {index} has tool_calls without a function's name")
     return _written(found, f"the tool_calls of turn {index}")
 
 
@@ -196,7 +198,7 @@ def _written(value: Any, part: str) -> Any:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, TypeError, RecursionError) as error:
         reason = "half a character" if isinstance(error, UnicodeEncodeError) else "what JSON cannot write"
-        raise Dropped(f"{part} hold {reason}") from error
+        raise RowRejected(f"{part} hold {reason}") from error
     return value
 
 
@@ -231,23 +233,23 @@ def tools_of(value: Any) -> list[dict] | None:
     """The ``tools`` column as a list of functions in OpenAI's form; None if there are none.
 
     Raises:
-        Dropped: it is not a list of functions.
+        RowRejected: it is not a list of functions.
     """
     if isinstance(value, str) and value.strip():
         value = _parsed(value)
         if value is None:
-            raise Dropped("tools is not JSON")
+            raise RowRejected("tools is not JSON")
     if not value or not isinstance(value, (str, list, dict)) or value == "":
         return None
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list):
-        raise Dropped("tools is not a list of functions")
+        raise RowRejected("tools is not a list of functions")
     found = []
     for item in value:
         item = _parsed(item) if isinstance(item, str) else item
         inner = item.get("function") if isinstance(item, dict) and isinstance(item.get("function"), dict) else item
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-            raise Dropped("tools holds something that is not a function")
+            raise RowRejected("tools holds something that is not a function")
         inner = {key: value for key, value in inner.items() if value is not None}
         found.append({"type": "function", "function": _written(inner, "the tools")})
     return found

@@ -7,8 +7,8 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.evaluation.files import write_json
+from studio.jobs.progress import Report, quiet
 from studio.models.processor import computing
-from studio.models.progress import Report, quiet
 from studio.runs import Run
 from studio.thread_waiting import LoadWatch
 
@@ -31,9 +31,9 @@ def evaluate_classifier(run: Run, device: str = "cpu", progress: Report = quiet)
     """
     from studio.data import load_evaluation
     from studio.data.encode import encode_batch
-    from studio.inference.classifier import open_classifier
+    from studio.inference.classify import open_classifier
     from studio.models.class_scores import confusion, predicted, probabilities, scores
-    from studio.models.classifier import logits_of, mean_loss
+    from studio.models.classification import logits_of, mean_loss
 
     recipe = run.recipe
     opened = open_classifier(run, device, progress)

@@ -20,7 +20,7 @@ from studio.evaluation.judge_endpoint import endpoint
 from studio.evaluation.statistics import bradley_terry_intervals, paired_p, win_rates
 from studio.evaluation.suite_run import SuiteRun
 from studio.evaluation.verdicts import TIE, parse_verdict, without_thought
-from studio.models.progress import Report, quiet
+from studio.jobs.progress import Report, quiet
 from studio.workspace import Workspace, safe_name
 
 PROMPT = """Two assistants were given the same task. Say which answer is better: more correct, more complete for what \

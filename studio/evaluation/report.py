@@ -16,15 +16,15 @@ from typing import Any
 from studio.errors import StudioError
 from studio.evaluation.figures import SIDES, loss_figures
 from studio.evaluation.files import write_json
-from studio.evaluation.memorised import memorised
+from studio.evaluation.memorization import memorised
 from studio.evaluation.scoring import evaluate
 from studio.evaluation.suite_export import rows
 from studio.evaluation.suite_run import SuiteRun, run_suite
 from studio.evaluation.suites import BUILTIN, load_suite, suites_for
 from studio.inference import Engine, Handle, Target
-from studio.models.progress import Report, alive, quiet
+from studio.jobs.json_file import read_json
+from studio.jobs.progress import Report, alive, quiet
 from studio.runs import Run
-from studio.runs.json_file import read_json
 
 _PLAIN_TEXT = BUILTIN / "plain-text.txt"
 _SHOWN = 12  # held-out rows whose answers the report prints
@@ -91,7 +91,7 @@ def suite_figures(asked: SuiteRun, run_id: str) -> dict[str, Any]:
 def plain_text_loss(handles: dict[str, Handle], progress: Report) -> dict[str, Any]:
     """The loss of both models on a page of everyday English: what a model forgets shows as a rise."""
     from studio.data import Encoded
-    from studio.evaluation.loss import row_losses
+    from studio.evaluation.row_loss import row_losses
 
     texts = [part.strip() for part in _PLAIN_TEXT.read_text(encoding="utf-8").split("\n\n") if part.strip()]
     totals, tokens = {}, []
@@ -177,7 +177,7 @@ def _examples(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Told:
-    """A :data:`studio.models.progress.Report` that writes down how far a report is, for other processes."""
+    """A :data:`studio.jobs.progress.Report` that writes down how far a report is, for other processes."""
 
     def __init__(self, run: Run, pid: int | None = None):
         self._path, self._pid, self._last = _progress_path(run), pid or os.getpid(), 0.0

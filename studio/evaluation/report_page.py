@@ -7,7 +7,7 @@ from typing import Any
 
 from studio.evaluation.metrics import METRICS, Metric
 from studio.evaluation.report_charts import bars, chart
-from studio.recipe_methods import METHODS
+from studio.recipe.methods import METHODS
 from studio.runs import Run
 from studio.workspace import ASSETS
 
@@ -58,7 +58,10 @@ def _head(run: Run, scores: dict[str, Any]) -> str:
         ("Base", recipe.model.id),
         ("Method", METHODS[recipe.method.kind].title),
         ("Data", recipe.data.source),
-        ("Held-out rows", f"{scores['rows']:,}" + (f", {scores['skipped']} skipped" if scores.get("skipped") else "")),
+        (
+            "Held-out rows",
+            f"{scores['rows']:,}" + (f", {scores['skipped']} skipped" if scores.get("skipped") else ""),
+        ),
     ]
     cells = "".join(f"<div><span>{name}</span><b>{escape(value)}</b></div>" for name, value in facts)
     return f'<h1>{escape(run.label.name or run.id)}</h1><div class="about">{cells}</div>'
@@ -110,7 +113,10 @@ def _gap(scores: dict[str, Any]) -> str:
     seen = scores["seen"]
     if not seen["rows"]:
         return ""
-    rows = [("Rows that were trained on", seen), ("Held-out rows", {s: scores[s]["loss"] for s in ("base", "tuned")})]
+    rows = [
+        ("Rows that were trained on", seen),
+        ("Held-out rows", {s: scores[s]["loss"] for s in ("base", "tuned")}),
+    ]
     gap = scores["tuned"]["loss"] - seen["tuned"] - (scores["base"]["loss"] - seen["base"])
     said = (
         f"The tuned model's loss is {gap:+.3f} higher on held-out rows than on rows it has seen, the base's own "

@@ -11,8 +11,8 @@ from studio.evaluation.figures import answer_figures, loss_figures
 from studio.evaluation.files import write_json
 from studio.evaluation.metrics import METRICS, Metric, exact_match
 from studio.inference import Engine, Handle, Sampling, Target, generate_batch
+from studio.jobs.progress import Report, quiet
 from studio.models.processor import computing
-from studio.models.progress import Report, quiet
 from studio.runs import Run
 
 MAX_NEW_TOKENS = 512
@@ -90,7 +90,7 @@ def evaluate(run: Run, engine: Engine, progress: Report = quiet, own: Sequence[M
 
 
 def _score(name: str, handle: Handle, rows, encoded, asked, sampling: Sampling, progress: Report) -> dict[str, Any]:
-    from studio.evaluation.loss import row_losses
+    from studio.evaluation.row_loss import row_losses
 
     measuring, answering = f"Measuring the loss of the {name} model", f"Letting the {name} model answer"
     progress(measuring, 0, len(rows))
@@ -110,7 +110,7 @@ def _score(name: str, handle: Handle, rows, encoded, asked, sampling: Sampling, 
 
 def _foretold(handle: Handle, rows, encoded, losses, asked: list[int], sampling: Sampling) -> dict[int, str]:
     """Answers that measuring the loss has already shown, by row: after good training most of them."""
-    from studio.evaluation.loss import foretold_answer
+    from studio.evaluation.row_loss import foretold_answer
     from studio.inference.generate import decode, prompt_ids, steered
 
     if steered(handle.weights.model):
@@ -140,7 +140,7 @@ def _seen(run: Run, handles: dict[str, Handle], rows: int, progress: Report) -> 
     heart."""
     from studio.data import load_conversations, split_conversations
     from studio.data.encode import encode_batch, one_per_reply
-    from studio.evaluation.loss import row_losses
+    from studio.evaluation.row_loss import row_losses
 
     recipe = run.recipe
     training, _ = split_conversations(load_conversations(recipe.data), recipe.data, recipe.train.seed)

@@ -16,7 +16,7 @@ from studio.evaluation.figures import figures_of
 from studio.evaluation.metrics import METRICS, Metric
 from studio.evaluation.suites import Prompt, Suite
 from studio.inference import Engine, Handle, Sampling, Target
-from studio.models.progress import Report, quiet
+from studio.jobs.progress import Report, quiet
 from studio.workspace import Workspace, safe_name
 
 GREEDY = Sampling(temperature=0, max_new_tokens=256)

@@ -9,7 +9,7 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.inference import Engine, Target
-from studio.models.progress import Report, quiet
+from studio.jobs.progress import Report, quiet
 from studio.runs import Run
 
 PACKAGE = "lm_eval"

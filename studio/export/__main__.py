@@ -16,7 +16,7 @@ _EVERY_SECONDS = 0.3  # how often at most the file is written while the words st
 
 
 class Told:
-    """A :data:`studio.models.progress.Report` that writes into the run's ``export.json``."""
+    """A :data:`studio.jobs.progress.Report` that writes into the run's ``export.json``."""
 
     def __init__(self, run: Run, kind: str):
         self._run, self._kind, self._what, self._time = run, kind, "", 0.0

@@ -9,8 +9,8 @@ from pathlib import Path
 from studio.errors import StudioError
 from studio.export import verify
 from studio.export.kinds import Exported, Options
+from studio.jobs.progress import Report
 from studio.models.builtin import public_id
-from studio.models.progress import Report
 from studio.runs import Run
 from studio.training.saving import tuned_model
 

@@ -55,7 +55,7 @@ GO = {
 
 
 @dataclass(frozen=True)
-class Known:
+class OllamaTemplate:
     """A chat template in Ollama's language.
 
     Attributes:
@@ -73,7 +73,7 @@ class Known:
     notes: tuple[str, ...] = ()
 
 
-def translate(tokenizer: Any) -> Known:
+def translate(tokenizer: Any) -> OllamaTemplate:
     """A tokenizer's chat template in Ollama's language.
 
     Raises:
@@ -92,7 +92,7 @@ def translate(tokenizer: Any) -> Known:
     )
 
 
-def _as_family(tokenizer: Any, name: str) -> Known | None:
+def _as_family(tokenizer: Any, name: str) -> OllamaTemplate | None:
     """The translation, if the tokenizer's template writes what this family's writes; else None."""
     end = BUILTIN[name].end or tokenizer.eos_token
     if not end:
@@ -110,7 +110,7 @@ def _as_family(tokenizer: Any, name: str) -> Known | None:
     notes = _differences(tokenizer, name)
     if notes is None:
         return None
-    return Known(name, GO[name].replace(_EOS, tokenizer.eos_token or ""), system, end, notes)
+    return OllamaTemplate(name, GO[name].replace(_EOS, tokenizer.eos_token or ""), system, end, notes)
 
 
 def _differences(tokenizer: Any, name: str) -> tuple[str, ...] | None:

@@ -17,9 +17,10 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.export.kinds import KINDS, Options, check, place
-from studio.process_environment import HUB_TOKENS, without_secrets
-from studio.runs import Run, process
-from studio.runs.json_file import read_json
+from studio.jobs import process
+from studio.jobs.environment import HUB_TOKENS, without_secrets
+from studio.jobs.json_file import read_json
+from studio.runs import Run
 from studio.runs.secrets import needed_secrets
 from studio.workspace import Workspace
 

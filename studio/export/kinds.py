@@ -8,7 +8,7 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS, TAKEN_STARTS, WHOLE
+from studio.recipe.methods import METHODS, TAKEN_STARTS, WHOLE
 from studio.runs import Run
 from studio.workspace import Workspace
 

@@ -19,7 +19,7 @@ from studio.errors import StudioError
 from studio.export import verify
 from studio.export.kinds import Exported, Options
 from studio.export.merged import write_checked
-from studio.models.progress import Report
+from studio.jobs.progress import Report
 from studio.runs import Run
 
 SCRIPT = "convert_hf_to_gguf.py"

@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 from studio.export.kinds import Exported, Options, check, place
+from studio.jobs.progress import Report, quiet
 from studio.models.problems import disk_problem
-from studio.models.progress import Report, quiet
 from studio.runs import Run
 
 _MODULES = {
@@ -41,7 +41,7 @@ def export(
 
     logging.disable_progress_bar()
     if kind == "hub":
-        from studio.export.hub import push
+        from studio.export.push_to_hub import push
 
         return push(run, options, progress)
     target = place(run, kind, to, options)

@@ -7,7 +7,7 @@ from typing import Any
 
 from studio.export import verify
 from studio.export.kinds import Exported, Options
-from studio.models.progress import Report
+from studio.jobs.progress import Report
 from studio.runs import Run
 from studio.training.saving import check_merges, folded, trained_dtype, tuned_model, write_whole
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from studio.data.stops import stop_ids
 from studio.export import llama_cpp, merged
-from studio.export.go_templates import Known, translate
+from studio.export.go_templates import OllamaTemplate, translate
 from studio.export.kinds import Exported, Options
-from studio.models.progress import Report
+from studio.jobs.progress import Report
 from studio.runs import Run
 
 
@@ -41,7 +41,7 @@ def write(run: Run, folder: Path, options: Options, progress: Report) -> Exporte
     return Exported("ollama", str(folder), told)
 
 
-def modelfile(run: Run, source: str, known: Known, stops: list[str]) -> str:
+def modelfile(run: Run, source: str, known: OllamaTemplate, stops: list[str]) -> str:
     """The text of the Modelfile. The template stands between triple quotes, to the letter."""
     lines = [f"# The run {run.id} of SFT Studio, for Ollama.", f"FROM {source}", f'TEMPLATE """{known.template}"""']
     system = run.recipe.data.system_prompt or known.system  # what a conversation without one was trained with
@@ -51,7 +51,7 @@ def modelfile(run: Run, source: str, known: Known, stops: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def stop_texts(tokenizer: Any, known: Known, model: Path) -> list[str]:
+def stop_texts(tokenizer: Any, known: OllamaTemplate, model: Path) -> list[str]:
     """Return the tokens that end a reply, that of the translated template first."""
     from transformers import GenerationConfig
 

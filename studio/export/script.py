@@ -20,10 +20,10 @@ from typing import Any
 from studio.errors import StudioError
 from studio.export import verify
 from studio.export.kinds import Exported, Options
+from studio.jobs.progress import Report
 from studio.models.builtin import public_id
-from studio.models.progress import Report
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS, WHOLE
+from studio.recipe.methods import METHODS, WHOLE
 from studio.runs import Run
 
 _TEMPLATE = Path(__file__).with_name("script_template.txt")
@@ -101,7 +101,7 @@ def _rows(run: Run, tokenizer: Any, progress: Report) -> tuple[list, list | None
     """
     from studio.data import encode_rows, load_conversations, split_conversations
     from studio.data.load import fingerprint
-    from studio.models.classifier import prepare
+    from studio.models.classification import prepare
 
     recipe = run.recipe
     notes = prepare(tokenizer, None, recipe)

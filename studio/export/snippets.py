@@ -10,8 +10,8 @@ from studio.data.classes import FILE as CLASSES
 from studio.data.classes import Classes
 from studio.export import verify
 from studio.export.kinds import Exported, Options
-from studio.models.progress import Report
-from studio.recipe_methods import METHODS, WHOLE
+from studio.jobs.progress import Report
+from studio.recipe.methods import METHODS, WHOLE
 from studio.runs import Run
 
 _QUESTION = "Write the question here."

@@ -8,8 +8,8 @@ from studio.errors import StudioError
 from studio.inference.engine import Engine
 from studio.inference.stream import stream
 from studio.inference.types import Piece, Sampling, Target
+from studio.jobs.progress import Report, quiet
 from studio.models.processor import computing
-from studio.models.progress import Report, quiet
 
 
 def compare(

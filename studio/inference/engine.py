@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.errors import StudioError
-from studio.inference.plan import Plan, plan
+from studio.inference.load_plan import Plan, plan
 from studio.inference.types import Target
 from studio.inference.weights import Weights
-from studio.models.progress import Report, quiet
+from studio.jobs.progress import Report, quiet
 
 _MEMORY_SHARE = 0.6  # of the device's memory, where no limit is given
 

@@ -18,9 +18,9 @@ from transformers import (
 
 from studio.data.encode import encode_prompt
 from studio.errors import StudioError
-from studio.inference.drawing import processors
+from studio.inference.detokenize import TextSoFar
 from studio.inference.engine import Handle
-from studio.inference.text import TextSoFar
+from studio.inference.token_sampling import processors
 from studio.inference.types import Piece, Sampling
 
 

@@ -77,7 +77,7 @@ class Target:
         if self.kind == "base":
             return self
         if self.kind == "adapter":
-            from studio.models.continued import base_of, find_adapter
+            from studio.models.initial_adapter import base_of, find_adapter
 
             folder = find_adapter(self.adapter)
             spec = self.model or ModelSpec(id=base_of(folder))

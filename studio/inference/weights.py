@@ -156,8 +156,8 @@ class Weights:
     def _attach(self, folder: Path, name: str) -> None:
         from peft import PeftModel
 
-        from studio.models.continued import reading
-        from studio.models.turned_inputs import turn_inputs
+        from studio.models.efficient_hra_boft import turn_inputs
+        from studio.models.initial_adapter import reading
         from studio.models.weight_check import check_adapter
 
         options = {"adapter_name": name, "is_trainable": False, "torch_device": str(self.device)}

@@ -9,18 +9,18 @@ from typing import Any
 
 from studio.models.blocks import block_positions, rows_together
 from studio.models.counts import Adapted, Block, bottleneck_size, oft_block, rotations, scales_inputs
-from studio.models.held import Held
+from studio.models.persistent_memory import PersistentMemory
 from studio.models.shapes import Norm
-from studio.recipe_methods import PROMPTED, WHOLE
+from studio.recipe.methods import PROMPTED, WHOLE
 
 _DROPOUT = {"lora": "lora_dropout", "adalora": "lora_dropout", "vera": "vera_dropout", "bottleneck": "dropout"}
-_READ_THE_SAME = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # see studio.training.fused_lora
+_READ_THE_SAME = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # see studio.training.acceleration.fused_lora
 
 
 class Activations:
     """Bytes for a batch of rows of a length in tokens, all rows as long as the longest."""
 
-    def __init__(self, held: Held):
+    def __init__(self, held: PersistentMemory):
         self._held = held
         self.recipe, self.shapes, self.trained = held.recipe, held.shapes, held.trained
         self.cuda, self.size = held.cuda, held.size
@@ -80,9 +80,10 @@ class Activations:
         return batch * max(tables, block) + self._matrices()
 
     def head(self, batch: int, length: int) -> float:
-        """The head's largest work space, with a label at every position: a block of positions (``studio.models.loss``)
-        and the states before the head. Where logits are capped it is all of them: log-softmax, and the gradients of it
-        and of the logits, three tables of vocabulary x 4 bytes a token, and one more for the cap."""
+        """The head's largest work space, with a label at every position: a block of positions
+        (``studio.models.labelled_loss``) and the states before the head. Where logits are capped it is all of them:
+        log-softmax, and the gradients of it and of the logits, three tables of vocabulary x 4 bytes a token, and one
+        more for the cap."""
         if self.shapes.classes:
             return 12 * batch * self.shapes.classes
         if self._in_blocks():
@@ -238,13 +239,13 @@ class Activations:
         return False, (o + inside) * own + o * mask, 0
 
     def _fused(self) -> bool:
-        """Whether LoRA goes through the studio's own pass (``studio.training.fused_lora``)."""
+        """Whether LoRA goes through the studio's own pass (``studio.training.acceleration.fused_lora``)."""
         train = self.recipe.train
         plain = not (self.quantised or self.recipe.method.lora_dropout or self.shapes.transposed)
         return plain and train.fused_passes and train.distributed == "ddp"
 
     def _fuses_layers(self) -> bool:
-        """Whether norms and gated layers train in fused passes (``studio.training.fused_layers``)."""
+        """Whether norms and gated layers train in fused passes (``studio.training.acceleration.fused_layers``)."""
         train = self.recipe.train
         return train.fused_passes and train.distributed == "ddp" and not self.cuda
 

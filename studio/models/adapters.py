@@ -8,7 +8,7 @@ from typing import Any
 from studio.errors import StudioError
 from studio.models.patterns import Patterns
 from studio.recipe import Recipe
-from studio.recipe_methods import AdaloraMethod, LoraMethod, Method
+from studio.recipe.methods import AdaloraMethod, LoraMethod, Method
 
 _KEYS_AND_VALUES = re.compile(r"(k|v)_proj|key|value|c_attn|query_key_value|qkv_proj|(k|v)_lin")
 

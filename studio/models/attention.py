@@ -1,5 +1,5 @@
 """The attention functions of this studio: PyTorch's kernel, in the model's number format or in float32, both of which
-understand a batch as one row (:mod:`studio.models.rows`).
+understand a batch as one row (:mod:`studio.models.flat_batch`).
 
 PyTorch's kernel for CPUs is slower in bfloat16 than in float32 where rows are short: its products are small, and each
 block is converted on its own. Queries, keys and values are made float32 once instead, and the result is turned back.
@@ -26,7 +26,7 @@ def register() -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
-    from studio.models.rows import in_rows
+    from studio.models.flat_batch import in_rows
 
     AttentionInterface.register("sdpa", in_rows(sdpa_attention_forward))
     AttentionInterface.register(FLOAT32, in_rows(sdpa_attention_forward, torch.float32))

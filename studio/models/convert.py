@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from studio.errors import StudioError
+from studio.jobs.environment import without_secrets
 from studio.models.gguf_header import check_header
 from studio.models.weight_check import check_loaded
-from studio.process_environment import without_secrets
 
 MARK = "studio.json"  # written last into a converted folder: where it came from
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from studio.models.patterns import Patterns
 from studio.models.shapes import Linear, Module, Norm, Shapes
-from studio.recipe_methods import PROMPTED, Method
+from studio.recipe.methods import PROMPTED, Method
 
 Shape = tuple[int, ...]
 _KEYS_AND_VALUES = re.compile(r"(k|v)_proj|key|value|c_attn|query_key_value|qkv_proj|(k|v)_lin")

@@ -1,6 +1,6 @@
 """Fetch a model in a process of its own: ``python -m studio.models.fetch MODEL_ID [--revision R]``.
 
-The studio's page process starts this and reads its progress with :func:`studio.models.progress.download_state`.
+The studio's page process starts this and reads its progress with :func:`studio.jobs.progress.download_state`.
 The folder's path is the last line on stdout; the bar and messages go to stderr. Exit status 0 or 1.
 """
 
@@ -11,7 +11,7 @@ import signal
 import sys
 
 from studio.errors import StudioError
-from studio.models.progress import Progress, Report
+from studio.jobs.progress import Progress, Report
 from studio.models.store import fetch
 from studio.recipe import ModelSpec
 

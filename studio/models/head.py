@@ -6,7 +6,7 @@ Three things are left out, and none changes the loss or its gradients:
   the head, and most positions of a chat carry no loss. The idea is that of the fused heads of Liger
   (https://arxiv.org/abs/2410.10989) and TRL, without tiles.
 - Padding, and all but one copy of the tokens that all rows of a batch begin with, such as a system message: the batch
-  goes through the model as one row of its different tokens, see :mod:`studio.models.rows`.
+  goes through the model as one row of its different tokens, see :mod:`studio.models.flat_batch`.
 - Rows that are padded on the right need no mask: the padding comes after everything that is looked at, and each
   position sees what is before it. Without a mask attention skips what lies after a position, which is half of its work.
 """
@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from studio.models.attention import UNDERSTAND_ROWS, register
-from studio.models.rows import layout_of, missing_columns
+from studio.models.flat_batch import layout_of, missing_columns
 
 IGNORE = -100
 LEAST_SAVING = 0.05  # of the places of a batch; attention takes a little longer to find its rows in one

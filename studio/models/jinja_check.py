@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.process_environment import without_secrets
+from studio.jobs.environment import without_secrets
 
 SECONDS = 5  # for compiling and rendering; starting the process does not count
 MEMORY_BYTES = 2 * 1024**3

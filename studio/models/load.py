@@ -12,7 +12,7 @@ from typing import Any
 from studio.errors import StudioError
 from studio.models import remote_code
 from studio.models.architectures import check_task
-from studio.models.classifier import settings_for, settle_head
+from studio.models.classification import settings_for, settle_head
 from studio.models.headers import read_config, read_headers
 from studio.models.processor import computes_bfloat16
 from studio.models.shapes import shapes_of

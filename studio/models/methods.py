@@ -10,7 +10,7 @@ from studio.errors import StudioError
 from studio.models.adapters import adapter_config, blocks, check_target_modules, embedding_names, linear_layers
 from studio.models.load import resolve_dtype
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS, PROMPTED, TAKEN_STARTS, WHOLE
+from studio.recipe.methods import METHODS, PROMPTED, TAKEN_STARTS, WHOLE
 
 __all__ = ["apply_method", "check_target_modules", "count_parameters", "linear_layers", "training_dtype"]
 
@@ -60,7 +60,7 @@ def apply_method(
         return _freeze(model, recipe, new)
     from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 
-    from studio.models.turned_inputs import turn_inputs
+    from studio.models.efficient_hra_boft import turn_inputs
 
     title = METHODS[method.kind].title
     if new and method.kind in PROMPTED:
@@ -79,7 +79,7 @@ def apply_method(
         # Checkpointing is the trainer's choice (train.gradient_checkpointing), not a must.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if recipe.model.adapter:
-        from studio.models.continued import adapter_folder, reading
+        from studio.models.initial_adapter import adapter_folder, reading
         from studio.models.weight_check import check_adapter
 
         earlier = adapter_folder(recipe)

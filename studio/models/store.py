@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 from studio.errors import StudioError
-from studio.models import builtin, hub
+from studio.jobs.progress import Report, quiet, slug
+from studio.models import builtin, hub_models
 from studio.models.convert import MARK, convert
 from studio.models.headers import read_json
 from studio.models.problems import disk_problem
-from studio.models.progress import Report, quiet, slug
 from studio.recipe import ModelSpec
 from studio.workspace import Workspace, safe_name
 
@@ -45,7 +45,7 @@ def fetch(spec: ModelSpec, *, token: str | None = None, progress: Report = quiet
             return builtin.fetch_builtin(spec.id, token, progress, workspace)
         if kind == "gguf":
             return _converted(path, workspace) or _convert_gguf(path, workspace, progress)
-        folder = hub.download(
+        folder = hub_models.download(
             spec.id,
             spec.revision,
             code=spec.trust_remote_code,
@@ -144,7 +144,7 @@ def _place(model_id: str) -> tuple[str, Path]:
         raise StudioError(f"{model_id!r} is not a model.", "Write owner/name, or a path.", "model.id") from error
     if path.suffix.lower() == ".gguf":
         raise StudioError(f"There is no file {path}.", "Check the path for a typing error.", field="model.id")
-    hub.check_id(model_id)
+    hub_models.check_id(model_id)
     return "hub", Path()
 
 
@@ -154,7 +154,7 @@ def _at_hand(spec: ModelSpec, kind: str, path: Path, workspace: Workspace) -> Pa
         return folder if (folder / MARK).exists() else None
     if kind == "gguf":
         return _converted(path, workspace)
-    folder = hub.cached(spec.id, spec.revision, workspace)
+    folder = hub_models.cached(spec.id, spec.revision, workspace)
     return None if folder and spec.trust_remote_code and not (folder / ".code").exists() else folder
 
 

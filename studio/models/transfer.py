@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.hub import endpoint
+from studio.hub_status import endpoint
+from studio.jobs.progress import Report
 from studio.models.problems import is_connection_problem
-from studio.models.progress import Report
 
 READ_SECONDS = 15.0  # a connection that brings nothing for so long is broken
 

@@ -3,7 +3,7 @@
 from studio.runs.events import EventLog, read_events
 from studio.runs.launcher import Launcher
 from studio.runs.run import Run, count_runs, list_runs
-from studio.runs.server import WorkerServer
-from studio.runs.view import View
+from studio.runs.snapshot import RunSnapshot
+from studio.runs.worker_server import WorkerServer
 
-__all__ = ["EventLog", "Launcher", "Run", "View", "WorkerServer", "count_runs", "list_runs", "read_events"]
+__all__ = ["EventLog", "Launcher", "Run", "RunSnapshot", "WorkerServer", "count_runs", "list_runs", "read_events"]

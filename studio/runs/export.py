@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from studio.runs.feed import Look
+from studio.runs.feed import RunMetrics
 
 _ROWS = 20_000  # written at a time
 _FIRST = ("step", "time", "epoch", "tokens", "loss")
 _EXACT = 2.0**53  # up to here float64 holds every whole number
 
 
-def metrics_csv(look: Look) -> Iterator[bytes]:
+def metrics_csv(look: RunMetrics) -> Iterator[bytes]:
     """The lines of a CSV: one row a step, with the measurement of that step in columns that begin with ``eval_``.
 
     ``time`` is unix seconds. A value that is not known, or was
@@ -39,7 +39,7 @@ def metrics_csv(look: Look) -> Iterator[bytes]:
         yield written.getvalue()
 
 
-def joined(look: Look) -> dict[str, np.ndarray]:
+def joined(look: RunMetrics) -> dict[str, np.ndarray]:
     """Columns over all steps at which anything was logged or measured; NaN where a number is not known."""
     steps = np.union1d(look.points.get("step", np.empty(0)), look.evals.get("step", np.empty(0)))
     table = {"step": steps}

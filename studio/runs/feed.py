@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from studio.runs import sidecar
+from studio.runs import curve_cache
 from studio.runs.events import read_events, read_portions
 from studio.runs.run import Run
-from studio.runs.view import View
+from studio.runs.snapshot import RunSnapshot
 
 _AT_ONCE_BYTES = 1 << 20  # folded while the caller waits: some 10 ms
 _SAVED_BYTES = 4 << 20  # of events that are new since the sidecar was written make a new one worth while
@@ -25,8 +25,8 @@ _MEMORY_BYTES = 150_000_000  # of folded runs; the ones not looked at for longes
 
 
 @dataclass(frozen=True)
-class Look:
-    """A run at one moment. The arrays never change; ``View`` is for its single numbers.
+class RunMetrics:
+    """A run at one moment. The arrays never change; ``RunSnapshot`` is for its single numbers.
 
     Attributes:
         points: columns of the ``step`` events; ``evals`` those of the ``eval`` events.
@@ -35,7 +35,7 @@ class Look:
         reading: bytes read and bytes to read in all while a long file is read, else None.
     """
 
-    view: View
+    view: RunSnapshot
     points: dict[str, np.ndarray]
     evals: dict[str, np.ndarray]
     generation: str
@@ -51,9 +51,9 @@ class Reader:
         self._folder, self._path = run.folder, run.events_path
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._begin(*sidecar.load(run.folder))
+        self._begin(*curve_cache.load(run.folder))
 
-    def _begin(self, view: View, offset: int) -> None:
+    def _begin(self, view: RunSnapshot, offset: int) -> None:
         self.view, self.offset, self._saved, self._total = view, offset, offset, offset
         self._tried = -1  # the size at which a thread read all that there was: the rest is an unfinished line
 
@@ -61,12 +61,12 @@ class Reader:
     def nbytes(self) -> int:
         return self.view.points.nbytes + self.view.evals.nbytes
 
-    def look(self) -> Look:
+    def look(self) -> RunMetrics:
         """What is known now, brought up to date with the file unless that takes long."""
         with self._lock:
             size = file_size(self._path)
             if size < self.offset:
-                self._begin(View(), 0)  # the file was replaced
+                self._begin(RunSnapshot(), 0)  # the file was replaced
             if self._thread is None and size > self.offset and size != self._tried:
                 self._total = size
                 if size - self.offset <= _AT_ONCE_BYTES:
@@ -77,7 +77,7 @@ class Reader:
                     self._thread.start()
             return self._now()
 
-    def wait(self) -> Look:
+    def wait(self) -> RunMetrics:
         """As :meth:`look`, when all that was written before the call has been read."""
         look = self.look()
         while look.reading:
@@ -93,11 +93,11 @@ class Reader:
             share = 0 if self.view.ended else _SAVED_SHARE * self.offset
             if self._thread is None and self.offset - self._saved >= max(_SAVED_BYTES, share):
                 self._saved = self.offset
-                sidecar.save(self._folder, self.view, self.offset)
+                curve_cache.save(self._folder, self.view, self.offset)
 
-    def _now(self) -> Look:
+    def _now(self) -> RunMetrics:
         view = self.view
-        return Look(
+        return RunMetrics(
             view=view,
             points=view.points.columns(),
             evals=view.evals.columns(),
@@ -139,14 +139,14 @@ class Feed:
                 del self._readers[folder]
             return reader
 
-    def look(self, run: Run) -> Look:
+    def look(self, run: Run) -> RunMetrics:
         """The run as it is now."""
         reader = self.reader(run)
         look = reader.look()
         reader.save()
         return look
 
-    def view(self, run: Run) -> View:
+    def view(self, run: Run) -> RunSnapshot:
         """The run's single numbers, brought up to date with its file."""
         return self.look(run).view
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.runs.json_file import read_json
+from studio.jobs.json_file import read_json
 
 FILE = "label.json"
 LONGEST_NAME, LONGEST_NOTE, LONGEST_TAG, MOST_TAGS = 80, 4000, 40, 20

@@ -15,16 +15,16 @@ import traceback
 from collections.abc import Callable
 
 from studio.errors import StudioError
+from studio.jobs import process
 from studio.recipe import Recipe, Resolved
-from studio.runs import process
 from studio.runs.devices import chosen, visible_devices
 from studio.runs.events import EventLog
 from studio.runs.index import RunIndex
 from studio.runs.label import Label
 from studio.runs.queue import PLACE, place_of
 from studio.runs.run import Run
-from studio.runs.server import WorkerServer
-from studio.runs.start import ForkedWorker, start_worker
+from studio.runs.worker_server import WorkerServer
+from studio.runs.worker_start import ForkedWorker, start_worker
 from studio.workspace import Workspace
 
 _SAME_LAUNCH_SECONDS = 3.0  # the same recipe launched again within this time is one launch (a double click)

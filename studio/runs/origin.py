@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from studio.jobs.json_file import read_json
 from studio.recipe import Recipe
-from studio.recipe_methods import WHOLE
+from studio.recipe.methods import WHOLE
 from studio.runs.differences import flattened
-from studio.runs.json_file import read_json
 from studio.runs.resume_rules import chooses_by_measuring, rule_of
 
 FILE = "origin.json"

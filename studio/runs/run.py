@@ -12,14 +12,14 @@ from typing import Any
 import psutil
 
 from studio.errors import StudioError
+from studio.jobs import process
 from studio.recipe import Recipe, Resolved, is_template_file
-from studio.runs import process
 from studio.runs.damage import damage_of, is_run, recipe_damage
 from studio.runs.events import TERMINAL, EventLog, last_events, parse_lines, read_events, read_portions
 from studio.runs.label import Label
-from studio.runs.peek import recipe_name
 from studio.runs.plain_file import open_unlinked
-from studio.runs.view import View
+from studio.runs.run_facts import recipe_name
+from studio.runs.snapshot import RunSnapshot
 from studio.workspace import Workspace, safe_name
 
 STATUSES = ("queued", "running", "paused", "stopped", "finished", "failed", "interrupted")
@@ -126,9 +126,9 @@ class Run:
         """The events, from the byte offset ``since`` of ``events.jsonl`` on."""
         return read_events(self.events_path, since)[0]
 
-    def view(self) -> View:
+    def view(self) -> RunSnapshot:
         """All events folded into one view."""
-        view = View()
+        view = RunSnapshot()
         for events, _ in read_portions(self.events_path):
             view.add(events)
         return view

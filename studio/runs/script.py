@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from studio.runs.server import ROOT
+from studio.runs.worker_server import ROOT
 from studio.workspace import Workspace
 
 PORT = 29500  # as torchrun's

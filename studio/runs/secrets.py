@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from studio.process_environment import HUB_TOKENS, TRACKER_KEYS
+from studio.jobs.environment import HUB_TOKENS, TRACKER_KEYS
 from studio.recipe import Recipe
 
 

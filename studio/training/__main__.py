@@ -11,10 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from studio.runs import Run, process
+from studio.jobs import process
+from studio.runs import Run
 from studio.thread_waiting import settle_environment
 from studio.training import exit_code
-from studio.training.group import Place, lead
+from studio.training.rank_group import Place, lead
 from studio.utf8 import ensure_utf8
 
 

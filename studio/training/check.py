@@ -32,10 +32,10 @@ from studio.data.conversations import Conversation, held_out_source
 from studio.data.duplicates import signature
 from studio.data.encode import Encoded, encode_batch, one_per_reply
 from studio.data.inspect_row import Inspection, inspect_row
-from studio.data.report import Examiner, Index, Report
+from studio.data.quality_report import Examiner, Index, Report
 from studio.errors import StudioError
 from studio.folders import files_below
-from studio.models.progress import alive
+from studio.jobs.progress import alive
 from studio.recipe import Recipe, is_template_file
 from studio.workspace import Workspace
 
@@ -163,7 +163,7 @@ def prepared_tokenizer(recipe: Recipe) -> tuple[Any, list[str]]:
     Raises:
         StudioError: the model is not on this machine yet, or its tokenizer or chat template cannot be used.
     """
-    from studio.models.classifier import prepare
+    from studio.models.classification import prepare
     from studio.models.load import load_tokenizer
 
     folder = _folder(recipe)

@@ -1,5 +1,5 @@
 """What the worker chooses for this machine, and says in the run's ``started`` event; a recipe that names a value is
-obeyed. How the layers compute is in :mod:`studio.training.layer_choices`.
+obeyed. How the layers compute is in :mod:`studio.training.acceleration.layer_choices`.
 
 Whatever changes results follows from the processor's capabilities, the model, the rows and the recipe. A run that is
 resumed or repeated on the same kind of processor keeps what it began with (:func:`kept_choices`)."""
@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from studio.combinations import no_padding_free
 from studio.data import Encoded
 from studio.errors import StudioError
 from studio.models.processor import asked_threads, settle_threads
 from studio.recipe import Recipe, Resolved
+from studio.recipe.compatibility import no_padding_free
 from studio.runs import EventLog
 from studio.training.packing import check_apart
 
@@ -137,7 +137,7 @@ def choose_checkpointing(
     """The recipe with gradient checkpointing where the memory is not enough without it and is with it.
 
     Args:
-        memory: what :meth:`studio.training.memory.Memory.expect` found.
+        memory: what :meth:`studio.training.memory_monitor.Memory.expect` found.
         again: the estimate of another recipe in bytes.
     """
     train = recipe.train

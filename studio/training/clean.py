@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from studio.data import read_conversations
-from studio.data.report import INVALID, KINDS
+from studio.data.quality_report import INVALID, KINDS
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.training.check import check, kept_index

@@ -9,8 +9,8 @@ from transformers import TrainerCallback
 
 from studio.runs import EventLog, Run
 from studio.training import ranks
-from studio.training.gpu import gpu_state
-from studio.training.memory import peak_memory_bytes
+from studio.training.gpu_state import gpu_state
+from studio.training.memory_monitor import peak_memory_bytes
 
 if TYPE_CHECKING:
     from studio.training.run_trainer import RunTrainer

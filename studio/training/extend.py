@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.errors import StudioError
+from studio.jobs.json_file import read_json
 from studio.recipe import Recipe, Resolved
 from studio.runs import Run
 from studio.runs.events import last_events
-from studio.runs.json_file import read_json
 from studio.runs.origin import changes_since, origin_of_recipe, read_origin, recipe_part
 from studio.training.resume import ResumePlan, check_plan, diverged, plan_resume, resume_checkpoint, step_of
 from studio.training.schedule import rate_at
-from studio.training.steps import planned_steps
+from studio.training.step_count import planned_steps
 
 EXTENDABLE = ("finished", "stopped", "paused", "interrupted", "failed")
 Schedule = Literal["restart", "extend"]

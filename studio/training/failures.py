@@ -8,8 +8,8 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.runs import Run
-from studio.training.memory import Memory
-from studio.training.relief import in_words, ladder_of
+from studio.training.memory_monitor import Memory
+from studio.training.oom_remedies import in_words, ladder_of
 
 _ANYHOW = (
     "Lower train.per_device_train_batch_size and raise train.gradient_accumulation_steps instead, turn "
@@ -21,7 +21,7 @@ class Diverged(StudioError):
     """The loss or the gradient is not a number any more, or the loss has left for good.
 
     Args:
-        fields: of the ``failed`` event: ``reason``, ``step``, ``rows`` and more (``studio.training.watch``).
+        fields: of the ``failed`` event: ``reason``, ``step``, ``rows`` and more (``studio.training.diagnostics``).
     """
 
     def __init__(self, what: str, fix: str, fields: dict[str, Any]):

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError, StudioErrors
-from studio.hub import offline
+from studio.hub_status import offline
+from studio.jobs.progress import download_state
 from studio.models import store
-from studio.models.progress import download_state
 from studio.recipe import ModelSpec, Recipe
-from studio.recipe_warnings import warnings
+from studio.recipe.warnings import warnings
 
 FIRST_ROWS = 20
 _ROW_SECONDS = 5  # of processor time that the chat template may take for them
@@ -144,9 +144,9 @@ def examine_files(recipe: Recipe, prepare: Prepare | None = None, rows: int = FI
 
 def _first_rows(recipe: Recipe, tokenizer: Any, count: int) -> Examined:
     from studio.data import read_conversations
-    from studio.data.bounds import time_limit
     from studio.data.conversations import place
     from studio.data.encode import encode_batch
+    from studio.data.time_limit import time_limit
 
     task = recipe.model.task
     found = list(islice(read_conversations(recipe.data, task=task).conversations, count))

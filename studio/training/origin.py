@@ -16,7 +16,7 @@ from studio.recipe import DataSpec, Recipe
 from studio.runs.origin import recipe_part
 
 if TYPE_CHECKING:
-    from studio.training.read import Rows
+    from studio.training.run_data import Rows
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 _HASHED_BYTES = 256 << 20  # larger source files are compared by size and time of change, and by their rows

@@ -1,8 +1,8 @@
 """Several processes that train one model, each on its share of every batch. One process alone does nothing here.
 
 A process is called a rank, as in torch.distributed. Rank 0 speaks for all: it writes the events, the checkpoints and
-the model, and what it finds (a stop file, the validation loss) is what every rank goes by. ``studio.training.group``
-starts the ranks and says how they ended.
+the model, and what it finds (a stop file, the validation loss) is what every rank goes by.
+``studio.training.rank_group`` starts the ranks and says how they ended.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 from studio.data import sources
 from studio.errors import StudioError
 from studio.models import store
-from studio.models.continued import find_adapter
+from studio.models.initial_adapter import find_adapter
 from studio.recipe import Recipe
 from studio.runs import Run
 from studio.runs.events import last_events

@@ -16,11 +16,11 @@ from studio.recipe import Recipe
 from studio.runs import EventLog, Run
 from studio.runs.origin import write_origin
 from studio.training import adalora, checkpoints, ranks, trained_state
+from studio.training.batch_sharding import SharingTrainer
 from studio.training.best import BestCallback
+from studio.training.diagnostics import WatchCallback, Watched
 from studio.training.event_callback import EventCallback
-from studio.training.share import SharingTrainer
-from studio.training.steps import planned_steps
-from studio.training.watch import WatchCallback, Watched
+from studio.training.step_count import planned_steps
 
 _RATES = ("initial_lr", "weight_decay", "betas")  # of a group of parameters, as the recipe names them
 

@@ -21,7 +21,7 @@ from studio.data.encode import IGNORE, encode_prompt
 from studio.data.stops import stop_ids
 from studio.models.head import read_compactly
 from studio.recipe import DataSpec, Recipe
-from studio.recipe_methods import TAKEN_STARTS
+from studio.recipe.methods import TAKEN_STARTS
 from studio.runs import EventLog, Run
 
 _TEXT_SHARE, _TEXT_TOKENS = 3, 64  # of plain text the first third is given, and at most so many tokens

@@ -11,13 +11,13 @@ from studio.data.classes import FILE as CLASSES
 from studio.data.classes import Classes
 from studio.data.stops import set_stops
 from studio.errors import StudioError
+from studio.jobs.progress import Report, quiet
 from studio.models.builtin import public_id
-from studio.models.progress import Report, quiet
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS, WHOLE
+from studio.recipe.methods import METHODS, WHOLE
 from studio.runs import Run
-from studio.training import ranks, starts
-from studio.training.card import write_card
+from studio.training import lora_init, ranks
+from studio.training.model_card import write_card
 
 _OLD = "model.old"  # the earlier model of a continued run, while the new one takes its place
 
@@ -34,7 +34,7 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> N
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(aside))  # its parts are brought together by all ranks
     elif ranks.is_first():
-        trainer.model.save_pretrained(aside, **starts.saving(run))
+        trainer.model.save_pretrained(aside, **lora_init.saving(run))
     if not ranks.is_first():
         return
     tokenizer.save_pretrained(aside)
@@ -45,7 +45,7 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> N
     _name_the_base(aside, run.recipe)
     write_card(aside, run)
     put_model_in_place(run, aside)
-    shutil.rmtree(starts.folder(run), ignore_errors=True)
+    shutil.rmtree(lora_init.folder(run), ignore_errors=True)
 
 
 def put_model_in_place(run: Run, aside: Path) -> None:
@@ -146,7 +146,7 @@ def tuned_model(run: Run, folder: Path | None = None, progress: Report = quiet) 
     Returns:
         The model (PEFT's around its base, where the run trained an adapter), its tokenizer, a classifier's classes.
     """
-    from studio.models.classifier import prepare
+    from studio.models.classification import prepare
     from studio.models.load import load_model, load_tokenizer
 
     recipe, folder = run.recipe, folder or run.model_dir
@@ -159,7 +159,7 @@ def tuned_model(run: Run, folder: Path | None = None, progress: Report = quiet) 
         return load_model(spec, dtype="float32", classes=classes), tokenizer, classes
     from peft import PeftModel
 
-    from studio.models.continued import reading
+    from studio.models.initial_adapter import reading
     from studio.models.weight_check import check_adapter
 
     model = load_model(spec, dtype="float32", classes=classes)

@@ -10,8 +10,8 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 from studio.data import Encoded
+from studio.models.labelled_loss import LabelledLoss
 from studio.models.load import context_length
-from studio.models.loss import LabelledLoss
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
 from studio.training import ranks
@@ -120,7 +120,7 @@ def _width_multiple(recipe: Recipe, model: Any, device: str) -> int | None:
     """What the width of a batch is a multiple of; None leaves it as long as its longest row.
 
     On a CPU products in half precision get kernels of their own for each number of tokens, see
-    :func:`studio.models.rows.rounded`.
+    :func:`studio.models.flat_batch.rounded`.
     """
     wanted = device == "cpu" and model.dtype in (torch.bfloat16, torch.float16)
     return _WIDTHS if wanted and (context_length(model) or 0) % _WIDTHS == 0 and not recipe.train.packing else None

@@ -9,20 +9,20 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from studio.errors import StudioError
 from studio.recipe import Recipe, Resolved
-from studio.recipe_warnings import warnings as recipe_warnings
+from studio.recipe.warnings import warnings as recipe_warnings
 from studio.runs import EventLog, Run
 from studio.runs.feed import fold
 from studio.runs.origin import origin_of_recipe, read_origin
 from studio.thread_waiting import LoadWatch
-from studio.training import failures, ranks, starts
+from studio.training import failures, lora_init, ranks
+from studio.training.device import device_name, pick_device
 from studio.training.launch_check import check_launch, examine_files
-from studio.training.memory import Memory, give_back_at_once
-from studio.training.progress import Progress
-from studio.training.read import read_rows
+from studio.training.memory_monitor import Memory, give_back_at_once
+from studio.training.progress_events import Progress
+from studio.training.run_data import read_rows
 from studio.training.saving import put_back_model, save_model
-from studio.training.steps import planned_steps
+from studio.training.step_count import planned_steps
 
 
 def train(folder: Path) -> str:
@@ -65,10 +65,19 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     import transformers
 
     from studio.models import load, methods, store
-    from studio.models.classifier import check_lengths, prepare
-    from studio.models.continued import adapter_folder
+    from studio.models.classification import check_lengths, prepare
+    from studio.models.initial_adapter import adapter_folder
     from studio.models.processor import processor_name
     from studio.models.weight_check import unexpected_warning
+    from studio.training.acceleration.compiled import CompiledLayers
+    from studio.training.acceleration.fused_lora import fuse_lora
+    from studio.training.acceleration.layer_choices import (
+        choose_attention,
+        choose_compile,
+        choose_kernels,
+        choose_layers,
+    )
+    from studio.training.acceleration.thread_count import ThreadCount
     from studio.training.choices import (
         Choices,
         choose_checkpointing,
@@ -78,16 +87,12 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         kept_choices,
         say_dtype,
     )
-    from studio.training.classifier import build_classifier, same_classes
-    from studio.training.compiled import CompiledLayers
+    from studio.training.classification_trainer import build_classifier, same_classes
     from studio.training.event_callback import Stopped
-    from studio.training.fused_lora import fuse_lora
-    from studio.training.layer_choices import choose_attention, choose_compile, choose_kernels, choose_layers
     from studio.training.origin import origin_of
     from studio.training.packing import check_apart
     from studio.training.resume import check_origin, from_first_step, require_inputs, resume_checkpoint
     from studio.training.samples import add_samples
-    from studio.training.thread_count import ThreadCount
     from studio.training.trainer import build_trainer
 
     transformers.utils.logging.disable_progress_bar()
@@ -160,7 +165,7 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     if recipe.train.packing:
         check_apart(model, examples)
     padding_free = choose_padding(choices, recipe, model, examples)
-    starts.prepare(model, recipe, run, examples, resumed=checkpoint is not None)
+    lora_init.prepare(model, recipe, run, examples, resumed=checkpoint is not None)
     trainable, parameters = methods.count_parameters(model)
     own_passes = recipe.train.fused_passes and recipe.train.distributed == "ddp"
     fused = fuse_lora(model) if own_passes and recipe.method.kind == "lora" else 0
@@ -256,30 +261,6 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     ranks.end()
     log.write(kind, step=trainer.state.global_step, **memory.taken(device), **trainer.final_metrics)
     return kind
-
-
-def pick_device(wanted: str) -> str:
-    """``cuda`` or ``cpu``; ``auto`` takes the GPU if there is one.
-
-    Raises:
-        StudioError: a GPU is asked for and there is none.
-    """
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise StudioError(
-            "The recipe asks for a CUDA GPU and this machine has none that PyTorch can use.",
-            "Set train.device to auto or cpu.",
-            field="train.device",
-        )
-    return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
-
-
-def device_name(device: str) -> str:
-    """The device as a person calls it."""
-    import torch
-
-    return torch.cuda.get_device_name(0) if device == "cuda" else "CPU"
 
 
 def _record(run: Run, recipe: Recipe, resolved: Resolved) -> None:

@@ -13,59 +13,54 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from studio.errors import StudioError, StudioErrors
-from studio.presets import Preset, presets, read_changes, write_changes
 from studio.recipe import Recipe
+from studio.recipe.presets import Preset, presets, read_changes, write_changes
 from studio.runs import Launcher, Run, WorkerServer
-from studio.ui import (
-    charts,
-    compare_tab,
-    data_tab,
-    downloads,
-    evaluate_tab,
-    method_tab,
-    model_tab,
-    run_actions,
-    runs_tab,
-    trouble,
-    uploads,
-    views,
-)
-from studio.ui.desk import Desk
+from studio.ui import downloads, views
+from studio.ui.compare import tab as compare_tab
+from studio.ui.context import AppContext
+from studio.ui.data import tab as data_tab
+from studio.ui.data import uploads
 from studio.ui.drafts import DEFAULT_RECIPE, is_browser, keep_draft, load_draft
-from studio.ui.field_words import worded
+from studio.ui.evaluate import tab as evaluate_tab
+from studio.ui.field_names import worded
 from studio.ui.form import Form
 from studio.ui.live import live, slot
+from studio.ui.method import tab as method_tab
+from studio.ui.model import tab as model_tab
+from studio.ui.runs import actions, charts, failure_panel
+from studio.ui.runs import tab as runs_tab
 from studio.ui.theme import CSS_PATH, theme
 from studio.ui.wiring import QUIET, session_of, told
 from studio.workspace import ASSETS, Workspace
 
 
-def header(desk: Desk) -> gr.HTML:
+def header(context: AppContext) -> gr.HTML:
     """The top line: name, device, and the run that is going on. Its value is the run that this page has launched."""
-    device = f"{views.escape(desk.machine['device'])} · {views.size(desk.machine['total_bytes'])}"
+    device = f"{views.escape(context.machine['device'])} · {views.size(context.machine['total_bytes'])}"
     brand = f'<h1 class="brand">{views.LOGO}SFT Studio</h1><span class="space"></span>'
-    return live(partial(going, desk), 5, f'<div id="top">{brand}{slot()}<span class="chip">{device}</span></div>')
+    return live(partial(going, context), 5, f'<div id="top">{brand}{slot()}<span class="chip">{device}</span></div>')
 
 
-def going(desk: Desk, request: dict[str, Any]) -> dict[str, Any]:
+def going(context: AppContext, request: dict[str, Any]) -> dict[str, Any]:
     """The chip of the run that is going on, and what became of the launched one, for :func:`studio.ui.live.live`."""
-    statuses, names = desk.index.statuses(2.0), desk.index.names(2.0)
+    statuses, names = context.index.statuses(2.0), context.index.names(2.0)
     ids = [id for id, status in statuses.items() if status == "running"]
     named = views.escape(names.get(ids[0], ids[0])) if ids else ""
     chip = f'<span class="chip running"><i class="dot"></i><bdi>{named}</bdi></span>' if ids else ""
     launched = str(request.get("value") or "")
-    return {"parts": {"top": chip, "launch-state": launch_state(desk, launched)}}
+    return {"parts": {"top": chip, "launch-state": launch_state(context, launched)}}
 
 
-def launch_state(desk: Desk, run_id: str) -> str:
+def launch_state(context: AppContext, run_id: str) -> str:
     """What became of the run that a page has launched last."""
-    statuses = desk.index.statuses(2.0)
+    statuses = context.index.statuses(2.0)
     if run_id and run_id not in statuses:
-        statuses = desk.index.statuses()  # it was launched a moment ago
+        statuses = context.index.statuses()  # it was launched a moment ago
     if run_id not in statuses:
         return ""
     kind, what = _LAUNCHED[statuses[run_id]]
-    return views.message(kind, what, desk.index.names(2.0).get(run_id, run_id))
+    return views.message(kind, what, context.index.names(2.0).get(run_id, run_id))
 
 
 _LAUNCHED = {
@@ -79,7 +74,7 @@ _LAUNCHED = {
 }
 
 
-def build(desk: Desk) -> gr.Blocks:
+def build(context: AppContext) -> gr.Blocks:
     """The whole page."""
     gr.set_static_paths([charts.plotly_js()])
     form = Form(load_draft())
@@ -88,7 +83,7 @@ def build(desk: Desk) -> gr.Blocks:
     with gr.Blocks(
         title="SFT Studio", fill_width=True, analytics_enabled=False, delete_cache=(3600, 7 * 86400)
     ) as page:
-        top = header(desk)
+        top = header(context)
         browser = gr.Textbox("", visible="hidden", elem_id="browser")  # filled when the form has been loaded
         left = gr.Textbox("", visible="hidden", elem_id="left")  # what this window showed before a reload
         with gr.Row(equal_height=False):
@@ -100,11 +95,11 @@ def build(desk: Desk) -> gr.Blocks:
                 with gr.Tab("3 · Method", id="method", render_children=True) as method_page:
                     method = method_tab.build(form)
                 with gr.Tab("4 · Runs", id="runs", render_children=True) as runs_page:
-                    runs = runs_tab.build(desk)
+                    runs = runs_tab.build(context)
                 with gr.Tab("5 · Compare", id="compare", render_children=True) as compare_page:
-                    compare = compare_tab.build(compare_tab.models(desk), desk.caretaker.line)
+                    compare = compare_tab.build(compare_tab.models(context), context.caretaker.line)
                 with gr.Tab("6 · Evaluate", id="evaluate", render_children=True) as evaluate_page:
-                    evaluation = evaluate_tab.build(desk)
+                    evaluation = evaluate_tab.build(context)
             with gr.Column(scale=2, min_width=270, elem_classes="card side"):
                 glance = gr.HTML(elem_id="glance")
                 drop = gr.Button("Leave these rows out", visible=False, size="md", elem_id="drop-rows")
@@ -125,7 +120,7 @@ def build(desk: Desk) -> gr.Blocks:
         counting = gr.Timer(1.0, active=False)
 
         def panel(recipe: Recipe, browser_id: str | None, request: gr.Request) -> dict:
-            seen = desk.known.glance(recipe, session_of(request))
+            seen = context.known.glance(recipe, session_of(request))
             return {
                 glance: seen.html,
                 launch: gr.update(interactive=seen.ready and is_browser(browser_id)),
@@ -137,7 +132,7 @@ def build(desk: Desk) -> gr.Blocks:
             return panel(form.read(values), values[browser], request)
 
         def edited(values: dict, request: gr.Request) -> dict:
-            desk.launcher.warm()
+            context.launcher.warm()
             recipe = form.read(values)
             updates = {**panel(recipe, values[browser], request), note: ""}
             try:
@@ -154,17 +149,17 @@ def build(desk: Desk) -> gr.Blocks:
             """The file that the button downloads: it must be there before the click."""
             if recipe.problems():
                 return gr.skip()
-            path = desk.downloads / "studio-recipe.yaml"
+            path = context.downloads / "studio-recipe.yaml"
             recipe.save(path)
             return gr.update(value=str(path))
 
         def show_model(values: dict) -> dict:
-            return model_tab.updates(desk, model, form.read(values))
+            return model_tab.updates(context, model, form.read(values))
 
         panel_parts = [glance, launch, drop, counting]
         refresh_panel = {"fn": edited, "inputs": loaded, "outputs": [*panel_parts, save, note], **QUIET}
         refresh_model = {"fn": show_model, "inputs": fields, "outputs": model.parts(), **QUIET}
-        refresh_rows = data_tab.wire(desk, form, data, data_page)
+        refresh_rows = data_tab.wire(context, form, data, data_page)
 
         # every edit shows in the panel
         gr.on([c.change for c in fields], trigger_mode="always_last", **refresh_panel)
@@ -175,13 +170,13 @@ def build(desk: Desk) -> gr.Blocks:
             form.fields[path].change(trigger_mode="always_last", **refresh_model)
 
         def get_model(values: dict) -> tuple[Any, Any, Any]:
-            desk.background.fetch(form.read(values))
+            context.background.fetch(form.read(values))
             return views.working("Starting the download"), gr.update(visible=False), gr.Timer(active=True)
 
         def watch_model(values: dict, request: gr.Request) -> dict:
             """Ticks only until the model is here; the panel and the card say what it is."""
             recipe = form.read(values)
-            return {**model_tab.updates(desk, model, recipe), **panel(recipe, values[browser], request)}
+            return {**model_tab.updates(context, model, recipe), **panel(recipe, values[browser], request)}
 
         model.get.click(get_model, fields, [model.card, model.get, model.timer], **QUIET)
         model.timer.tick(watch_model, loaded, [*model.parts(), *panel_parts], **QUIET)
@@ -190,7 +185,7 @@ def build(desk: Desk) -> gr.Blocks:
             """The one event that allows a model's code; every other one can only ask for it."""
             recipe = form.read(values)
             model_tab.allow_code(recipe, values[model.digest])
-            return {**model_tab.updates(desk, model, recipe), **panel(recipe, values[browser], request)}
+            return {**model_tab.updates(context, model, recipe), **panel(recipe, values[browser], request)}
 
         model.allow.click(told(allow_code), {*loaded, model.digest}, [*model.parts(), *panel_parts], **QUIET).then(
             **refresh_rows
@@ -218,7 +213,7 @@ def build(desk: Desk) -> gr.Blocks:
             )
 
         def cost_now(values: dict, request: gr.Request) -> str:
-            return method_tab.cost(desk, form.read(values), session_of(request))
+            return method_tab.cost(context, form.read(values), session_of(request))
 
         costing = {"fn": cost_now, "inputs": fields, "outputs": [method.cost], **QUIET}
         costly = [
@@ -238,50 +233,50 @@ def build(desk: Desk) -> gr.Blocks:
                 what = "The page has not loaded its form yet."
                 raise StudioError(what, "Wait until the panel shows the recipe.", code="form_not_loaded")
             recipe = form.read(values)
-            stops = desk.known.stops(recipe, session_of(request))
+            stops = context.known.stops(recipe, session_of(request))
             if stops:
                 return {note: views.problem(worded(StudioErrors(stops)))}
-            run = desk.launcher.submit(recipe)
-            shown = runs_tab.show(desk, runs, run.id, None)
+            run = context.launcher.submit(recipe)
+            shown = runs_tab.show(context, runs, run.id, None)
             return {**shown, tabs: gr.update(selected="runs"), top: run.id, note: ""}
 
         launch.click(told(start), loaded, [*run_parts, tabs, top, note], api_visibility="private", trigger_mode="once")
 
         def look(run_id: str | None, seen: str | None) -> Any:
-            return runs_tab.show(desk, runs, run_id, seen) or gr.skip()
+            return runs_tab.show(context, runs, run_id, seen) or gr.skip()
 
         runs.state.tick(look, [runs.run, runs.seen], run_parts, **QUIET)
-        runs.run.input(lambda run_id: runs_tab.show(desk, runs, run_id, None), runs.run, run_parts, **QUIET)
+        runs.run.input(lambda run_id: runs_tab.show(context, runs, run_id, None), runs.run, run_parts, **QUIET)
         runs.stop.click(lambda run_id: _stop(run_id), runs.run, runs.stop, **QUIET)
 
         def into_form(recipe: Recipe) -> dict:
             return {**form.show(recipe), tabs: gr.update(selected="method"), method.preset: "", method.changed: ""}
 
-        run_actions.wire(
-            desk,
+        actions.wire(
+            context,
             runs.actions,
             runs.run,
-            lambda run_id: runs_tab.show(desk, runs, run_id or None, None),
+            lambda run_id: runs_tab.show(context, runs, run_id or None, None),
             run_parts,
             into_form,
             [*fields, tabs, method.preset, method.changed],
         )
 
         def retry(run_id: str | None, keys: list[str]) -> dict:
-            return runs_tab.show(desk, runs, trouble.retry(desk, run_id, keys).id, None)
+            return runs_tab.show(context, runs, failure_panel.retry(context, run_id, keys).id, None)
 
         runs.trouble.retry.click(told(retry), [runs.run, runs.trouble.steps], run_parts, trigger_mode="once", **QUIET)
 
         # comparing
         def to_compare(run_id: str) -> list[Any]:
-            return [gr.update(selected="compare"), *compare_tab.offered(desk, compare, run_id=run_id)]
+            return [gr.update(selected="compare"), *compare_tab.offered(context, compare, run_id=run_id)]
 
         runs.compare.click(to_compare, runs.run, [tabs, *compare.models], **QUIET)
-        compare_tab.wire(desk, compare)
-        evaluate_page.select(**evaluate_tab.wire(desk, evaluation))
+        compare_tab.wire(context, compare)
+        evaluate_page.select(**evaluate_tab.wire(context, evaluation))
 
         def models_now(values: dict) -> list[Any]:
-            return compare_tab.offered(desk, compare, [values[model] for model in compare.models])
+            return compare_tab.offered(context, compare, [values[model] for model in compare.models])
 
         compare_page.select(models_now, set(compare.models), compare.models, **QUIET)
         for tab, primary in (
@@ -320,9 +315,9 @@ def build(desk: Desk) -> gr.Blocks:
 
         # every visit starts from what is true now
         def visit(browser_id: str | None, before: str | None, request: gr.Request) -> dict:
-            desk.launcher.warm()
+            context.launcher.warm()
             recipe, kept = load_draft(browser_id), read_kept(before)
-            found = desk.index.statuses()
+            found = context.index.statuses()
             wanted = request.query_params.get("run") if request else None
             run_id = (
                 wanted if wanted in found else next((id for id, status in found.items() if status == "running"), None)
@@ -338,9 +333,9 @@ def build(desk: Desk) -> gr.Blocks:
                 browser: browser_id if is_browser(browser_id) else "",
                 method.preset: write_changes(read_changes(json.dumps(kept["preset"]))),
                 save: to_save(recipe),
-                **model_tab.updates(desk, model, recipe),
-                **compare_tab.restored(desk, compare, kept["compare"]),
-                **(runs_tab.show(desk, runs, run_id, None) if run_id else {}),
+                **model_tab.updates(context, model, recipe),
+                **compare_tab.restored(context, compare, kept["compare"]),
+                **(runs_tab.show(context, runs, run_id, None) if run_id else {}),
                 **({tabs: gr.update(selected=tab)} if tab in TABS else {}),
             }
 
@@ -430,10 +425,10 @@ def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> 
         get_model: get the built-in model in the background if it is not here yet.
     """
     launcher = Launcher(server=WorkerServer()).start()
-    desk = Desk(launcher)
-    desk.settle_on_zero_gpu()
+    context = AppContext(launcher)
+    context.settle_on_zero_gpu()
     recipe = Recipe.load(DEFAULT_RECIPE)
-    page = build(desk)
+    page = build(context)
     page.queue(default_concurrency_limit=8)
     quieten(page)
     try:
@@ -443,7 +438,7 @@ def serve(host: str = "127.0.0.1", port: int = 7860, get_model: bool = True) -> 
         raise StudioError(f"Port {port} on {host} cannot be opened.", "Choose another one with --port.") from error
     print(f"SFT Studio is at http://{host}:{port} (workspace {Workspace.current().root})", flush=True)
     if get_model:
-        desk.background.fetch(recipe, quiet=False)
+        context.background.fetch(recipe, quiet=False)
     try:
         page.block_thread()
     finally:

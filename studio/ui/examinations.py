@@ -18,7 +18,7 @@ from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.training.check import tokenizer_key
 from studio.training.launch_check import Examined
-from studio.ui.viewer import UNANSWERED, Viewer
+from studio.ui.data.preview_process import UNANSWERED, Viewer
 
 _KEPT = 200  # answers
 _HUB_SECONDS = 300  # after which rows of the Hub are looked at again

@@ -12,12 +12,12 @@ import gradio as gr
 import yaml
 from pydantic.fields import FieldInfo
 
-from studio import recipe as recipes
 from studio.errors import StudioError
-from studio.knobs import limits_of, step_of
-from studio.recipe import METHODS, Recipe
-from studio.recipe_methods import WHOLE
-from studio.recipe_yaml import read_yaml
+from studio.recipe import METHODS, SECTIONS, MixSpec, Recipe
+from studio.recipe.methods import WHOLE
+from studio.recipe.recipe import field_at
+from studio.recipe.settings import Section, limits_of, step_of
+from studio.recipe.yaml_file import read_yaml
 
 LABELS = {
     "method.kind": "Method",
@@ -120,7 +120,7 @@ def declared(path: str) -> FieldInfo:
     """The declaration of a field by its path in the form, where a method's fields have its kind in between:
     ``method.lora.r``."""
     section, *kind, key = path.split(".")
-    field = recipes.METHODS[kind[0]].model_fields[key] if kind else recipes.field_at([section, key])
+    field = METHODS[kind[0]].model_fields[key] if kind else field_at([section, key])
     assert field is not None, path
     return field
 
@@ -152,7 +152,7 @@ def _component(path: str, field: FieldInfo, value: Any) -> gr.components.Compone
 
 def _is_sources(field: FieldInfo) -> bool:
     """Whether a field is a list of sources, which a person writes as in a recipe."""
-    return get_args(field.annotation) == (recipes.MixSpec,)
+    return get_args(field.annotation) == (MixSpec,)
 
 
 def _kinds(annotation: Any) -> set[type]:
@@ -165,7 +165,7 @@ def _kinds(annotation: Any) -> set[type]:
 def _shown(value: Any, field: FieldInfo) -> Any:
     if isinstance(value, list) and (field.json_schema_extra or {}).get("lines"):
         return "\n".join(text.replace("\\", "\\\\").replace("\n", "\\n") for text in value)
-    if isinstance(value, list) and any(isinstance(item, recipes.Section) for item in value):
+    if isinstance(value, list) and any(isinstance(item, Section) for item in value):
         return yaml.safe_dump([item.model_dump(exclude_defaults=True) for item in value], sort_keys=False)
     if isinstance(value, list):
         return ", ".join(map(str, value))
@@ -201,7 +201,7 @@ class Form:
         yet; returns how many."""
         section, *kind = name.split(".")
         made = 0
-        for key, field in (recipes.METHODS[kind[0]] if kind else recipes.SECTIONS[section]).model_fields.items():
+        for key, field in (METHODS[kind[0]] if kind else SECTIONS[section]).model_fields.items():
             path = f"{name}.{key}"
             folded = bool((field.json_schema_extra or {}).get("advanced"))
             if folded is advanced and path not in self.fields and key not in ("kind", *skip):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from studio.ui.formula import mathml
+from studio.ui.method.formula import mathml
 
 SHOWN = 20_000  # characters of one text that are drawn
 _HIDDEN = re.compile(

@@ -92,7 +92,7 @@ def ago(moment: float) -> str:
 
 
 def model_card(card: Any) -> str:
-    """The card of a model (``studio.models.card.ModelCard``)."""
+    """The card of a model (``studio.models.model_info.ModelCard``)."""
     pairs = [
         ("Architecture", card.architecture or "not stated"),
         ("Parameters", number(card.parameters) if card.parameters else "not known"),

@@ -89,12 +89,12 @@ def tiny_recipe(workspace):
 def studio(tiny_recipe):
     """The address of a running studio."""
     from studio.runs import Launcher
-    from studio.runs.server import WorkerServer
+    from studio.runs.worker_server import WorkerServer
     from studio.ui.app import build, launch_options
-    from studio.ui.desk import Desk
+    from studio.ui.context import AppContext
 
     launcher = Launcher(poll_seconds=0.1, server=WorkerServer()).start()
-    page = build(Desk(launcher))
+    page = build(AppContext(launcher))
     page.queue(default_concurrency_limit=8)
     _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
     yield address.rstrip("/") + "/"
@@ -108,6 +108,7 @@ def visit(browser, studio, tiny_recipe):
 
     The form starts from the tiny recipe, whatever an earlier test left in it.
     """
+    from studio.runs import list_runs
     from studio.workspace import Workspace
 
     tiny_recipe.save(Workspace.current().draft)
@@ -129,6 +130,9 @@ def visit(browser, studio, tiny_recipe):
     yield open_page
     for context in contexts:
         context.close()
+    for run in list_runs():  # of a test that failed: the next one's run would wait for it
+        if run.status in ("running", "queued"):
+            run.stop()
     assert not troubles, troubles
 
 

@@ -12,7 +12,8 @@ from studio.inference import generate
 from studio.runs import Run, list_runs, queue
 
 POINTS = "() => (document.querySelector('[data-chart=loss]')?.data?.[0]?.x ?? []).length"
-LONG = 200_000  # steps that do not end while a test watches: the tiny model takes hundreds a second
+LONG = {"max_steps": 20_000, "gradient_accumulation_steps": 16, "eval_steps": 0, "save_steps": 0}
+"""A run that does not end while a test watches: the tiny model goes through some 200 batches a second."""
 
 
 def open_tab(page, name):
@@ -101,7 +102,7 @@ def test_the_finished_chart_holds_every_point_of_the_event_file(visit):
 @pytest.mark.slow
 def test_zoom_stays_when_new_points_come(visit):
     page = visit()
-    settings(page, max_steps=LONG, eval_steps=0, save_steps=0)
+    settings(page, **LONG)
     launch(page)
     page.wait_for_function(f"() => ({POINTS})() >= 2", timeout=90_000)
     page.evaluate("() => Plotly.relayout(document.querySelector('[data-chart=loss]'), {'xaxis.range': [0, 2]})")
@@ -115,7 +116,7 @@ def test_zoom_stays_when_new_points_come(visit):
 @pytest.mark.slow
 def test_a_reload_and_a_second_browser_show_the_same_run_and_stop_keeps_a_model(visit):
     page = visit()
-    settings(page, max_steps=LONG, eval_steps=0, save_steps=0)
+    settings(page, **LONG)
     run = launch(page)
     page.wait_for_function(f"() => ({POINTS})() >= 3", timeout=90_000)
     page.reload()
@@ -256,7 +257,7 @@ def test_an_opened_run_is_read_from_the_address(visit):
 @pytest.mark.slow
 def test_a_run_is_paused_named_resumed_and_cancelled_and_a_queued_one_is_moved(visit):
     page = visit()
-    settings(page, max_steps=LONG, eval_steps=0, save_steps=0)
+    settings(page, **LONG)
     first = launch(page)
     page.wait_for_function(f"() => ({POINTS})() >= 2", timeout=90_000)
     page.click("#pause")

@@ -3,7 +3,7 @@
 import pytest
 from test_main_path import launch, open_tab, wait_for_status
 
-from studio.recipe_methods import METHODS
+from studio.recipe.methods import METHODS
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import threading
 
 from studio.runs import EventLog, Run, list_runs
-from studio.ui import runs_tab
+from studio.ui.runs import tab as runs_tab
 
 
 def ended(recipe, *events: tuple[str, dict]) -> Run:
@@ -40,8 +40,8 @@ def test_a_look_that_began_before_the_retry_does_not_go_back_to_the_old_run(visi
     page.wait_for_selector("#relief-steps input:checked")
     shown, on_its_way, retried = runs_tab.show, threading.Event(), threading.Event()
 
-    def slow_look(desk, tab, run_id, seen):
-        updates = shown(desk, tab, run_id, seen)
+    def slow_look(context, tab, run_id, seen):
+        updates = shown(context, tab, run_id, seen)
         if seen and run_id == failed.id and tab.run in updates:
             on_its_way.set()
             retried.wait(30)

@@ -7,9 +7,9 @@ from tiny import make_tiny_bert, make_tiny_chat_model, make_tiny_gpt2
 
 from studio.data import classes_of, encode_row, encode_rows, find_classes, load_conversations, read_conversations
 from studio.data.classes import Classes
-from studio.data.rows import class_name
+from studio.data.row_reader import class_name
 from studio.errors import StudioError
-from studio.models.classifier import prepare
+from studio.models.classification import prepare
 from studio.models.load import load_tokenizer
 from studio.recipe import DataSpec, Recipe
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from studio.data.count import count_rows, countable
-from studio.data.rows import read_source
+from studio.data.row_reader import read_source
 
 
 def lines(count: int) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from test_rows import ROWS, lines, refusal, values
 
 from studio.data.files import files_of, lines_at, text_lines
-from studio.data.rows import read_file, read_source
+from studio.data.row_reader import read_file, read_source
 from studio.errors import StudioError
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from studio.data.detect import detect
 from studio.data.formats import convert
-from studio.data.turns import Dropped
+from studio.data.turns import RowRejected
 from studio.errors import StudioError
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -21,7 +21,7 @@ def read(row, format="auto", columns=None, system_prompt=None):
 
 def dropped(row, format="auto", columns=None) -> str:
     mapping = detect([row], format, columns)
-    with pytest.raises(Dropped) as caught:
+    with pytest.raises(RowRejected) as caught:
         convert(row, mapping)
     return str(caught.value)
 
@@ -213,7 +213,7 @@ def test_a_row_without_turns_is_dropped_with_the_reason(value, reason):
 
 def test_a_row_without_a_column_that_others_have_is_dropped():
     mapping = detect([{"prompt": "Why?", "completion": "Because."}, {"prompt": "Why?"}])
-    with pytest.raises(Dropped, match="completion is missing"):
+    with pytest.raises(RowRejected, match="completion is missing"):
         convert({"prompt": "Why?"}, mapping)
 
 
@@ -257,7 +257,7 @@ def test_of_answers_with_a_verdict_the_wanted_ones_are_kept():
     mapping = detect(rows)
     assert mapping.format == "unpaired_preference"
     assert convert(rows[0], mapping)["messages"][-1] == {"role": "assistant", "content": "a"}
-    with pytest.raises(Dropped, match="unwanted"):
+    with pytest.raises(RowRejected, match="unwanted"):
         convert(rows[1], mapping)
 
 
@@ -385,7 +385,7 @@ def test_a_verdict_may_be_a_number_or_text_and_a_row_without_one_is_left_out(yes
     assert mapping.format == "unpaired_preference"
     assert convert(rows[0], mapping)
     for row in rows[1:]:
-        with pytest.raises(Dropped):
+        with pytest.raises(RowRejected):
             convert(row, mapping)
 
 

@@ -5,7 +5,7 @@ import pytest
 from studio.data.detect import detect
 from studio.data.formats import convert
 from studio.data.multiple_choice import choices_of, first_index, position
-from studio.data.turns import Dropped
+from studio.data.turns import RowRejected
 
 CITIES = ["Paris", "Rome", "Bern"]
 
@@ -59,7 +59,7 @@ def test_data_16_an_answer_that_names_no_choice_rejects_the_row_with_a_code():
     row = {"question": "q", "choices": CITIES, "answer": "A"}
     mapping = detect([row])
     for answer in ("Oslo", 3, -1, "E", True):
-        with pytest.raises(Dropped) as caught:
+        with pytest.raises(RowRejected) as caught:
             convert({**row, "answer": answer}, mapping)
         assert caught.value.code == "choices"
 

@@ -7,7 +7,7 @@ from template_zoo import FEATURES, NAMES, check_exact, conversation, parts, toke
 
 from studio.data.encode import encode_conversation, encode_prompt, encoded_one_by_one
 from studio.data.flags import FLAGS
-from studio.data.report import KINDS
+from studio.data.quality_report import KINDS
 from studio.errors import StudioError
 from studio.recipe import DataSpec
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from studio.data.bounds import TooSlow, time_limit
+from studio.data.time_limit import TooSlow, time_limit
 from studio.errors import StudioError
 
 

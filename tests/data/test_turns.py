@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from studio.data.conversations import read_conversations
-from studio.data.turns import Dropped, turns
+from studio.data.turns import RowRejected, turns
 from studio.recipe import DataSpec
 
 ASK, SAY = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
@@ -19,7 +19,7 @@ def read(path) -> list:
 
 
 def code_of(given) -> str:
-    with pytest.raises(Dropped) as caught:
+    with pytest.raises(RowRejected) as caught:
         turns(given, "messages")
     return caught.value.code
 

@@ -11,10 +11,10 @@ from lora_runs import add_run
 from studio.data import encode_row, load_conversations, load_evaluation
 from studio.errors import StudioError
 from studio.evaluation import evaluate
-from studio.evaluation.loss import row_losses
+from studio.evaluation.row_loss import row_losses
 from studio.inference import Sampling, Target, generate_batch, stream
 from studio.recipe import DataSpec
-from studio.recipe_methods import FullMethod
+from studio.recipe.methods import FullMethod
 from studio.runs import Run
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from studio import cli_models
+from studio.cli import models
 from studio.errors import StudioError
 from studio.evaluation.prompt_files import ENDINGS
 from studio.evaluation.suites import load_suite
@@ -28,7 +28,7 @@ def prompts_of(path) -> list[str]:
 )
 def test_results_07_suites_and_compare_read_the_same_prompts_of_a_file(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert prompts_of(tmp_path / name) == cli_models._read_prompts(tmp_path / name) == ["one", "two\nlines"]
+    assert prompts_of(tmp_path / name) == models._read_prompts(tmp_path / name) == ["one", "two\nlines"]
 
 
 def test_results_07_a_json_suite_keeps_references_tags_and_checks(tmp_path):
@@ -56,7 +56,7 @@ def test_compare_refuses_a_conversation_instead_of_asking_a_part_of_it(tmp_path)
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "x", "system": "Be brief."}), encoding="utf-8")
     with pytest.raises(StudioError) as caught:
-        cli_models._read_prompts(path)
+        models._read_prompts(path)
     assert caught.value.code == "not-a-prompt"
 
 

@@ -13,7 +13,7 @@ from studio.evaluation.report import Told, partial_report, report, report_state,
 from studio.evaluation.report_page import body
 from studio.inference import Engine
 from studio.recipe import DataSpec
-from studio.training.card import write_card
+from studio.training.model_card import write_card
 
 HOSTILE = "<script>alert(1)</script><img src=http://a.example/x.png> ${x} {{y}} \x1b[31m"
 
@@ -71,7 +71,14 @@ def test_the_page_is_one_file_that_shows_hostile_text_as_text_and_asks_nobody(re
     assert not [tag for tag in re.findall("<[^>]*>", page) if re.search(r"\b(?:src|href|style)\s*=", tag)]
     assert "url(" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    for title in ("Held-out rows", "Suite: mine", "Forgetting", "word for word", "Before and after", "haiku"):
+    for title in (
+        "Held-out rows",
+        "Suite: mine",
+        "Forgetting",
+        "word for word",
+        "Before and after",
+        "haiku",
+    ):
         assert title in page
 
 
@@ -124,13 +131,13 @@ def test_page_03_no_suite_selected_asks_no_suite(reported, monkeypatch):
 
 
 def test_page_03_the_page_asks_for_no_suites_where_none_is_selected(reported, monkeypatch, tmp_path):
-    from studio.ui import background
+    from studio.ui import job_manager
 
     run, _ = reported
     commands = []
-    monkeypatch.setattr(background.subprocess, "Popen", lambda command, **_: commands.append(command) or FakeProcess())
+    monkeypatch.setattr(job_manager.subprocess, "Popen", lambda command, **_: commands.append(command) or FakeProcess())
     for suites in ([], ["general"]):
-        background.Background(tmp_path).evaluate(run, suites)
+        job_manager.JobManager(tmp_path).evaluate(run, suites)
         stop_report(run)
     assert commands[0][-1:] == ["--no-suites"]
     assert commands[1][-2:] == ["--suite", "general"]

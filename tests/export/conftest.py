@@ -3,7 +3,7 @@
 import pytest
 from lessons import lesson, write_rows
 
-from studio.recipe_methods import METHODS
+from studio.recipe.methods import METHODS
 
 
 @pytest.fixture

@@ -66,8 +66,8 @@ def test_the_pasted_code_gives_a_base_the_templates_new_tokens(run_of, tmp_path)
 
 @pytest.mark.slow
 def test_the_pasted_code_of_a_classifier_says_what_it_says(home, tiny_model, tmp_path):
-    from studio.inference.classifier import open_classifier
-    from studio.models.classifier import logits_of
+    from studio.inference.classify import open_classifier
+    from studio.models.classification import logits_of
 
     run = done(class_lesson(tiny_model, write(tmp_path / "rows.jsonl", rows_of()), max_steps=3))
     file = tmp_path / "pasted.py"

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from studio.recipe import Recipe
-from studio.runs import EventLog, Run, View
+from studio.runs import EventLog, Run, RunSnapshot
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -45,7 +45,7 @@ def test_cut_at_every_byte_of_its_last_kilobyte_the_file_keeps_every_whole_line_
         read = after[:-1]
         # a line of which only the line end was missing is a whole one, once something was written behind it
         assert read == kept or read == [*kept, json.loads(whole[:length].splitlines()[-1])]
-        assert View().add(after).step == 31
+        assert RunSnapshot().add(after).step == 31
 
 
 def test_zeros_where_the_disk_had_not_yet_written_are_passed_over(run):
@@ -66,7 +66,7 @@ def test_zeros_where_the_disk_had_not_yet_written_are_passed_over(run):
 def test_a_clock_that_jumps_changes_no_status(run, seconds, monkeypatch):
     import time
 
-    from studio.runs import process
+    from studio.jobs import process
 
     run.claim()
     process.write(run.folder / "process.json", process.describe(os.getpid(), ["me"]))

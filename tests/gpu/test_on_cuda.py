@@ -13,12 +13,12 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from studio.models.head import LabelledLogits
-from studio.models.loss import LabelledLoss
+from studio.models.labelled_loss import LabelledLoss
 from studio.recipe import Recipe
+from studio.training.acceleration.compiled import CompiledLayers
+from studio.training.acceleration.fused_lora import fuse_lora
+from studio.training.acceleration.layer_choices import choose_attention, choose_kernels
 from studio.training.choices import Choices
-from studio.training.compiled import CompiledLayers
-from studio.training.fused_lora import fuse_lora
-from studio.training.layer_choices import choose_attention, choose_kernels
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,7 +10,7 @@ import pytest
 from tiny import make_tiny_chat_model
 
 from studio.recipe import ModelSpec, Recipe
-from studio.recipe_methods import FullMethod, LoraMethod
+from studio.recipe.methods import FullMethod, LoraMethod
 from studio.runs import Run
 
 IDS = [5, 9, 33, 60, 12, 7]
@@ -68,7 +68,7 @@ def reference(base: Path, adapter: Path | None = None):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from studio.models.turned_inputs import turn_inputs
+    from studio.models.efficient_hra_boft import turn_inputs
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     model = model if adapter is None else PeftModel.from_pretrained(model, adapter).eval()

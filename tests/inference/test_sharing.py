@@ -13,7 +13,7 @@ from studio.inference.types import Sampling
 from studio.models.load import load_model, load_tokenizer
 from studio.models.methods import apply_method
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS, WHOLE
+from studio.recipe.methods import METHODS, WHOLE
 
 ADAPTERS = [kind for kind in METHODS if kind not in WHOLE]
 

@@ -94,7 +94,7 @@ def test_sampling_leaves_the_global_random_state_alone(panes):
 
 
 def test_sampling_draws_from_the_distribution_that_it_names(panes):
-    from studio.inference.drawing import processors
+    from studio.inference.token_sampling import processors
 
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     draws = [
@@ -335,7 +335,7 @@ def test_the_probability_of_each_token_is_the_model_s_own_whatever_the_settings(
 
 
 def test_min_p_keeps_the_tokens_that_are_likely_enough(panes):
-    from studio.inference.drawing import processors
+    from studio.inference.token_sampling import processors
 
     scores = torch.tensor([[2.0, 1.5, -3.0]])
     drawn = {

@@ -8,10 +8,10 @@ import pytest
 from tiny import set_config
 
 from studio.errors import StudioError
-from studio.models.card import describe
 from studio.models.convert import convert
 from studio.models.headers import read_config, read_headers, read_json
 from studio.models.load import load_model, load_tokenizer
+from studio.models.model_info import describe
 from studio.recipe import ModelSpec
 
 

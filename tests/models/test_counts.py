@@ -8,10 +8,10 @@ from tiny import make_tiny_chat_model, make_tiny_gpt2
 from studio.errors import StudioError
 from studio.models.counts import bottleneck_size, count, factors, oft_block
 from studio.models.headers import read_config
-from studio.models.memory import estimate
+from studio.models.memory_estimate import estimate
 from studio.models.shapes import shapes_of
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS
+from studio.recipe.methods import METHODS
 
 LLAMA = [
     ("full", {}),

@@ -7,11 +7,11 @@ import torch
 from peft import PeftModel
 
 from studio.errors import StudioError
+from studio.models.efficient_hra_boft import turn_inputs
 from studio.models.load import load_model, load_tokenizer
 from studio.models.methods import apply_method, count_parameters
-from studio.models.turned_inputs import turn_inputs
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS, PROMPTED, WHOLE
+from studio.recipe.methods import METHODS, PROMPTED, WHOLE
 
 IDS = torch.arange(10, 40).view(1, -1)
 CASES = {kind: {"kind": kind} for kind in METHODS} | {

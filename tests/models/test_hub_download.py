@@ -12,7 +12,7 @@ import pytest
 from fake_hub import TOKEN, FakeHub, wait_until
 
 from studio.errors import StudioError
-from studio.models import hub as hub_of_models
+from studio.models import hub_models as hub_of_models
 from studio.models import store, transfer
 from studio.recipe import ModelSpec
 from studio.workspace import Workspace

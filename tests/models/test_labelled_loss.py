@@ -7,8 +7,8 @@ from tiny import make_tiny_gpt2
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from studio.models import loss as loss_module
-from studio.models.loss import LabelledLoss
+from studio.models import labelled_loss as loss_module
+from studio.models.labelled_loss import LabelledLoss
 
 
 @pytest.fixture(scope="session")

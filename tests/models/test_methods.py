@@ -7,7 +7,7 @@ from studio.models.chat import prepare_chat
 from studio.models.load import load_model, load_tokenizer
 from studio.models.methods import apply_method, count_parameters, training_dtype
 from studio.recipe import ModelSpec, Recipe
-from studio.recipe_methods import FullMethod, LoraMethod
+from studio.recipe.methods import FullMethod, LoraMethod
 
 
 def lora(**fields):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_describing_and_estimating_load_neither_torch_nor_transformers(tiny_model):
     code = f"""
 import sys, json
-import studio.models, studio.models.store, studio.models.fetch, studio.models.progress
+import studio.models, studio.models.store, studio.models.fetch, studio.jobs.progress
 from studio.models import card, headers, memory, machine
 from studio.models import load, chat, methods
 from studio.recipe import ModelSpec, Recipe

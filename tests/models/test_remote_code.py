@@ -13,8 +13,8 @@ from studio.errors import StudioError
 from studio.models import remote_code, store
 from studio.models.load import load_model, load_tokenizer
 from studio.recipe import ModelSpec, Recipe
-from studio.training.forecast import forecast
-from studio.training.view import Wanted, answer
+from studio.training.row_preview import Wanted, answer
+from studio.training.run_estimate import forecast
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """
@@ -199,7 +199,7 @@ def test_security_01_files_of_the_hubs_cache_are_links_to_its_blobs(model, tmp_p
 
 
 def test_security_01_the_page_shows_every_entry_point_and_more_than_fifty_are_refused(model):
-    from studio.ui import model_tab
+    from studio.ui.model import tab as model_tab
 
     names = [f"Auto{number}" for number in range(49)]
     set_config(model, auto_map={name: "own_tokenizer.Own" for name in names})
@@ -316,7 +316,7 @@ def test_security_01_every_call_that_could_run_code_says_whether_it_may():
 def test_security_01_a_recipe_file_does_not_allow_code_and_the_command_line_does(model, rows, tmp_path, home):
     from typer.testing import CliRunner
 
-    from studio.cli import app as commands
+    from studio.cli.main import app as commands
 
     path = tmp_path / "recipe.yaml"
     recipe_of(model, rows).save(path)
@@ -332,7 +332,7 @@ def test_security_01_a_recipe_file_does_not_allow_code_and_the_command_line_does
 
 
 def test_security_01_an_override_that_was_typed_allows_code(model, rows, tmp_path):
-    from studio.cli_trust import open_recipe
+    from studio.cli.trust import open_recipe
 
     path = tmp_path / "recipe.yaml"
     recipe_of(model, rows, trust_remote_code=False).save(path)
@@ -344,7 +344,7 @@ def test_security_01_an_override_that_was_typed_allows_code(model, rows, tmp_pat
 def test_security_01_the_command_trust_asks_before_it_allows(model):
     from typer.testing import CliRunner
 
-    from studio.cli import app as commands
+    from studio.cli.main import app as commands
 
     assert CliRunner().invoke(commands, ["trust", str(model)], input="n\n").exit_code == 1
     assert remote_code.needs_permission(model, True)

@@ -8,9 +8,9 @@ import pytest
 from fake_hub import wait_until
 
 from studio.errors import StudioError
+from studio.jobs.progress import slug
 from studio.models import store
 from studio.models.convert import MARK, convert
-from studio.models.progress import slug
 from studio.recipe import ModelSpec
 from studio.workspace import Workspace
 

@@ -11,10 +11,10 @@ from studio.runs import EventLog, Launcher, Run, list_runs, queue, read_events, 
 from studio.runs.events import LONGEST_LINE, last_events, read_portions
 from studio.runs.feed import Feed
 from studio.runs.index import RunIndex
-from studio.ui import desk as desk_module
-from studio.ui import overlay, run_actions, runs_tab
-from studio.ui.desk import Desk
-from studio.ui.viewer import Viewer
+from studio.ui import context as desk_module
+from studio.ui.context import AppContext
+from studio.ui.data.preview_process import Viewer
+from studio.ui.runs import actions, overlay, tab
 
 pytestmark = pytest.mark.usefixtures("home", "one_viewer")
 
@@ -97,9 +97,9 @@ def finished(name: str) -> Run:
     return run
 
 
-def everything(broken: Run, sound: Run) -> Desk:
+def everything(broken: Run, sound: Run) -> AppContext:
     """Do all that the page and the command line do over a list of runs, with the broken one among them and shown."""
-    desk = Desk(Launcher())
+    desk = AppContext(Launcher())
     ids = [run.id for run in list_runs()]
     assert set(ids) == {broken.id, sound.id}
     assert list(desk.index.statuses()) == ids
@@ -107,12 +107,12 @@ def everything(broken: Run, sound: Run) -> Desk:
     assert found[sound.id]["status"] == "finished" and "damaged" not in found[sound.id]
     assert [run.id for run in queue.waiting()] in ([], [broken.id])
     desk.launcher.tick()
-    assert [value for _, value in runs_tab.choices(desk)] == ids
+    assert [value for _, value in tab.choices(desk)] == ids
     assert isinstance(overlay.apart(ids), str)
     for run in (broken, sound):
-        assert runs_tab.follow(desk, {"value": run.id, "seen": ""})["parts"]["run-state"]
+        assert tab.follow(desk, {"value": run.id, "seen": ""})["parts"]["run-state"]
         Feed().look(Run.open(run.id))
-    assert run_actions.queue_html(queue.waiting(), trash.deleted())
+    assert actions.queue_html(queue.waiting(), trash.deleted())
     recipe = Recipe(name="next")
     assert isinstance(desk.known._time_line(recipe, 10), str)
     assert isinstance(desk.known.glance(recipe).html, str)
@@ -236,7 +236,7 @@ def test_security_06_an_event_with_a_value_of_a_wrong_type_is_skipped_and_counte
 def test_security_06_skipped_events_are_shown_on_the_page():
     run = finished("a")
     append(run.folder, {"kind": "step", "step": "abc"}, {"kind": "step", "step": []})
-    shown = runs_tab.follow(Desk(Launcher()), {"value": run.id, "seen": ""})["parts"]
+    shown = tab.follow(AppContext(Launcher()), {"value": run.id, "seen": ""})["parts"]
     assert "2 lines" in shown["run-warnings"]
 
 

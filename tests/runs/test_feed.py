@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from studio.recipe import Recipe
-from studio.runs import EventLog, Run, feed, read_events, sidecar
+from studio.runs import EventLog, Run, curve_cache, feed, read_events
 from studio.runs.feed import Feed
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -79,7 +79,7 @@ def test_a_long_run_is_read_in_the_background_to_the_same_points(run, short_port
 def test_a_run_that_was_read_once_is_not_read_again(run, short_portions, monkeypatch):
     write(run, range(1, 300))
     first = read_by(Feed(), run)
-    assert (run.folder / sidecar.NAME).exists()
+    assert (run.folder / curve_cache.NAME).exists()
     monkeypatch.setattr(feed, "read_portions", lambda *_: pytest.fail("read again"))
     again = Feed().look(run)
     assert again.view == first.view
@@ -105,20 +105,20 @@ def test_what_was_kept_of_another_file_is_ignored(run, short_portions):
 def test_a_broken_sidecar_costs_only_time(run, short_portions, broken):
     write(run, range(1, 50))
     read_by(Feed(), run)
-    (run.folder / sidecar.NAME).write_bytes(broken)
+    (run.folder / curve_cache.NAME).write_bytes(broken)
     assert read_by(Feed(), run).view == run.view()
 
 
 def test_half_of_a_sidecar_costs_only_time(run, short_portions):
     write(run, range(1, 50))
     read_by(Feed(), run)
-    whole = (run.folder / sidecar.NAME).read_bytes()
-    (run.folder / sidecar.NAME).write_bytes(whole[: len(whole) // 2])
+    whole = (run.folder / curve_cache.NAME).read_bytes()
+    (run.folder / curve_cache.NAME).write_bytes(whole[: len(whole) // 2])
     assert read_by(Feed(), run).view == run.view()
 
 
 def test_a_folder_that_cannot_be_written_is_followed_all_the_same(run, short_portions, monkeypatch):
-    monkeypatch.setattr(sidecar, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(curve_cache, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     write(run, range(1, 50))
     assert read_by(Feed(), run).view == run.view()
     assert sorted(p.name for p in run.folder.iterdir()) == ["events.jsonl", "recipe.yaml"]
@@ -167,4 +167,4 @@ def test_a_long_run_that_was_folded_is_there_at_the_first_look(run, short_portio
 def test_a_short_run_is_not_written_twice(run):
     write(run, range(1, 101))
     feed.fold(run)
-    assert not (run.folder / sidecar.NAME).exists()
+    assert not (run.folder / curve_cache.NAME).exists()

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from studio.jobs import process
 from studio.recipe import Recipe
-from studio.runs import EventLog, Run, list_runs, process
+from studio.runs import EventLog, Run, list_runs
 from studio.runs.index import RunIndex
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -5,8 +5,9 @@ import os
 import pytest
 
 from studio.errors import StudioError
+from studio.jobs import process
 from studio.recipe import Recipe
-from studio.runs import EventLog, Run, list_runs, process, trash
+from studio.runs import EventLog, Run, list_runs, trash
 from studio.runs.label import Label
 
 pytestmark = pytest.mark.usefixtures("home")

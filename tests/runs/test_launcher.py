@@ -7,8 +7,9 @@ import time
 import pytest
 
 from studio.errors import StudioError
+from studio.jobs import process
 from studio.recipe import Recipe
-from studio.runs import Launcher, Run, launcher, process, queue
+from studio.runs import Launcher, Run, launcher, queue
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from studio.errors import StudioError
+from studio.jobs import process
 from studio.recipe import Recipe
-from studio.runs import EventLog, Launcher, Run, process
+from studio.runs import EventLog, Launcher, Run
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from studio.errors import StudioError
+from studio.jobs import process
 from studio.recipe import Recipe
-from studio.runs import EventLog, Run, list_runs, process
+from studio.runs import EventLog, Run, list_runs
 from studio.runs.events import TERMINAL
 
 pytestmark = pytest.mark.usefixtures("home")

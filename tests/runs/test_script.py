@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
-from studio.cli import app
+from studio.cli.main import app
 from studio.runs import Run
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from studio.process_environment import HUB_TOKENS, is_secret, without_secrets
+from studio.jobs.environment import HUB_TOKENS, is_secret, without_secrets
 from studio.recipe import Recipe
 from studio.runs.secrets import needed_secrets
-from studio.runs.server import worker_environment
+from studio.runs.worker_server import worker_environment
 
 SECRETS = (
     "HF_TOKEN",

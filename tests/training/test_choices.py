@@ -14,6 +14,8 @@ from studio.models import attention, processor
 from studio.models.load import resolve_dtype
 from studio.recipe import Recipe
 from studio.training import choices as module
+from studio.training.acceleration.compiled import CompiledLayers
+from studio.training.acceleration.layer_choices import choose_attention, choose_compile, choose_kernels, choose_layers
 from studio.training.choices import (
     Choices,
     choose_checkpointing,
@@ -22,8 +24,6 @@ from studio.training.choices import (
     kept_choices,
     say_dtype,
 )
-from studio.training.compiled import CompiledLayers
-from studio.training.layer_choices import choose_attention, choose_compile, choose_kernels, choose_layers
 
 
 def loaded(folder, dtype="bfloat16"):

@@ -8,11 +8,11 @@ from lessons import done
 from tiny import make_tiny_bert
 from typer.testing import CliRunner
 
-from studio import cli
+from studio.cli import main
 from studio.runs import list_runs
 from studio.training.check import check, prepared_tokenizer
-from studio.training.view import Wanted, answer, view
-from studio.ui import preview
+from studio.training.row_preview import Wanted, answer, view
+from studio.ui.data import row_html
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def recipe(home, tmp_path, bert):
 
 
 def invoke(*arguments: str):
-    result = CliRunner().invoke(cli.app, list(arguments))
+    result = CliRunner().invoke(main.app, list(arguments))
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -36,7 +36,7 @@ def test_the_page_shows_a_row_with_its_class_before_and_after_all_rows_were_read
     assert not notes and "<|im_start|>" not in tokenizer.get_vocab()
     for _ in range(2):
         shown = view(Wanted(recipe, count=3), tokenizer, notes)
-        page = preview.html(shown.rows)
+        page = row_html.html(shown.rows)
         assert page.count('<span class="tag">animal</span>') == 2
         assert "[CLS]" in page and "trained</span>" not in page
         check(recipe)
@@ -45,7 +45,7 @@ def test_the_page_shows_a_row_with_its_class_before_and_after_all_rows_were_read
 def test_a_text_of_no_class_says_so(home, tmp_path, bert):
     recipe = class_lesson(bert, write(tmp_path / "several.jsonl", several_of()))
     shown = view(Wanted(recipe, count=4), *prepared_tokenizer(recipe))
-    page = preview.html(shown.rows)
+    page = row_html.html(shown.rows)
     assert '<span class="tag">no class</span>' in page
     assert '<span class="tag">animal</span><span class="tag">place</span>' in page
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from lessons import done, lesson, write_rows
 
-from studio.models.held import SMALL_FILES, TOKEN_BYTES
-from studio.models.memory import estimate
-from studio.recipe_methods import METHODS
+from studio.models.memory_estimate import estimate
+from studio.models.persistent_memory import SMALL_FILES, TOKEN_BYTES
+from studio.recipe.methods import METHODS
 from studio.runs import Run
 from studio.training import checkpoints, train
 

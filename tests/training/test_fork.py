@@ -13,10 +13,10 @@ import pytest
 from lessons import curve, kinds, lesson, write_rows
 
 from studio.runs import Run, WorkerServer
-from studio.runs import server as server_of_studio
-from studio.runs.start import ForkedWorker, start_worker
-from studio.training import server as server_itself
-from studio.training.server import preload, stamp, unfit
+from studio.runs import worker_server as server_of_studio
+from studio.runs.worker_start import ForkedWorker, start_worker
+from studio.training import fork_server as server_itself
+from studio.training.fork_server import preload, stamp, unfit
 
 
 @pytest.fixture(scope="module")

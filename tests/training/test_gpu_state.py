@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from studio.training.gpu import gpu_state
+from studio.training.gpu_state import gpu_state
 
 
 class NVMLError(Exception):

@@ -8,12 +8,12 @@ import os
 import pytest
 
 from studio.data.files import MOST_COLUMNS, files_of
-from studio.data.rows import read_file
+from studio.data.row_reader import read_file
 from studio.errors import StudioError
 from studio.folders import files_below
 from studio.recipe import Recipe
-from studio.training import view as module
-from studio.training.view import Wanted, answer
+from studio.training import row_preview as module
+from studio.training.row_preview import Wanted, answer
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -48,7 +48,7 @@ def test_security_08_a_cell_of_gigabytes_is_refused_by_what_its_file_says(tmp_pa
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr("studio.data.rows.LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("studio.data.row_reader.LONGEST_LINE", 1 << 20)
     pq.write_table(pa.table({"text": ["a" * (3 << 20)]}), tmp_path / "cell.parquet", compression="zstd")
     assert (tmp_path / "cell.parquet").stat().st_size < 10_000
     assert refusal(lambda: next(read_file(tmp_path / "cell.parquet"))).code == "row_too_large"
@@ -58,7 +58,7 @@ def test_security_08_a_table_of_long_rows_is_read_a_few_at_a_time(tmp_path, monk
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from studio.data import rows
+    from studio.data import row_reader as rows
 
     monkeypatch.setattr(rows, "_BATCH_BYTES", 1 << 20)
     texts = [chr(97 + n % 26) * 100_000 for n in range(40)]

@@ -5,8 +5,8 @@ import json
 import pytest
 from tiny import make_tiny_bert, make_tiny_chat_model, set_config
 
+from studio.jobs.progress import Progress
 from studio.models.architectures import class_names
-from studio.models.progress import Progress
 from studio.recipe import Recipe
 from studio.runs import Run, read_events
 from studio.training.launch_check import Examined, check_launch

@@ -12,7 +12,7 @@ from studio.inference import Engine
 from studio.models.load import load_model
 from studio.models.methods import apply_method
 from studio.recipe import Recipe
-from studio.recipe_methods import METHODS
+from studio.recipe.methods import METHODS
 from studio.training import train
 
 

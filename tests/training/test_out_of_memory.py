@@ -16,7 +16,7 @@ from tiny import make_tiny_chat_model
 from studio.errors import StudioError
 from studio.runs import Run
 from studio.training.failures import explain, out_of_memory
-from studio.training.relief import relieved_run
+from studio.training.oom_remedies import relieved_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MB = 10**6
@@ -88,7 +88,7 @@ def large(tmp_path):
 WORKERS = """
 import json, os, resource, sys
 from studio.training import memory
-from studio.training.server import preload
+from studio.training.fork_server import preload
 preload()
 for line in sys.stdin:
     request = json.loads(line)
@@ -154,7 +154,7 @@ def test_freed_tensors_go_back_to_the_system():
     """In a process of its own, since the setting is the process's: what a step has freed is not held."""
     program = """
 import sys, torch
-from studio.training.memory import give_back_at_once, resident_bytes
+from studio.training.memory_monitor import give_back_at_once, resident_bytes
 if sys.argv[1] == "at once":
     assert give_back_at_once()
 big = torch.ones(7_500_000)

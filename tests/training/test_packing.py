@@ -15,8 +15,8 @@ from studio.export import refusal
 from studio.models.head import LabelledLogits
 from studio.recipe import Recipe
 from studio.training.choices import Choices, choose_padding
-from studio.training.forecast import forecast
 from studio.training.packing import check_apart, packed, without_padding
+from studio.training.run_estimate import forecast
 
 pytestmark = pytest.mark.usefixtures("home")
 

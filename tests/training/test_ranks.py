@@ -14,7 +14,7 @@ from lessons import curve, kinds, lesson, weights, write_rows
 
 from studio.recipe import Recipe
 from studio.runs import Run
-from studio.runs.start import start_worker
+from studio.runs.worker_start import start_worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 ROOT = Path(__file__).resolve().parent.parent.parent

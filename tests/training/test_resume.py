@@ -8,7 +8,7 @@ from lessons import curve, done, kinds, lesson, stop_after, write_rows
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.recipe_sections import SECTIONS
+from studio.recipe.sections import SECTIONS
 from studio.runs import Run
 from studio.runs.origin import read_origin
 from studio.runs.resume_rules import ASKED, FREE, REFUSED, rule_of

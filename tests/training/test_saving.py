@@ -16,7 +16,7 @@ from studio.inference import Engine
 from studio.models.builtin import NAME, public_id
 from studio.models.load import load_model
 from studio.recipe import ModelSpec
-from studio.recipe_methods import METHODS
+from studio.recipe.methods import METHODS
 from studio.runs import Run
 from studio.training.saving import merge
 

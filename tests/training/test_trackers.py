@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 @pytest.mark.parametrize("name", ["trackio", "tensorboard", "wandb"])
 def test_a_tracker_that_is_not_installed_is_refused_with_its_command(name, monkeypatch):
-    monkeypatch.setattr("studio.combinations.importlib.util.find_spec", lambda package: None)
+    monkeypatch.setattr("studio.recipe.compatibility.importlib.util.find_spec", lambda package: None)
     (problem,) = Recipe.parse({"train": {"report_to": name}}).problems()
     assert problem.field == "train.report_to"
     assert f"pip install {name}" in problem.fix
@@ -32,7 +32,8 @@ def test_a_tracker_that_is_installed_gets_the_curve_and_the_validation(tiny_mode
 
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "studio.combinations.importlib.util.find_spec", lambda name: object() if name == "trackio" else real(name)
+        "studio.recipe.compatibility.importlib.util.find_spec",
+        lambda name: object() if name == "trackio" else real(name),
     )
     monkeypatch.setitem(sys.modules, "trackio", types.ModuleType("trackio"))
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Tracker)

@@ -84,10 +84,10 @@ def test_a_run_that_would_not_fit_turns_checkpointing_on_and_its_recipe_stays_as
 
 
 def test_a_second_run_on_the_same_data_encodes_nothing(plan, monkeypatch):
-    from studio.data import once
+    from studio.data import encode_cache
 
     first = done(plan())
-    monkeypatch.setattr(once, "encode_rows", None)
+    monkeypatch.setattr(encode_cache, "encode_rows", None)
     again = done(plan())
     assert curve(again) == curve(first)
 
@@ -332,7 +332,7 @@ def test_rows_of_which_none_fits_fail_with_what_and_fix(plan):
 
 
 def test_a_failure_of_our_own_names_the_exception(plan, monkeypatch):
-    monkeypatch.setattr("studio.training.read.fingerprint", lambda dataset: 1 / 0)
+    monkeypatch.setattr("studio.training.run_data.fingerprint", lambda dataset: 1 / 0)
     event = done(plan(), "failed").events()[-1]
     assert event["what"] == "Training failed with ZeroDivisionError: division by zero"
 

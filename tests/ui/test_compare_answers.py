@@ -11,8 +11,8 @@ import pytest
 from studio.errors import StudioError
 from studio.inference import Piece
 from studio.recipe import Recipe
-from studio.ui import compare_tab
-from studio.ui import talk as talking
+from studio.ui.compare import stream_answers as talking
+from studio.ui.compare import tab as compare_tab
 
 FIELDS = ("panes", "history", "notice", "prompt", "send", "stop")
 SAMPLING = {
@@ -28,8 +28,8 @@ SAMPLING = {
 class Page:
     """What a browser shows: it takes over every update, as Gradio's page does."""
 
-    def __init__(self, desk, run_id="tuned", prompt=""):
-        self.desk, self.run_id, self.sampling = desk, run_id, dict(SAMPLING)
+    def __init__(self, context, run_id="tuned", prompt=""):
+        self.context, self.run_id, self.sampling = context, run_id, dict(SAMPLING)
         self.panes, self.history, self.notice, self.prompt = "", "[]", "", prompt
         self.send, self.stop = {"interactive": True}, {"visible": False}
 
@@ -49,7 +49,7 @@ class Page:
         """The updates of one press on Send (or Regenerate), taken over one by one."""
         if prompt is not None:
             self.prompt = prompt
-        for updates in talking.talk(self.desk, "browser", self.question, again=regenerate):
+        for updates in talking.talk(self.context, "browser", self.question, again=regenerate):
             self.take(updates)
             yield self
 
@@ -81,8 +81,8 @@ def failure(what: str = "Out of memory.") -> Piece:
 
 
 @pytest.fixture
-def desk(home):
-    """A desk with one run, whose engine opens nothing."""
+def context(home):
+    """A context with one run, whose engine opens nothing."""
     folder = home / "runs" / "tuned"
     folder.mkdir(parents=True)
     Recipe().save(folder / "recipe.yaml")
@@ -105,13 +105,13 @@ def models(monkeypatch):
             yield pane, Piece("", 0, 0.0, finished="stopped") if stops[pane].is_set() else piece
 
     monkeypatch.setattr("studio.inference.stream_many", stream_many)
-    monkeypatch.setattr("studio.ui.panes._REDRAW_SECONDS", -1.0)  # every piece is shown
+    monkeypatch.setattr("studio.ui.compare.chat_sessions._REDRAW_SECONDS", -1.0)  # every piece is shown
     return both
 
 
 @pytest.fixture
-def page(desk, models):
-    return Page(desk)
+def page(context, models):
+    return Page(context)
 
 
 def test_an_answered_prompt_is_kept_with_both_answers_and_the_next_may_be_sent(page):
@@ -122,7 +122,7 @@ def test_an_answered_prompt_is_kept_with_both_answers_and_the_next_may_be_sent(p
         ["Hello", "tuned says", "Again", "tuned says"],
     ]
     assert (page.prompt, page.notice, page.can_send) == ("", "", True)
-    assert page.desk.stops == {}
+    assert page.context.stops == {}
 
 
 def test_the_next_prompt_can_be_written_while_answers_come_in(page):
@@ -137,7 +137,7 @@ def test_the_next_prompt_can_be_written_while_answers_come_in(page):
 def test_clear_at_any_moment_leaves_the_panes_and_the_history_empty(page, moment):
     for step, _ in enumerate(page.answers("Hello")):
         if step == moment:
-            page.take(talking.clear(page.desk, "browser", names("tuned")))
+            page.take(talking.clear(page.context, "browser", names("tuned")))
             page.prompt = "The next"
     assert (page.history, page.notice, page.prompt, page.can_send) == ("[]", "", "The next", True)
     assert "Hello" not in page.panes
@@ -146,7 +146,7 @@ def test_clear_at_any_moment_leaves_the_panes_and_the_history_empty(page, moment
 
 def test_clear_after_the_answers_empties_the_panes(page):
     page.say("Hello")
-    page.take(talking.clear(page.desk, "browser", names("tuned")))
+    page.take(talking.clear(page.context, "browser", names("tuned")))
     assert page.history == "[]"
     assert "Hello" not in page.panes
 
@@ -154,14 +154,14 @@ def test_clear_after_the_answers_empties_the_panes(page):
 def test_clear_ends_the_answers_of_this_browser_only(page):
     for step, _ in enumerate(page.answers("Hello")):
         if step == 1:
-            talking.clear(page.desk, "another browser", names("tuned"))
+            talking.clear(page.context, "another browser", names("tuned"))
     assert page.turns == [["Hello", "base says"], ["Hello", "tuned says"]]
 
 
 def test_another_run_discards_the_answers_and_its_name_stands_over_the_empty_pane(page):
     for step, _ in enumerate(page.answers("Hello")):
         if step == 1:
-            page.take(talking.choose(page.desk, "browser", names("other")))
+            page.take(talking.choose(page.context, "browser", names("other")))
     assert page.history == "[]"
     assert "Hello" not in page.panes
     assert "◆ Tuned · other" in page.panes
@@ -170,7 +170,7 @@ def test_another_run_discards_the_answers_and_its_name_stands_over_the_empty_pan
 def test_the_same_run_chosen_again_lets_its_answers_go_on(page):
     for step, _ in enumerate(page.answers("Hello")):
         if step == 1:
-            page.take(talking.choose(page.desk, "browser", names("tuned")))
+            page.take(talking.choose(page.context, "browser", names("tuned")))
     assert page.turns == [["Hello", "base says"], ["Hello", "tuned says"]]
 
 
@@ -178,14 +178,14 @@ def test_clear_wins_over_a_failure_at_the_same_time(page, models):
     models.pieces = [(0, ValueError("broken"))]
     for step, _ in enumerate(page.answers("Hello")):
         if step == 0:
-            page.take(talking.clear(page.desk, "browser", names("tuned")))
+            page.take(talking.clear(page.context, "browser", names("tuned")))
     assert (page.history, page.notice, page.prompt, page.can_send) == ("[]", "", "", True)
 
 
 def test_a_second_press_while_answers_are_written_changes_nothing(page):
     for step, _ in enumerate(page.answers("Hello")):
         if step == 1:
-            assert list(talking.talk(page.desk, "browser", page.question)) == [[{"__type__": "update"}] * 6]
+            assert list(talking.talk(page.context, "browser", page.question)) == [[{"__type__": "update"}] * 6]
     assert page.turns == [["Hello", "base says"], ["Hello", "tuned says"]]
 
 
@@ -261,7 +261,7 @@ def test_regenerate_without_a_conversation_says_what_to_do(page):
 @pytest.mark.parametrize("where", ["engine", "stream"])
 def test_an_unforeseen_failure_is_a_message_and_the_buttons_come_back(page, models, caplog, where):
     if where == "engine":
-        page.desk.engine.open = lambda target: 1 / 0
+        page.context.engine.open = lambda target: 1 / 0
     else:
         models.pieces = [(0, Piece("half an", 2, 0.2, 0.1)), (1, ZeroDivisionError("division by zero"))]
     before = page.history
@@ -272,7 +272,7 @@ def test_an_unforeseen_failure_is_a_message_and_the_buttons_come_back(page, mode
     assert "Traceback" not in page.notice
     assert "Traceback" in caplog.text
     assert (page.history, page.prompt, page.can_send) == (before, "Hello", True)
-    assert page.desk.stops == {}
+    assert page.context.stops == {}
 
 
 def test_a_cleared_sampling_field_has_the_value_that_it_began_with():

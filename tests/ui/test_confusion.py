@@ -6,7 +6,7 @@ import pytest
 
 from studio.recipe import Recipe
 from studio.runs import EventLog, Run
-from studio.ui.run_words import confusion
+from studio.ui.runs.texts import confusion
 
 
 def shown(run: Run) -> str:

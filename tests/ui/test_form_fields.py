@@ -3,8 +3,8 @@
 import gradio as gr
 import pytest
 
-from studio.knobs import limits_of, step_of
 from studio.recipe import METHODS, SECTIONS, Recipe
+from studio.recipe.settings import limits_of, step_of
 from studio.ui.form import Form, declared
 
 PATHS = [f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields]

@@ -15,8 +15,8 @@ from studio.runs.feed import Feed
 from studio.runs.log_lines import search, tail
 from studio.runs.plain_file import open_plain
 from studio.ui import app, downloads
-from studio.ui.charts import points
-from studio.ui.run_log import log
+from studio.ui.runs.charts import points
+from studio.ui.runs.log import log
 
 pytestmark = pytest.mark.usefixtures("home")
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from studio.models import remote_code
 from studio.recipe import Recipe
 from studio.runs import Launcher
 from studio.ui.app import build, launch_options
-from studio.ui.desk import Desk
+from studio.ui.context import AppContext
 from studio.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -73,13 +73,13 @@ def studio(home, model):
     rows.write_text("".join(json.dumps({"question": f"{n}?", "answer": f"{n}."}) + "\n" for n in range(20)))
     Recipe.parse({"model": {"id": str(model)}, "data": {"source": str(rows)}}).save(Workspace.current().draft)
     launcher = Launcher()
-    desk = Desk(launcher)
-    page = build(desk)
+    context = AppContext(launcher)
+    page = build(context)
     page.queue(default_concurrency_limit=8)
     _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
     yield address.rstrip("/") + "/", page
     page.close()
-    desk.viewer.close()
+    context.viewer.close()
     launcher.close()
 
 

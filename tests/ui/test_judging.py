@@ -12,13 +12,13 @@ from studio.errors import StudioError
 from studio.evaluation import votes
 from studio.inference import Piece
 from studio.recipe import Recipe
-from studio.ui import judging
-from studio.ui.talk import Question
+from studio.ui.compare import judging
+from studio.ui.compare.stream_answers import Question
 from studio.workspace import Workspace
 
 
 @pytest.fixture
-def desk(home):
+def context(home):
     for id in ("secret-one", "secret-two"):
         folder = home / "runs" / id
         folder.mkdir(parents=True)
@@ -39,31 +39,31 @@ def models(monkeypatch):
             yield number, (failure() if state.fails and number else end({"o": "first", "t": "second"}[target.name[7]]))
 
     monkeypatch.setattr("studio.inference.stream_many", stream_many)
-    monkeypatch.setattr("studio.ui.panes._REDRAW_SECONDS", -1.0)
+    monkeypatch.setattr("studio.ui.compare.chat_sessions._REDRAW_SECONDS", -1.0)
     return state
 
 
-def asked(desk, prompt="Hello", names=("secret-one", "secret-two"), **more):
+def asked(context, prompt="Hello", names=("secret-one", "secret-two"), **more):
     question = Question(names, "", "[]", prompt, SAMPLING)
-    return list(judging.ask(desk, "browser", question, "Code, code,  chat ", **more))
+    return list(judging.ask(context, "browser", question, "Code, code,  chat ", **more))
 
 
-def test_nothing_that_the_page_gets_before_the_vote_names_a_model_or_its_speed(desk, models):
-    sent = json.dumps(asked(desk), default=str)
+def test_nothing_that_the_page_gets_before_the_vote_names_a_model_or_its_speed(context, models):
+    sent = json.dumps(asked(context), default=str)
     assert "secret" not in sent and "tokens" not in sent
     assert "Model A" in sent and "Model B" in sent
 
 
-def test_sides_are_random(desk, models):
+def test_sides_are_random(context, models):
     for _ in range(40):
-        asked(desk)
+        asked(context)
     assert {tuple(names) for names in models.heard} == {("secret-one", "secret-two"), ("secret-two", "secret-one")}
 
 
-def test_a_vote_uncovers_the_models_and_is_written_with_its_sides_and_tags(desk, models):
-    asked(desk)
-    kept = desk.rounds["browser"]
-    done = judging.vote(desk, "browser", kept.key, "A")
+def test_a_vote_uncovers_the_models_and_is_written_with_its_sides_and_tags(context, models):
+    asked(context)
+    kept = context.rounds["browser"]
+    done = judging.vote(context, "browser", kept.key, "A")
     html = done.draw(done.panes, "Rendered")
     assert "secret-one" in html and "secret-two" in html and "tokens" not in html.split("pane")[0]
     (vote,) = votes.read(Workspace.current().votes)
@@ -73,54 +73,54 @@ def test_a_vote_uncovers_the_models_and_is_written_with_its_sides_and_tags(desk,
     assert vote.answers == tuple(votes.fingerprint(said[name]) for name in vote.sides)
 
 
-def test_the_same_round_is_voted_on_once(desk, models):
-    asked(desk)
-    key = desk.rounds["browser"].key
-    judging.vote(desk, "browser", key, "A")
-    assert judging.vote(desk, "browser", key, "B").vote == "A"
+def test_the_same_round_is_voted_on_once(context, models):
+    asked(context)
+    key = context.rounds["browser"].key
+    judging.vote(context, "browser", key, "A")
+    assert judging.vote(context, "browser", key, "B").vote == "A"
     assert len(votes.read(Workspace.current().votes)) == 1
 
 
 @pytest.mark.parametrize(("key", "chosen"), [("other", "A"), (None, "C")])
-def test_a_vote_on_another_round_or_of_another_kind_is_refused(desk, models, key, chosen):
-    asked(desk)
+def test_a_vote_on_another_round_or_of_another_kind_is_refused(context, models, key, chosen):
+    asked(context)
     with pytest.raises(StudioError, match="cannot be judged"):
-        judging.vote(desk, "browser", key or desk.rounds["browser"].key, chosen)
+        judging.vote(context, "browser", key or context.rounds["browser"].key, chosen)
 
 
-def test_a_round_in_which_one_has_failed_cannot_be_judged(desk, models):
+def test_a_round_in_which_one_has_failed_cannot_be_judged(context, models):
     models.fails = True
-    notice = asked(desk)[-2][2]
+    notice = asked(context)[-2][2]
     assert "nothing to judge" in notice
     with pytest.raises(StudioError):
-        judging.vote(desk, "browser", desk.rounds["browser"].key, "A")
+        judging.vote(context, "browser", context.rounds["browser"].key, "A")
 
 
-def test_the_same_model_twice_is_no_pair(desk, models):
-    ((_, _, notice, *_),) = asked(desk, names=("secret-one", "secret-one"))
+def test_the_same_model_twice_is_no_pair(context, models):
+    ((_, _, notice, *_),) = asked(context, names=("secret-one", "secret-one"))
     assert "no two different models" in notice
 
 
-def test_regenerate_asks_the_last_prompt_in_a_new_round(desk, models):
-    asked(desk)
-    before = desk.rounds["browser"].key
-    asked(desk, prompt="", again=True)
-    assert desk.rounds["browser"].prompt == "Hello"
-    assert desk.rounds["browser"].key != before
+def test_regenerate_asks_the_last_prompt_in_a_new_round(context, models):
+    asked(context)
+    before = context.rounds["browser"].key
+    asked(context, prompt="", again=True)
+    assert context.rounds["browser"].prompt == "Hello"
+    assert context.rounds["browser"].key != before
 
 
-def test_the_table_has_a_section_for_each_tag(desk, models):
+def test_the_table_has_a_section_for_each_tag(context, models):
     assert "No votes yet" in judging.table()
-    asked(desk)
-    judging.vote(desk, "browser", desk.rounds["browser"].key, "tie")
+    asked(context)
+    judging.vote(context, "browser", context.rounds["browser"].key, "tie")
     html = judging.table()
     for title in ("All prompts", "code", "chat"):
         assert f"<h4>{title} · 1 vote</h4>" in html
 
 
-def test_results_09_the_table_counts_damaged_votes_and_shows_the_others(desk, models, home):
-    asked(desk)
-    judging.vote(desk, "browser", desk.rounds["browser"].key, "tie")
+def test_results_09_the_table_counts_damaged_votes_and_shows_the_others(context, models, home):
+    asked(context)
+    judging.vote(context, "browser", context.rounds["browser"].key, "tie")
     path = Workspace.current().votes
     whole = path.read_bytes()
     path.write_bytes(b'{"vote": []}\n' + whole + b'{"sides": [["<b>"], "y"]}\n')

@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from studio.ui import contrast, formula, markup, pane
+from studio.ui import markup
+from studio.ui.compare import chat_html, contrast
+from studio.ui.method import formula
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -56,10 +58,10 @@ class Reader(HTMLParser):
 def shown(text: str, view: str) -> str:
     answer = {"role": "assistant", "content": text, "odds": [[3, -10], [4, -200]]}
     other = [{"role": "user", "content": text}, {"role": "assistant", "content": "something else"}]
-    return pane.draw([[{"role": "user", "content": text}, answer], other], pane.heads(["base", "run"]), view)
+    return chat_html.draw([[{"role": "user", "content": text}, answer], other], chat_html.heads(["base", "run"]), view)
 
 
-@pytest.mark.parametrize("view", pane.VIEWS)
+@pytest.mark.parametrize("view", chat_html.VIEWS)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_makes_no_element_and_no_attribute_of_its_own(text, view):
     read = Reader(shown(text, view))
@@ -68,7 +70,7 @@ def test_hostile_text_makes_no_element_and_no_attribute_of_its_own(text, view):
     assert not any("evil" in (value or "") or "alert" in (value or "") for _, value in read.attributes)
 
 
-@pytest.mark.parametrize("view", pane.VIEWS)
+@pytest.mark.parametrize("view", chat_html.VIEWS)
 def test_nothing_is_left_that_a_template_would_fill_in(view):
     html = shown("${alert(1)} {{value}} `${a}` $${b}$$", view)
     assert "${" not in html and "{{" not in html
@@ -85,7 +87,7 @@ def test_an_image_and_a_link_are_their_text_with_the_address_beside_it():
     [("\x1b[31mred", "\\u001b"), ("\u202egnp", "\\u202e"), ("\u2066x\u2069", "\\u2066"), ("a\u200bb", "\\u200b"),
      ("\x9b1m", "\\u009b"), ("\ufeff", "\\ufeff"), ("a\x00b", "\\u0000"), ("x\U000e0041", "\\ue0041")],
 )  # fmt: skip
-@pytest.mark.parametrize("view", pane.VIEWS)
+@pytest.mark.parametrize("view", chat_html.VIEWS)
 def test_escape_sequences_and_direction_marks_are_shown_by_their_code(hidden, code, view):
     html = shown(hidden, view)
     assert code in html
@@ -140,12 +142,12 @@ def test_a_formula_that_is_not_understood_is_its_source():
     assert "a_</span>" in markup.rendered("$a_$") and 'class="formula source"' in markup.rendered("$a_$")
 
 
-@pytest.mark.parametrize("view", pane.VIEWS)
+@pytest.mark.parametrize("view", chat_html.VIEWS)
 @pytest.mark.parametrize("unit", ["word ", "<b>", "![", "[a](", "* ", "$", "`"])
 def test_an_answer_of_a_megabyte_is_cut_with_a_notice_and_a_way_to_get_it_whole(unit, view):
     text = unit * (1_000_000 // len(unit))
     turns = [{"role": "user", "content": "Go on"}, {"role": "assistant", "content": text}]
-    html = pane.draw([turns, turns[:1]], pane.heads(["base", "run"]), view)
+    html = chat_html.draw([turns, turns[:1]], chat_html.heads(["base", "run"]), view)
     assert len(html) < 400_000
     assert f"20,000 of {len(text):,} characters" in html
     assert 'data-act="whole"' in html
@@ -166,7 +168,7 @@ def test_a_thought_is_told_from_the_answer(text, thought, answer):
 
 
 def test_a_thought_is_folded():
-    html = pane.draw([[{"role": "assistant", "content": "<think>a b c</think>Yes."}]], pane.heads(["base"]))
+    html = chat_html.draw([[{"role": "assistant", "content": "<think>a b c</think>Yes."}]], chat_html.heads(["base"]))
     assert "<details" in html and "<details open" not in html and "3 words" in html
 
 
@@ -193,4 +195,4 @@ def test_a_token_s_shade_and_title_tell_its_probability():
 
 def test_two_bases_and_four_runs_each_have_a_colour_and_a_mark_of_their_own():
     for names in (["base", "base:x", "one", "one@2"], ["a", "b", "c", "d"], ["base", "base:x", "base:y", "base:z"]):
-        assert len({head.text[0] for head in pane.heads(names)}) == 4
+        assert len({head.text[0] for head in chat_html.heads(names)}) == 4

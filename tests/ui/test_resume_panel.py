@@ -9,8 +9,9 @@ from lessons import done, lesson, stop_after, write_rows
 from studio.recipe import Recipe
 from studio.runs import EventLog, Launcher, Run
 from studio.training.resume import is_resumable
-from studio.ui import resume_panel, run_words, runs_tab
-from studio.ui.desk import Desk
+from studio.ui.context import AppContext
+from studio.ui.runs import resume_panel, texts
+from studio.ui.runs import tab as runs_tab
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -44,20 +45,20 @@ def test_page_15_a_run_that_was_cancelled_before_its_first_checkpoint_offers_no_
         EventLog(run.events_path).write(kind, **fields)
     assert not is_resumable(run, "stopped")
     assert resume_panel.updates(panel, run, "stopped")[panel.resume]["visible"] is False
-    look = Desk(Launcher()).feed.look(run)
-    assert "Resume goes on" not in run_words.state(run, "stopped", look)
+    look = AppContext(Launcher()).feed.look(run)
+    assert "Resume goes on" not in texts.state(run, "stopped", look)
 
 
 def test_page_15_a_paused_run_says_from_where_it_goes_on_and_after_its_checkpoints_are_gone_that_it_cannot(
     panel, paused
 ):
-    desk = Desk(Launcher())
-    first = runs_tab.follow(desk, {"value": paused.id, "seen": ""})
+    context = AppContext(Launcher())
+    first = runs_tab.follow(context, {"value": paused.id, "seen": ""})
     assert "step 2" in first["parts"]["run-state"]
     assert resume_panel.updates(panel, paused, "paused")[panel.resume]["value"] == "Resume"
     for checkpoint in paused.checkpoints_dir.iterdir():
         checkpoint.rename(paused.folder / checkpoint.name)
-    later = runs_tab.follow(desk, {"value": paused.id, "seen": "", "have": first["have"]})
+    later = runs_tab.follow(context, {"value": paused.id, "seen": "", "have": first["have"]})
     assert "first step" in later["parts"]["run-state"]
     assert resume_panel.updates(panel, paused, "paused")[panel.resume]["value"] == "Start again"
     asked = tried(panel, paused)
@@ -137,14 +138,14 @@ def test_results_12_the_preview_that_is_shown_is_that_of_the_settings_that_are_s
 
 
 def test_results_12_news_of_the_same_run_leave_what_was_typed_and_its_preview(panel, stopped):
-    desk, tab = Desk(Launcher()), None
+    context, tab = AppContext(Launcher()), None
     with gr.Blocks():
-        tab = runs_tab.build(desk)
-    first = runs_tab.show(desk, tab, stopped.id, "")
+        tab = runs_tab.build(context)
+    first = runs_tab.show(context, tab, stopped.id, "")
     touched = {*tab.resume.settings, tab.resume.preview}
     assert touched <= set(first)
     known = json.loads(first[tab.seen]) | {"runs": "news"}
-    later = runs_tab.show(desk, tab, stopped.id, json.dumps(known))
+    later = runs_tab.show(context, tab, stopped.id, json.dumps(known))
     assert tab.resume.card in later and not touched & set(later)
 
 
@@ -154,11 +155,11 @@ def test_results_12_of_a_continuation_that_was_cancelled_or_failed_the_earlier_m
     log = EventLog(run.events_path)
     log.write("started", max_steps=9)
     log.write("stopped", what="Cancelled.")
-    desk = Desk(Launcher())
-    assert "earlier model" not in run_words.state(run, "stopped", desk.feed.look(run))
+    context = AppContext(Launcher())
+    assert "earlier model" not in texts.state(run, "stopped", context.feed.look(run))
     run.model_dir.mkdir()
     (run.model_dir / "adapter_config.json").write_text("{}")
-    assert "earlier model" in run_words.state(run, "stopped", desk.feed.look(run))
+    assert "earlier model" in texts.state(run, "stopped", context.feed.look(run))
     log.write("failed", what="It went wrong.", fix="Mend it.")
     log.close()
-    assert "earlier model" in run_words.state(run, "failed", desk.feed.look(run))
+    assert "earlier model" in texts.state(run, "failed", context.feed.look(run))

@@ -5,7 +5,7 @@ import pytest
 from studio.recipe import Recipe
 from studio.runs import Run
 from studio.runs.log_lines import FOUND_LINES, search, tail
-from studio.ui.run_log import log, marked
+from studio.ui.runs.log import log, marked
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -5,9 +5,10 @@ import pytest
 from studio.recipe import Recipe
 from studio.runs import Launcher, Run
 from studio.runs.label import Label
-from studio.ui import app, pane
-from studio.ui.desk import Desk
-from studio.ui.run_names import isolated, model_name, unique_names
+from studio.ui import app
+from studio.ui.compare import chat_html
+from studio.ui.context import AppContext
+from studio.ui.runs.names import isolated, model_name, unique_names
 
 HOSTILE = "<b>bold</b>"
 
@@ -22,21 +23,21 @@ def run(home):
 
 def test_page_07_pane_heads_have_names_and_ids_where_there_is_none_or_two_are_alike(run):
     named, bare, again = run("Support v2"), run(""), run("Support v2")
-    heads = pane.heads(["base", named, f"{named}@12", bare])
+    heads = chat_html.heads(["base", named, f"{named}@12", bare])
     assert [head.label for head in heads] == [
         "Base",
         "Tuned · Support v2",
         "Checkpoint · Support v2@12",
         f"Tuned · {bare}",
     ]
-    both = pane.heads([named, again])
+    both = chat_html.heads([named, again])
     assert [head.label for head in both] == [f"Tuned · Support v2 ({named})", f"Tuned · Support v2 ({again})"]
     assert model_name("no-such-run") == "no-such-run"
 
 
 def test_page_07_a_name_with_markup_is_text_in_the_head_and_the_id_is_its_title(run):
     id = run(HOSTILE)
-    drawn = pane.draw([[]], pane.heads([id]))
+    drawn = chat_html.draw([[]], chat_html.heads([id]))
     assert HOSTILE not in drawn
     assert f'title="{id}"' in drawn
 
@@ -55,11 +56,11 @@ def test_page_07_a_name_from_right_to_left_does_not_turn_what_follows_round():
 
 
 def test_page_10_the_note_about_a_launch_follows_the_run(run, monkeypatch):
-    desk = Desk(Launcher())
+    context = AppContext(Launcher())
     id = run("mine")
-    assert "message calm" in app.launch_state(desk, id), "it waits"
+    assert "message calm" in app.launch_state(context, id), "it waits"
     Run.open(id).cancel()
     Run.open(id).claim()
-    monkeypatch.setattr(desk.index, "statuses", lambda age=0.0: {id: "failed"})
-    assert "message bad" in app.launch_state(desk, id)
-    assert app.launch_state(desk, "gone") == app.launch_state(desk, "") == ""
+    monkeypatch.setattr(context.index, "statuses", lambda age=0.0: {id: "failed"})
+    assert "message bad" in app.launch_state(context, id)
+    assert app.launch_state(context, "gone") == app.launch_state(context, "") == ""

@@ -4,16 +4,16 @@ import html as markup
 import json
 import re
 
-from studio.runs import View
-from studio.ui import samples
+from studio.runs import RunSnapshot
+from studio.ui.runs import samples
 
 
-def view(*told: tuple) -> View:
+def view(*told: tuple) -> RunSnapshot:
     events = [
         {"time": 0, "kind": "sample", "step": step, "number": number, "prompt": f"Q{number} <i>", "output": output}
         for step, number, output in told
     ]
-    return View().add(events)
+    return RunSnapshot().add(events)
 
 
 def outputs(page: str) -> dict:
@@ -46,7 +46,7 @@ def test_a_single_step_needs_no_slider():
 
 
 def test_no_samples_no_card():
-    assert samples.html(View()) == ""
+    assert samples.html(RunSnapshot()) == ""
 
 
 def test_an_answer_of_nothing_and_a_base_that_is_not_known_are_said():
@@ -65,7 +65,7 @@ def test_the_card_is_drawn_anew_only_for_new_samples():
 
 def test_an_answer_that_was_cut_off_says_so():
     told = {"time": 0, "kind": "sample", "step": 0, "number": 0, "prompt": "Q", "output": "one two ", "cut": True}
-    assert outputs(samples.html(View().add([told])))["0"] == {"0": "one two …"}
+    assert outputs(samples.html(RunSnapshot().add([told])))["0"] == {"0": "one two …"}
 
 
 def test_a_resumed_run_replaces_what_it_says_again():

@@ -13,8 +13,8 @@ from studio.errors import StudioError
 from studio.evaluation import suite_run
 from studio.evaluation.suite_run import Answer, SuiteRun
 from studio.evaluation.suites import Prompt, Suite
-from studio.ui import suite_panel, suite_table
-from studio.ui.suite_panel import Asking
+from studio.ui.compare import suite_panel, suite_table
+from studio.ui.compare.suite_panel import Asking
 
 pytestmark = pytest.mark.usefixtures("home")
 HOSTILE = "<script>alert(1)</script>"
@@ -50,7 +50,7 @@ def panel():
 
 
 @pytest.fixture
-def desk(tmp_path):
+def context(tmp_path):
     return SimpleNamespace(suites={}, downloads=tmp_path, engine=None, on_zero_gpu=None)
 
 
@@ -59,17 +59,17 @@ def whole():
     return answers(base=["2", HOSTILE, "x"], one=["3", "no", "y"], two=["2", "no", "y"])
 
 
-def updates(desk, panel):
-    return suite_panel.show(desk, panel, "page")
+def updates(context, panel):
+    return suite_panel.show(context, panel, "page")
 
 
-def test_nothing_was_asked_yet(desk, panel):
-    shown = updates(desk, panel)
+def test_nothing_was_asked_yet(context, panel):
+    shown = updates(context, panel)
     assert "No suite was asked yet" in shown[panel.state]
     assert not any(shown[file]["visible"] for file in panel.files)
 
 
-def test_it_says_how_far_it_is_pauses_and_goes_on(desk, panel, monkeypatch, whole):
+def test_it_says_how_far_it_is_pauses_and_goes_on(context, panel, monkeypatch, whole):
     begun, go_on = threading.Event(), threading.Event()
 
     def asked(suite, names, engine, *, progress, stopped):
@@ -79,25 +79,25 @@ def test_it_says_how_far_it_is_pauses_and_goes_on(desk, panel, monkeypatch, whol
         return answers(base=["2", "x", "x"], one=["3"], two=[]) if stopped() else whole
 
     monkeypatch.setattr(suite_run, "run_suite", asked)
-    asking = desk.suites["page"] = Asking(NAMES, "general")
-    asking.start(desk)
+    asking = context.suites["page"] = Asking(NAMES, "general")
+    asking.start(context)
     assert begun.wait(30)
-    shown = updates(desk, panel)
+    shown = updates(context, panel)
     assert "32 of 60 answers" in shown[panel.state]
     assert shown[panel.ask]["interactive"] is False and shown[panel.pause]["visible"] is True
     asking.pausing.set()
-    assert "Pausing" in updates(desk, panel)[panel.state]
+    assert "Pausing" in updates(context, panel)[panel.state]
     go_on.set()
     asking.thread.join()
-    shown = updates(desk, panel)
+    shown = updates(context, panel)
     assert "Paused: 0 of 3 prompts" in shown[panel.state]
     assert shown[panel.ask]["value"] == "Go on" and shown[panel.pause]["visible"] is False
     assert shown[panel.answers].count("not asked") == 5
 
-    again = desk.suites["page"] = Asking(NAMES, "general")
-    again.start(desk)
+    again = context.suites["page"] = Asking(NAMES, "general")
+    again.start(context)
     again.thread.join()
-    shown = updates(desk, panel)
+    shown = updates(context, panel)
     assert "Paused" not in shown[panel.state] and shown[panel.ask]["value"] == "Ask all panes"
 
 
@@ -105,22 +105,22 @@ def test_it_says_how_far_it_is_pauses_and_goes_on(desk, panel, monkeypatch, whol
     ("error", "what"),
     [(StudioError("The disk is full.", "Free some."), "The disk is full."), (KeyError("x"), "KeyError")],
 )
-def test_what_goes_wrong_is_told(desk, panel, monkeypatch, error, what):
+def test_what_goes_wrong_is_told(context, panel, monkeypatch, error, what):
     def asked(*_, **__):
         raise error
 
     monkeypatch.setattr(suite_run, "run_suite", asked)
-    asking = desk.suites["page"] = Asking(NAMES, "general")
-    asking.start(desk)
+    asking = context.suites["page"] = Asking(NAMES, "general")
+    asking.start(context)
     asking.thread.join()
-    shown = updates(desk, panel)
+    shown = updates(context, panel)
     assert what in shown[panel.state]
     assert shown[panel.ask]["interactive"] is True
 
 
-def test_the_answers_of_three_panes_are_one_table_and_files(desk, panel, whole):
-    desk.suites["page"] = Asking(NAMES, "general", done=whole)
-    shown = updates(desk, panel)
+def test_the_answers_of_three_panes_are_one_table_and_files(context, panel, whole):
+    context.suites["page"] = Asking(NAMES, "general", done=whole)
+    shown = updates(context, panel)
     table = shown[panel.answers]
     assert HOSTILE not in table and unescape(table).count(HOSTILE) == 2
     assert [re.findall(rf'data-differ="(\d)" .*?<small>{id}<', table)[-1][0] for id in "a"] == ["1"]
@@ -136,9 +136,11 @@ def test_the_answers_of_three_panes_are_one_table_and_files(desk, panel, whole):
             assert "One and one?" in opened.read()
 
 
-def test_two_panes_also_make_a_file_for_llm_comparator(desk, panel):
-    desk.suites["page"] = Asking(("base", "one"), "general", done=answers(base=["2", "x", "x"], one=["3", "no", "x"]))
-    shown = updates(desk, panel)
+def test_two_panes_also_make_a_file_for_llm_comparator(context, panel):
+    context.suites["page"] = Asking(
+        ("base", "one"), "general", done=answers(base=["2", "x", "x"], one=["3", "no", "x"])
+    )
+    shown = updates(context, panel)
     with open(shown[panel.files[-1]]["value"], encoding="utf-8") as opened:
         assert len(json.load(opened)["examples"]) == 3
     assert ">won<" in shown[panel.answers] and ">lost<" in shown[panel.answers]

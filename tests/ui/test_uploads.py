@@ -10,7 +10,7 @@ import pytest
 from studio.errors import StudioError, StudioErrors
 from studio.recipe import Recipe
 from studio.runs import Run
-from studio.ui.uploads import (
+from studio.ui.data.uploads import (
     SUITES,
     delete_upload,
     is_upload,

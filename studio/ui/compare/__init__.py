@@ -1,0 +1,1 @@
+"""The Compare tab: base and tuned models side by side."""

@@ -1,0 +1,1 @@
+"""The Evaluate tab: scores of a run beside its base."""

@@ -1,0 +1,1 @@
+"""The Method tab: what is trained and how."""

@@ -1,0 +1,1 @@
+"""The Model tab: the base model."""

@@ -1,0 +1,1 @@
+"""The Runs tab: one run, live or finished."""
