@@ -48,7 +48,7 @@ class Clock:
 def plain(handle, tokens: int) -> tuple[float, float]:
     """Seconds in all, and to the first token, of transformers' own generate."""
     ids = torch.tensor([prompt_ids(handle, PROMPT)])
-    with handle.weights.speaking_as(handle.adapter):
+    with handle.weights.use_adapter(handle.adapter):
         clock = Clock(time.perf_counter())
         handle.weights.model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens,

@@ -1,6 +1,10 @@
-"""What is written about the recipe is what the recipe is."""
+"""What is written about the recipe is what the recipe is, and the documentation names files that exist."""
+
+import re
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from studio.recipe import METHODS, Resolved
 from studio.recipe.reference import PAGE, reference, settings
@@ -34,3 +38,37 @@ def test_every_section_and_method_tells_its_story():
 def test_no_knob_stands_twice():
     paths = [(setting.path, setting.method) for setting in settings()]
     assert len(set(paths)) == len(paths)
+
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_links_in_the_documentation_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"(?:studio|tests|benchmarks|recipes|assets)/[\w/.-]+\.(?:py|yaml|js|md)", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    linked = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+    assert [link for link in linked if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_in_the_documentation_exist(page):
+    for name in set(re.findall(r"`(studio(?:\.[a-z_]+)+)", page.read_text(encoding="utf-8"))):
+        path = ROOT / name.replace(".", "/")
+        while path.name and not (path.is_dir() or path.with_suffix(".py").exists()):  # a name within a module
+            path = path.parent
+            assert path != ROOT / "studio", name
+
+
+def test_the_lock_file_has_the_versions_of_the_requirements():
+    def pins(name):
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+        return {one.name.lower().replace("_", "-"): str(one.specifier) for one in wanted}
+
+    locked, wanted = pins("requirements.lock"), pins("requirements.txt")
+    wanted.pop("torch")  # its build depends on the platform
+    assert wanted.items() <= locked.items()
+    assert {"starlette", "fastapi", "python-multipart", "jinja2", "pillow"} <= set(locked)

@@ -139,7 +139,7 @@ def test_results_15_threads_sleep_while_the_machine_is_busy_and_spin_when_it_is_
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(thread_waiting, "_PERIOD_SECONDS", 0.01)
     load = Load()
-    with LoadWatch(load, threads=2) as watch:
+    with LoadWatch(load, threads=2, used=lambda: 0.0) as watch:
         _wait_for(lambda: load._waited == 0 and not watch.sleeping)
         load.share = 0.9
         _wait_for(lambda: watch.sleeping)

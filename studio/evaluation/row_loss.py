@@ -56,7 +56,7 @@ def row_losses(
     logits_of = LabelledLogits(handle.weights.model)
     for batch in _batches(rows, max_tokens, max_logits // vocabulary):
         try:
-            with handle.weights.speaking_as(handle.adapter):
+            with handle.weights.use_adapter(handle.adapter):
                 found = handle.weights.compute(lambda batch=batch: _losses(handle, logits_of, [rows[i] for i in batch]))
         except torch.OutOfMemoryError as error:
             raise StudioError(

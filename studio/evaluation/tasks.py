@@ -58,7 +58,7 @@ def run_tasks(
     for side, target in (("base", Target.base_of(run)), ("tuned", Target.run(run.id))):
         handle = engine.open(target, progress)
         progress(f"Asking {handle.name} the tasks", 0, 0)
-        with handle.weights.speaking_as(handle.adapter):
+        with handle.weights.use_adapter(handle.adapter):
             try:
                 results = simple_evaluate(
                     model=_wrapped(handle, batch_size),

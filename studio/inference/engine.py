@@ -201,7 +201,7 @@ class Engine:
         if plan.adapter:
             progress(f"Loading {plan.target.name}", 0, 0)
             self._make_adapter_room(plan.key)
-            weights = weights if plan.switched else weights.twin()
+            weights = weights if plan.switched else weights.share_tensors()
             if (plan.folder / "tokenizer_config.json").exists():  # an adapter from elsewhere may have none of its own
                 tokenizer = load_tokenizer(plan.folder, trust_remote_code=plan.spec.trust_remote_code)
             try:

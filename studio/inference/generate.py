@@ -166,7 +166,7 @@ def run_generate(
         pad_token_id=pad_id(handle),
         use_cache=True,
     )
-    with weights.speaking_as(handle.adapter), _memory(handle):
+    with weights.use_adapter(handle.adapter), _memory(handle):
         read = {}
         if shared:
             with torch.no_grad():

@@ -22,13 +22,13 @@ class Weights:
     """A transformers model whose forward passes all happen on one thread, one at a time.
 
     Which adapter is active is state of the model, so two panes cannot simply call it at once. Here every forward pass
-    is a job on the thread of these weights: it first sets the adapter of the pane that asked (:meth:`speaking_as`) and
+    is a job on the thread of these weights: it first sets the adapter of the pane that asked (:meth:`use_adapter`) and
     then computes. Panes call transformers' ``generate``, each in a thread and with a KV cache of its own, and their
     tokens take turns. One thread rather than a lock, because the queue is fair, and because each thread that computes
     has its own team of OpenMP workers, which would spin against each other.
 
-    An adapter that is not switched in this model gets a :meth:`twin`: modules of its own around the same tensors, on
-    the same thread. So whatever the adapter does to its modules, this model has the numbers that it had.
+    An adapter that is not switched in this model gets a :meth:`share_tensors`: modules of its own around the same
+    tensors, on the same thread. So whatever the adapter does to its modules, this model has the numbers that it had.
 
     Args:
         name: for people.
@@ -64,9 +64,9 @@ class Weights:
         self._thread = first._thread if first else ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._route_forward()
         if not first:
-            from studio.models.head import read_compactly
+            from studio.models.head import contiguous_head_input
 
-            read_compactly(model)
+            contiguous_head_input(model)
 
     @property
     def device(self) -> Any:
@@ -87,17 +87,17 @@ class Weights:
         """For how many seconds nobody has spoken with these weights or a twin."""
         return 0.0 if self.busy else self._use.clock() - self._use.last
 
-    def twin(self) -> Weights:
+    def share_tensors(self) -> Weights:
         """The base alone once more: modules of its own, the same tensors, the same thread.
 
         For models that are not quantised.
         """
-        with self.speaking_as(None):
+        with self.use_adapter(None):
             model = self.compute(lambda: _modules_around_same_tensors(self._plain or self.model))
         return Weights(self.name, model, self.tokenizer, first=self)
 
     @contextmanager
-    def speaking_as(self, adapter: str | None) -> Iterator[None]:
+    def use_adapter(self, adapter: str | None) -> Iterator[None]:
         """Forward passes that the calling thread asks for in here use this adapter; None is the base alone."""
         before = getattr(self._caller, "adapter", None)
         self._caller.adapter = adapter
@@ -122,7 +122,7 @@ class Weights:
         """
         self._attached += 1
         name = f"run{self._attached:04d}"
-        with self.speaking_as(None):
+        with self.use_adapter(None):
             self.compute(lambda: self._attach(folder, name))
         self.adapters.append(name)
         return name
@@ -130,7 +130,7 @@ class Weights:
     def detach(self, name: str) -> None:
         """Unload an adapter."""
         self.adapters.remove(name)
-        with self.speaking_as(None):
+        with self.use_adapter(None):
             self.compute(lambda: self._detach(name))
 
     def _compute(self, job: Callable[[], T], adapter: str | None) -> T:

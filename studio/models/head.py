@@ -201,7 +201,7 @@ def labelled_positions(head: torch.nn.Module | None, mask: torch.Tensor, aside: 
             del head.forward  # that of its class again
 
 
-def read_compactly(model: torch.nn.Module) -> Callable[[], None]:
+def contiguous_head_input(model: torch.nn.Module) -> Callable[[], None]:
     """Let a model's output head read its input as a tensor of its own, until what is returned is called.
 
     The states of the last tokens alone are a part of a larger tensor. PyTorch 2.13 then copies a bfloat16 weight for

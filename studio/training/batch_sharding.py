@@ -42,7 +42,7 @@ class EpochOrder(Sampler):
             with torch.random.fork_rng(devices=[]):
                 torch.set_rng_state(self.drawn["random"])
                 order = list(self._sampler)
-        return iter(ranks.same(order))
+        return iter(ranks.broadcast(order))
 
 
 class SharingTrainer:

@@ -36,7 +36,7 @@ class EventCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._last = (time.monotonic(), state.num_input_tokens_seen)
         self._saved = time.monotonic()
-        self.trainer.ending = ranks.same(self._run.ending)
+        self.trainer.ending = ranks.broadcast(self._run.ending)
         if self.trainer.ending:
             raise Stopped
 
@@ -74,7 +74,7 @@ class EventCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = bool(self._save_seconds) and time.monotonic() - self._saved >= self._save_seconds
-        ending, due = ranks.same((self._run.ending, due))
+        ending, due = ranks.broadcast((self._run.ending, due))
         if state.global_step >= state.max_steps:
             ending = None
         if ending:

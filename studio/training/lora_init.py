@@ -30,7 +30,7 @@ def prepare(model: Any, recipe: Recipe, run: Run, examples: list[Encoded], *, re
     if start in TAKEN_STARTS:
         config = model.peft_config[model.active_adapter]
         config.init_lora_weights = True  # loaded to be subtracted, it must not take anything out again
-        if ranks.is_first():
+        if ranks.is_main_process():
             model.save_pretrained(folder(run))
         config.init_lora_weights = start
     elif start == "eva" and not resumed and not recipe.model.adapter:

@@ -40,7 +40,7 @@ def count() -> int:
     return int(os.environ.get("STUDIO_RANKS", "1"))
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     return rank() == 0
 
 
@@ -59,7 +59,7 @@ class SilentLog(EventLog):
 
 def event_log(run: Run) -> EventLog:
     """``events.jsonl``, for the rank that writes it."""
-    return EventLog(run.events_path) if is_first() else SilentLog()
+    return EventLog(run.events_path) if is_main_process() else SilentLog()
 
 
 def begin(device: str) -> None:
@@ -111,22 +111,22 @@ def _end_with_leader() -> None:
 
 
 @contextmanager
-def first_alone() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Rank 0 does the block, then the others: they find its files there."""
-    if count() > 1 and not is_first():
+    if count() > 1 and not is_main_process():
         wait()
     yield
-    if count() > 1 and is_first():
+    if count() > 1 and is_main_process():
         wait()
 
 
 def wait() -> None:
     """Until every rank is here."""
     if count() > 1:
-        same(None)
+        broadcast(None)
 
 
-def same(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Rank 0's value (anything that can be pickled), on every rank."""
     if count() == 1:
         return value
@@ -137,7 +137,7 @@ def same(value: Any) -> Any:
     return box[0]
 
 
-def summed(*numbers: float) -> list[float]:
+def all_reduce_sum(*numbers: float) -> list[float]:
     """Each number summed over the ranks, in float64."""
     if count() == 1:
         return list(numbers)
@@ -150,7 +150,7 @@ def summed(*numbers: float) -> list[float]:
 
 def check_same(what: str, digest: str) -> None:
     """All ranks must have found the same thing, or they would train on different data."""
-    assert same(digest) == digest, f"rank {rank()} has other {what} than rank 0"
+    assert broadcast(digest) == digest, f"rank {rank()} has other {what} than rank 0"
 
 
 def report(run: Run, problem: StudioError, details: str, error: BaseException) -> None:

@@ -43,7 +43,7 @@ def read_rows(recipe: Recipe, tokenizer: Any, log: EventLog, progress: Progress)
     """
     task = recipe.model.task
     progress("Reading the data", 0, 0)
-    with ranks.first_alone():
+    with ranks.main_process_first():
         conversations = load_conversations(recipe.data, task=task)
     for reason, (count, first) in left_out(recipe.data, task).items():
         log.write(

@@ -144,7 +144,7 @@ class RunTrainer(Watched, SharingTrainer):
         name = f"checkpoint-{self.state.global_step}"
         self._aside = folder / checkpoints.ASIDE
         try:
-            if trained_state.is_needed(self.model) and ranks.is_first():
+            if trained_state.is_needed(self.model) and ranks.is_main_process():
                 trained_state.save(self.model, self._aside / name)
             super()._save_checkpoint(model, trial)
         except Exception:
@@ -156,7 +156,7 @@ class RunTrainer(Watched, SharingTrainer):
         if best == name or (folder / best).is_dir():
             self.state.best_model_checkpoint = str(folder / best)
         ranks.wait()  # every rank has put its random numbers into it
-        if ranks.is_first():
+        if ranks.is_main_process():
             self.state.save_to_json(str(folder / checkpoints.ASIDE / name / "trainer_state.json"))
             self.save_order(folder / checkpoints.ASIDE / name)
             write_origin(folder / checkpoints.ASIDE / name, self.origin)
@@ -185,7 +185,7 @@ class RunTrainer(Watched, SharingTrainer):
         """
         self.model.eval()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            found = ranks.same(self.measure())
+            found = ranks.broadcast(self.measure())
         self.model.train()
         self.final_metrics |= {"eval_loss": found["loss"], **{name: found[name] for name in self.reported}}
         self._event_log.write("eval", step=self.state.global_step, **found)

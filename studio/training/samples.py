@@ -19,7 +19,7 @@ from transformers import GenerationConfig, TrainerCallback
 from studio.data import Encoded
 from studio.data.encode import IGNORE, encode_prompt
 from studio.data.stops import stop_ids
-from studio.models.head import read_compactly
+from studio.models.head import contiguous_head_input
 from studio.recipe import DataSpec, Recipe
 from studio.recipe.methods import TAKEN_STARTS
 from studio.runs import EventLog, Run
@@ -190,7 +190,7 @@ def answers(
     devices = [model.device] if model.device.type == "cuda" else []
     without = model.disable_adapter() if base and hasattr(model, "peft_config") else nullcontext()
     model.eval()
-    as_before = read_compactly(model)
+    as_before = contiguous_head_input(model)
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad(), without:
             output = model.generate(

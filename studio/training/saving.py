@@ -26,16 +26,16 @@ def save_model(run: Run, trainer: Any, tokenizer: Any, classes: Any = None) -> N
     """Write ``model/`` aside and rename it: the adapter or the whole model, the tokenizer with its template, the
     classes of a classifier, a card."""
     aside = run.folder / "model.part"
-    if ranks.is_first():
+    if ranks.is_main_process():
         shutil.rmtree(aside, ignore_errors=True)
     ranks.wait()
     if not classes:
         set_stops(_settings(trainer.model), tokenizer)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(aside))  # its parts are brought together by all ranks
-    elif ranks.is_first():
+    elif ranks.is_main_process():
         trainer.model.save_pretrained(aside, **lora_init.saving(run))
-    if not ranks.is_first():
+    if not ranks.is_main_process():
         return
     tokenizer.save_pretrained(aside)
     if classes:
@@ -62,7 +62,7 @@ def put_model_in_place(run: Run, aside: Path) -> None:
 def put_back_model(run: Run) -> None:
     """Restore the earlier model of a run whose worker was killed while another took its place."""
     old = run.folder / _OLD
-    if ranks.is_first() and old.exists() and not run.model_dir.exists():
+    if ranks.is_main_process() and old.exists() and not run.model_dir.exists():
         old.rename(run.model_dir)
 
 

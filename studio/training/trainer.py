@@ -76,7 +76,7 @@ class StudioTrainer(RunTrainer, SFTTrainer):
             for inputs in self.eval_batches():
                 loss, tokens = self._loss(self.model, self._prepare_inputs(inputs))
                 total, count = total + loss.item(), count + tokens
-        total, count = ranks.summed(total, count)
+        total, count = ranks.all_reduce_sum(total, count)
         loss = total / max(count, 1)
         return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": int(count)}
 

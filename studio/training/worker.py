@@ -50,7 +50,7 @@ def train(folder: Path) -> str:
         load_watch.stop()
         memory.close()
         log.close()
-        if ranks.is_first():
+        if ranks.is_main_process():
             fold(run)
 
 
@@ -113,7 +113,7 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
         spec = spec.model_copy(update={"revision": earlier.model_revision})
 
     # model files and tokenizer
-    with ranks.first_alone():
+    with ranks.main_process_first():
         base = store.fetch(spec, progress=progress)
     tokenizer = load.load_tokenizer(base, trust_remote_code=recipe.model.trust_remote_code)
     notes = prepare(tokenizer, None, recipe)
@@ -142,7 +142,7 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     longest = max(len(example.input_ids) for example in examples)
     memory.expect(recipe, base, device, dtype, longest)
     say_dtype(choices, recipe, dtype, device)
-    recipe = ranks.same(choose_checkpointing(choices, recipe, memory.expected, memory.of))
+    recipe = ranks.broadcast(choose_checkpointing(choices, recipe, memory.expected, memory.of))
     model = load.load_model(spec, device=device, dtype=dtype, classes=classes)
     if model.unexpected_weights:
         what, fix = unexpected_warning(model.unexpected_weights, recipe.model.id)
@@ -208,7 +208,7 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     if earlier:  # what the run was begun with stays as it is
         known = {name: value for name, value in earlier.model_dump().items() if value is not None}
         resolved = resolved.model_copy(update=known)
-    if ranks.is_first():
+    if ranks.is_main_process():
         _record(run, asked, resolved)
 
     add_samples(trainer, run, recipe, log, tokenizer, held_out, data.held_out_rows)
@@ -255,7 +255,7 @@ def _train(run: Run, log: EventLog, memory: Memory, load_watch: LoadWatch) -> st
     # save
     progress("Saving the model", 0, 0)
     save_model(run, trainer, tokenizer, classes)
-    if classes and held_out is not None and ranks.is_first():
+    if classes and held_out is not None and ranks.is_main_process():
         trainer.write_predictions([row for row in data.held_out_rows if row["row"] not in data.unused])
     kind = trainer.ending or "finished"
     ranks.end()

@@ -97,7 +97,7 @@ def build(context: AppContext) -> gr.Blocks:
                 with gr.Tab("4 · Runs", id="runs", render_children=True) as runs_page:
                     runs = runs_tab.build(context)
                 with gr.Tab("5 · Compare", id="compare", render_children=True) as compare_page:
-                    compare = compare_tab.build(compare_tab.models(context), context.caretaker.line)
+                    compare = compare_tab.build(compare_tab.models(context), context.idle_unloader.line)
                 with gr.Tab("6 · Evaluate", id="evaluate", render_children=True) as evaluate_page:
                     evaluation = evaluate_tab.build(context)
             with gr.Column(scale=2, min_width=270, elem_classes="card side"):

@@ -34,8 +34,8 @@ class AppContext:
         self.suites: dict[str, Any] = {}  # by browser: the suite that is asked of its panes
         self._engine: Any = None
         self.on_zero_gpu: Any = None  # what answers instead of the engine on a Space with ZeroGPU
-        self.caretaker = IdleModelUnloader(self)
-        launcher.before_start = self.caretaker.make_room
+        self.idle_unloader = IdleModelUnloader(self)
+        launcher.before_start = self.idle_unloader.make_room
         self.background = JobManager(self.downloads)
         self.known = RecipeSummary(self.viewer, self.machine, self.index, self.feed, patience=0.4)
         self._lock = threading.Lock()
@@ -55,7 +55,7 @@ class AppContext:
                 from studio.inference import Engine
 
                 self._engine = Engine()
-                self.caretaker.watch()
+                self.idle_unloader.watch()
             return self._engine
 
     @property

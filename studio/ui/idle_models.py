@@ -34,7 +34,7 @@ class IdleModelUnloader:
     def watch(self) -> None:
         """Begin to look for idle models, once."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="caretaker", daemon=True)
+            self._thread = threading.Thread(target=self._loop, name="idle-model-unloader", daemon=True)
             self._thread.start()
 
     def close(self) -> None:

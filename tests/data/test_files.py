@@ -5,7 +5,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from test_rows import ROWS, lines, refusal, values
+from test_row_reader import ROWS, lines, refusal, values
 
 from studio.data.files import files_of, lines_at, text_lines
 from studio.data.row_reader import read_file, read_source

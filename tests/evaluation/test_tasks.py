@@ -64,7 +64,7 @@ def accuracy(engine: Engine, target: Target) -> float:
         odds = []
         for choice in ("red", "blue"):
             ids = handle.tokenizer(text + choice, add_special_tokens=False)["input_ids"]
-            with handle.weights.speaking_as(handle.adapter):
+            with handle.weights.use_adapter(handle.adapter):
                 logits = handle.weights.model(input_ids=torch.tensor([ids])).logits[0].float()
             each = functional.log_softmax(logits[:-1], -1)[range(len(ids) - 1), ids[1:]]
             odds.append(each[len(before) - 1 :].sum().item())

@@ -58,7 +58,7 @@ def logits(handle):
     """(1, 6, vocabulary) of a handle on a fixed input."""
     import torch
 
-    with handle.weights.speaking_as(handle.adapter):
+    with handle.weights.use_adapter(handle.adapter):
         return handle.weights.model(torch.tensor([IDS])).logits
 
 

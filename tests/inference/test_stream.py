@@ -326,7 +326,7 @@ def test_the_probability_of_each_token_is_the_model_s_own_whatever_the_settings(
     found = [piece.log_probability for piece in pieces[:-1]]
     assert len(found) == 6 and all(value <= 0 for value in found)
     answer_ids = pane.tokenizer("".join(p.text for p in pieces), add_special_tokens=False)["input_ids"]
-    with pane.weights.speaking_as(None):
+    with pane.weights.use_adapter(None):
         scores = pane.weights.model(torch.tensor([prompt + answer_ids])).logits[0]
     banned = pane.weights.model.generation_config.suppress_tokens
     scores[:, banned] = -torch.inf

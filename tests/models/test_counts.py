@@ -199,7 +199,7 @@ def test_quantised_bases_are_counted(folders, kind, quantization):
 @pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt_neox"])
 @pytest.mark.parametrize("kind", ["ia3", "prefix_tuning", "ln_tuning", "bottleneck"])
 def test_families_differ_in_names_norms_and_heads(family, kind):
-    from test_memory import SMALL, on_meta
+    from test_memory_estimate import SMALL, on_meta
 
     values = {k: v for k, v in SMALL.items() if family != "gpt_neox" or k != "num_key_value_heads"}
     model, config = on_meta(family, **values)

@@ -6,7 +6,7 @@ from tiny import make_tiny_gpt2
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from studio.models.head import LabelledLogits, read_compactly, saves, shared_prefix
+from studio.models.head import LabelledLogits, contiguous_head_input, saves, shared_prefix
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +200,7 @@ def test_the_head_reads_the_last_states_as_a_tensor_of_their_own(models):
     head, seen = model.get_output_embeddings(), []
     inputs = batch(model.config.vocab_size)["input_ids"]
     expected = model(input_ids=inputs, logits_to_keep=1).logits
-    as_before = read_compactly(model)
+    as_before = contiguous_head_input(model)
     hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].stride()))
     torch.testing.assert_close(model(input_ids=inputs, logits_to_keep=1).logits, expected)
     torch.testing.assert_close(model(input_ids=inputs[:1], logits_to_keep=1).logits, expected[:1])

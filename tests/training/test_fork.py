@@ -146,7 +146,7 @@ def test_the_worker_outlives_the_killed_server_and_the_killed_studio(plan):
 
 
 def test_the_server_ends_with_the_studio_even_while_it_imports(home):
-    slow = "import time; from studio.training import server; server.preload = lambda: time.sleep(2); server.main()"
+    slow = "import time; from studio.training import fork_server as it; it.preload = lambda: time.sleep(2); it.main()"
     code = STUDIO.replace("WorkerServer()", f"WorkerServer([sys.executable, '-c', {slow!r}])")
     code = code.replace("while not server.ready:", "print(server.pid, flush=True)\nwhile True:")
     studio = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -87,7 +87,7 @@ def large(tmp_path):
 
 WORKERS = """
 import json, os, resource, sys
-from studio.training import memory
+from studio.training import memory_monitor
 from studio.training.fork_server import preload
 preload()
 for line in sys.stdin:
@@ -98,7 +98,7 @@ for line in sys.stdin:
     os.environ["STUDIO_HOME"] = request["home"]
     sys.stdout = sys.stderr
     if request["bytes"]:
-        bound = memory._data_bytes() + request["bytes"]
+        bound = memory_monitor._data_bytes() + request["bytes"]
         resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
     from studio.training import train
     os._exit(train(request["folder"]) != "finished")

@@ -41,7 +41,7 @@ def logits(model):
 @torch.no_grad()
 def tuned_logits(run):
     handle = Engine(device="cpu").open(run.id)
-    with handle.weights.speaking_as(handle.adapter):
+    with handle.weights.use_adapter(handle.adapter):
         return handle.weights.model(input_ids=IDS).logits
 
 
@@ -102,7 +102,7 @@ def test_an_adapter_from_elsewhere_is_spoken_with_by_its_path(run_of, tmp_path, 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (folder / name).write_bytes((run.model_dir / name).read_bytes())
     handle = Engine(device="cpu").open(f"adapter:{folder}")
-    with torch.no_grad(), handle.weights.speaking_as(handle.adapter):
+    with torch.no_grad(), handle.weights.use_adapter(handle.adapter):
         found = handle.weights.model(input_ids=IDS).logits
     assert torch.equal(found, tuned_logits(run))
 

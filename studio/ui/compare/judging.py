@@ -116,7 +116,7 @@ def ask(
     kept = Round(secrets.token_hex(4), targets, prompt, tag_list(tags))
     asked = replace(talking.of_places(question, places), prompt=prompt)
     _remember(context, session, kept)
-    for panes, history, notice, box, *buttons in talking.talk(context, session, asked, veil=kept):
+    for panes, history, notice, box, *buttons in talking.talk(context, session, asked, blind_round=kept):
         if isinstance(history, str) and history != "[]":
             whole = json.loads(history)
             if all(turns[-1]["role"] == "assistant" for turns in whole):

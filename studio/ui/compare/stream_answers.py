@@ -105,7 +105,7 @@ def talk(
     turns: conversation.Panes | None = None,
     *,
     again: bool = False,
-    veil: Any = None,
+    blind_round: Any = None,
 ) -> Iterator[list[Any]]:
     """Let all models answer a prompt, or the last one again, or ``turns`` whose last one is a prompt.
 
@@ -113,7 +113,7 @@ def talk(
 
     Args:
         session: the browser that asks; its answers are written one round at a time.
-        veil: draws the panes without the names of the models (``studio.ui.compare.judging.Round``).
+        blind_round: draws the panes without the names of the models (``studio.ui.compare.judging.Round``).
 
     Yields:
         An update each for the panes, the history, the notice, the prompt, the Send and the Stop button.
@@ -131,9 +131,9 @@ def talk(
         try:
             if turns is None:
                 turns = conversation.asked_again(before) if again else conversation.asked(before, question.prompt)
-            targets = veil.targets if veil else parsed(question.names)
-            top = veil.heads if veil else heads(question.names, targets)
-            below = veil.bar() if veil else ""
+            targets = blind_round.targets if blind_round else parsed(question.names)
+            top = blind_round.heads if blind_round else heads(question.names, targets)
+            below = blind_round.bar() if blind_round else ""
             settings = [question.of_pane(number) for number in range(len(targets))]
             samplings = [conversation.sampling_of(own) for own in settings]
             systems = [own["system"] for own in settings]
@@ -143,8 +143,8 @@ def talk(
                 kept = json.dumps(panes) if done else gr.skip()
                 box = gr.skip() if begun or not typed else ""  # emptied once: the next prompt may be being written
                 begun = True
-                shown = veil.veiled(panes) if veil else panes
-                drawn = chat_html.draw(shown, top, answers.view, below=below, editable=veil is None)
+                shown = blind_round.veiled(panes) if blind_round else panes
+                drawn = chat_html.draw(shown, top, answers.view, below=below, editable=blind_round is None)
                 yield [drawn, kept, "", box, *going]
         except StudioError as error:
             notice = views.problem(error)
@@ -157,7 +157,9 @@ def talk(
         if notice is not None and not answers.discarded:
             panes = gr.skip()
             if begun:
-                panes = chat_html.draw(before, veil.heads if veil else known_heads(question.names), answers.view)
+                panes = chat_html.draw(
+                    before, blind_round.heads if blind_round else known_heads(question.names), answers.view
+                )
             box = question.prompt if begun and typed else gr.skip()
             yield [panes, gr.skip(), notice, box, *ready]
         if answers.discarded:  # what was sent last is what stays on the page
@@ -227,13 +229,13 @@ def edited(context: AppContext, session: str, question: Question, event: dict[st
     yield [chat_html.draw(after, known_heads(question.names), question.view), json.dumps(after), "", *nothing[3:]]
 
 
-def redrawn(context: AppContext, session: str, question: Question, veil: Any = None) -> Any:
+def redrawn(context: AppContext, session: str, question: Question, blind_round: Any = None) -> Any:
     """The panes in another view; answers that are being written take it up themselves."""
     if answers := context.stops.get(session):
         answers.view = question.view
         return gr.skip()
-    if veil and veil.panes:
-        return veil.draw(veil.panes, question.view)
+    if blind_round and blind_round.panes:
+        return blind_round.draw(blind_round.panes, question.view)
     panes = conversation.read_history(question.history, len(question.names))
     return chat_html.draw(panes, known_heads(question.names), question.view)
 

@@ -324,8 +324,8 @@ def wire(context: AppContext, tab: CompareTab) -> None:
 
     def looked(values: dict, request: gr.Request) -> Any:
         session = request.session_hash or ""
-        veil = context.rounds.get(session) if values[tab.blind] else None
-        return talking.redrawn(context, session, tab.question(values), veil)
+        blind_round = context.rounds.get(session) if values[tab.blind] else None
+        return talking.redrawn(context, session, tab.question(values), blind_round)
 
     def example(values: dict) -> tuple[str, str]:
         runs = [name.split("@")[0] for name in tab.names(values) if name and not name.startswith(("base", "adapter:"))]
