@@ -46,11 +46,11 @@ def suite(
     models: Annotated[list[str], typer.Argument(metavar="RUN|base ...", help="Runs, base, or base:MODEL.")],
     kind: Annotated[str, typer.Option("--to", help="csv, jsonl, md or llm-comparator, on stdout.")] = "",
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")] = 256,
     metric: Own = None,
     as_json: Json = False,
 ) -> None:
-    """Ask models the prompts of a suite, in batches. Ctrl-C pauses; the same command goes on where it was."""
+    """Ask models the prompts of a suite, in batches. Ctrl-C pauses; the same command continues."""
     from studio.evaluation.suites import load_suite
 
     asked, own = load_suite(name), _own(metric)
@@ -65,7 +65,9 @@ def suite(
         try:
             done = run_suite(asked, models, Engine(), sampling=sampling, progress=report)
         except KeyboardInterrupt as error:
-            raise StudioError("Paused.", "The answers so far are kept; the same command goes on from there.") from error
+            raise StudioError(
+                "Paused.", "The answers so far are kept; the same command continues from there."
+            ) from error
     if kind:
         sys.stdout.write(export(done, kind))
     elif as_json:
@@ -238,7 +240,7 @@ def judge(
             found = ask_judge(done, first, second, ask, prompt=text, progress=report, kept=kept)
         except KeyboardInterrupt as error:
             raise StudioError(
-                "Paused.", "Answers and verdicts so far are kept; the same command goes on from there."
+                "Paused.", "Answers and verdicts so far are kept; the same command continues from there."
             ) from error
     if as_json:
         terminal.print_json(found)

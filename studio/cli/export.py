@@ -19,7 +19,7 @@ _EACH = " ".join(f"{name}: {kind.about}" for name, kind in KINDS.items())
 @app.command(epilog=f"Kinds. {_EACH} See docs/export.md.")
 def export(
     run: RunId,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"What to make: {', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"Format: {', '.join(KINDS)}.")],
     to: Annotated[
         Path | None, typer.Option(help="File or folder, which must not exist yet; else a new one in the workspace.")
     ] = None,
@@ -29,7 +29,7 @@ def export(
     weights: Annotated[str, typer.Option(help="ollama: safetensors, or gguf.")] = "safetensors",
     repo: Annotated[str, typer.Option(help="hub: owner/name, or a name alone for your own.")] = "",
     public: Annotated[bool, typer.Option("--public", help="hub: let everybody see a new repository.")] = False,
-    update: Annotated[bool, typer.Option("--update", help="hub: go on in a repository that is there.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="hub: push to an existing repository.")] = False,
     what: Annotated[str, typer.Option(help="hub: adapter or merged (auto: the adapter if there is one).")] = "auto",
 ) -> None:
     """Ship a run's model. It is read back before it counts; the last line on stdout is the path, or the address."""

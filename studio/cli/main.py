@@ -111,8 +111,8 @@ def launch_script(
 @app.command()
 def resume(
     run: RunId,
-    epochs: Annotated[float | None, typer.Option(help="Continue a run for so many more epochs.", min=0)] = None,
-    steps: Annotated[int | None, typer.Option(help="Continue a run for so many more steps.", min=1)] = None,
+    epochs: Annotated[float | None, typer.Option(help="Continue a run for this many more epochs.", min=0)] = None,
+    steps: Annotated[int | None, typer.Option(help="Continue a run for this many more steps.", min=1)] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
@@ -125,10 +125,13 @@ def resume(
         float | None, typer.Option(help="Highest learning rate of a continued run; without it, that of the recipe.")
     ] = None,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Go on although the data or settings have changed; all are named.")
+        bool,
+        typer.Option(
+            "--accept-changes", help="Resume although the data or settings have changed; the changes are listed."
+        ),
     ] = False,
 ) -> None:
-    """Go on with a run from its last checkpoint. With --epochs or --steps also with a finished one, for so many more.
+    """Resume a run from its last checkpoint. With --epochs or --steps, continue a finished run.
 
     What differs from what the checkpoint was made from is named, and refused without --accept-changes.
     """
@@ -243,11 +246,13 @@ def _launch_and_follow(run: Run) -> None:
         )
     if status in ("stopped", "paused"):
         console.print(
-            f"{status.capitalize()} after {end['step']} steps. Go on with: python app.py resume {run.id}",
+            f"{status.capitalize()} after {end['step']} steps. Resume with: python app.py resume {run.id}",
             soft_wrap=True,
         )
         raise typer.Exit(1)
-    console.print(f"The run goes on by itself. See python app.py runs; its log is {run.log_path}.", soft_wrap=True)
+    console.print(
+        f"The run continues in the background. See python app.py runs; its log is {run.log_path}.", soft_wrap=True
+    )
     raise typer.Exit(DETACHED)
 
 

@@ -30,12 +30,12 @@ def compare(
     ] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Keep so many of the likeliest tokens; 0 keeps all.")] = 0,
+    top_k: Annotated[int, typer.Option(help="Sample from this many of the most likely tokens; 0 = all.")] = 0,
     min_p: Annotated[
         float, typer.Option(help="Keep the tokens at least this share as likely as the likeliest; 0 keeps all.")
     ] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repetition less likely.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
     as_json: Json = False,
 ) -> None:

@@ -41,7 +41,7 @@ def stop(run: RunId) -> None:
 
 @app.command()
 def pause(run: RunId) -> None:
-    """Ask a run to write a checkpoint and free its device; `resume` goes on to the very same weights."""
+    """Ask a run to write a checkpoint and free its device; `resume` continues exactly where it stopped."""
     opened = _live(run)
     opened.pause()
     terminal.stderr().print(f"{opened.id} pauses at the end of its step.", soft_wrap=True)
@@ -74,7 +74,9 @@ def label(
 @app.command(name="queue")
 def show_queue(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run to move.")] = None,
-    places: Annotated[int, typer.Option("--move", help="By so many places; towards the front if negative.")] = 0,
+    places: Annotated[
+        int, typer.Option("--move", help="Number of places to move; negative moves towards the front.")
+    ] = 0,
 ) -> None:
     """The runs that wait, in their order; or move one of them."""
     order = queue.move(Run.open(run), places) if run else queue.waiting()

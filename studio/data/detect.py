@@ -155,9 +155,10 @@ def _found(rows: list[dict[str, Any]], names: dict[str, str], real: list[str], c
             code="unknown_part",
         )
     raise StudioError(
-        "The shape of the rows is not known.",
-        f"{_have(real)} Choose a format, and which column plays which part.",
+        "Unrecognised format.",
+        f"{_have(real)} Choose a format, then map your columns.",
         field="data.format",
+        code="unknown_format",
     )
 
 

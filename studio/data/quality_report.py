@@ -31,24 +31,24 @@ KINDS = {
     "refused": ("bad", "the chat template refuses them", "Correct them, or drop them."),
     "dropped": ("bad", "left out", "Correct them, or drop them."),
     "unwanted": ("note", "left out, as the dataset says", "Nothing needs to be done."),
-    "masked": ("warn", "left out: nothing to learn within max_length", "Raise max_length to train on them."),
-    "too_long": ("warn", "longer than max_length, and cut", "Raise max_length to train on them whole."),
+    "masked": ("warn", "the answer lies beyond max_length; left out", "Raise max_length to train on them."),
+    "too_long": ("warn", "longer than max_length, truncated", "Raise max_length to train on them whole."),
     "duplicate": (
         "warn",
-        "said before (case and blanks aside)",
-        "Remove the copies: they count more than others.",
+        "duplicates (ignoring case and whitespace)",
+        "Consider removing them: duplicated rows are over-weighted.",
     ),
-    "near_duplicate": ("note", "nearly said before", "Remove them if they add nothing."),
-    "contradiction": ("warn", "another answer to the same prompt", "Decide which answer the model should learn."),
-    "leak": ("warn", "a prompt that is also on the other side of the split", "The validation loss looks too good."),
-    "roles": ("warn", "turns that are out of order", "User and assistant should take turns after a system message."),
+    "near_duplicate": ("note", "near duplicates", "Remove them if they add nothing."),
+    "contradiction": ("warn", "conflicting answers to one prompt", "Decide which answer the model should learn."),
+    "leak": ("warn", "prompt appears in both train and validation (leakage)", "The validation loss looks too good."),
+    "roles": ("warn", "invalid turn order", "User and assistant should take turns after a system message."),
     "cut_answer": ("note", "answers that seem to end in mid-sentence", "The model learns to stop there too."),
-    "secret": ("bad", "what looks like a key or password", "Remove it: a model can repeat what it was trained on."),
+    "secret": ("bad", "possible secrets (keys, passwords)", "Remove it: a model can repeat what it was trained on."),
     "email": ("note", "e-mail addresses", "Remove them if they belong to real people."),
     **FLAGS,
 }
 """For each kind of finding: how serious it is (``bad``, ``warn``, ``note``), what it is, and what to do."""
-INVALID = ("refused", "dropped")  # they stand in the way of a launch until they are mended or dropped
+INVALID = ("refused", "dropped")  # they stand in the way of a launch until they are fixed or dropped
 
 
 @dataclass

@@ -131,7 +131,7 @@ def _end(reply: str) -> str:
 
 def _stopped(error: StudioError, kept: Path | None) -> StudioError:
     """The error with what became of the replies so far."""
-    more = " The replies so far are kept: the same command goes on from there." if kept and kept.exists() else ""
+    more = " The replies so far are kept: the same command continues from there." if kept and kept.exists() else ""
     return StudioError(error.what, f"{error.fix}{more}", code=error.code)
 
 

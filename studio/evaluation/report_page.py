@@ -135,7 +135,7 @@ def _suite(suite: dict[str, Any]) -> str:
         answers = "".join(_pair(by_id[id]["prompt"], by_id[id]["answers"]) for id in ids)
         if answers:
             changed += f"<details><summary>{title}: {len(ids)} prompts</summary>{answers}</details>"
-    said = f"{suite['prompts']} prompts, answered greedily. Passed is the share that does what its prompt asks for."
+    said = f"{suite['prompts']} prompts, temperature 0. Passed is the share that does what its prompt asks for."
     return _section(f"Suite: {name}", said, chart(rows) + table(figures) + changed)
 
 

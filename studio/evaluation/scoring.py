@@ -75,7 +75,7 @@ def evaluate(run: Run, engine: Engine, progress: Report = quiet, own: Sequence[M
         name: _score(name, handle, rows, encoded, asked, sampling, progress)
         for name, handle in (("base", base), ("tuned", tuned))
     }
-    progress("Measuring how sure the figures are", 0, 0)
+    progress("Computing confidence intervals", 0, 0)
     result = {
         "rows": len(rows),
         "skipped": len(held_out) - len(rows),

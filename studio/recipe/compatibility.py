@@ -103,7 +103,7 @@ def _lora(recipe: Recipe) -> Iterator[StudioError]:
         )
     if start in TAKEN_STARTS and recipe.model.adapter:
         yield StudioError(
-            f"An adapter that goes on from an earlier one does not start anew ({start}).",
+            f"An adapter that continues an earlier one is not initialised again ({start}).",
             "Set method.init_lora_weights to default, or model.adapter to nothing.",
             field="method.init_lora_weights",
         )
@@ -184,13 +184,13 @@ def _training(recipe: Recipe) -> Iterator[StudioError]:
         )
     if recipe.model.adapter and recipe.method.kind in PROMPTED:
         yield StudioError(
-            f"{METHODS[recipe.method.kind].title} cannot go on from an adapter: only its finished vectors are kept.",
+            f"{METHODS[recipe.method.kind].title}cannot continue from an adapter: only its finished vectors are kept.",
             "Train anew, or resume the run itself.",
             field="model.adapter",
         )
     if recipe.model.adapter and recipe.method.kind in WHOLE:
         yield StudioError(
-            "model.adapter names an adapter to go on from, and this method trains none.",
+            "model.adapter names an adapter to continue from, and this method trains none.",
             "Choose the adapter's own method, or merge it and take the merged model as the base.",
             field="model.adapter",
         )

@@ -136,7 +136,7 @@ class AdaloraMethod(_Targeted):
     final_share: float = setting(
         0.3, "Share of the steps at the end in which the ranks stay as they are (tfinal).", ge=0, lt=1, advanced=True
     )
-    deltaT: int = setting(1, "Prune every so many steps.", unit="steps", ge=1, advanced=True)
+    deltaT: int = setting(1, "Prune every N steps.", unit="steps", ge=1, advanced=True)
     orth_reg_weight: float = setting(
         0.5, "Weight of the penalty that keeps the directions of a layer apart.", ge=0, le=100, advanced=True, step=0.1
     )

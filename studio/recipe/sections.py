@@ -52,7 +52,7 @@ class ModelSpec(Section):
 
     id: str = setting(
         "builtin/smollm2-135m-instruct",
-        "The base model: builtin/NAME, a Hugging Face Hub id, a folder in transformers' format, or a .gguf file.",
+        "The base model: builtin/NAME, a Hugging Face Hub id, a local Transformers model folder, or a .gguf file.",
         min_length=1,
     )
     revision: str | None = setting(
@@ -60,8 +60,7 @@ class ModelSpec(Section):
     )
     task: Literal["causal_lm", "seq_cls"] = setting(
         "causal_lm",
-        "What the model learns: causal_lm to go on with text (chat, instructions, code), seq_cls to put a text into "
-        "classes.",
+        "The task: causal_lm for text generation (chat, instructions, code), seq_cls for text classification.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto",
@@ -85,8 +84,7 @@ class ModelSpec(Section):
     )
     adapter: str | None = setting(
         None,
-        "Go on from an adapter that was trained before: a run's id, a folder, or a Hub id. It must be of the same "
-        "method.",
+        "Continue from an existing adapter: a run's id, a folder, or a Hub id. It must be of the same method.",
         advanced=True,
     )
     trust_remote_code: bool = setting(
@@ -126,8 +124,8 @@ class SourceSpec(Section):
         "split a file belongs to (train, validation, test, dev, eval and the like).",
         min_length=1,
     )
-    skip_rows: int = setting(0, "Leave out so many rows at the start.", unit="rows", ge=0, advanced=True)
-    max_rows: int = setting(0, "Use only so many rows, from there on; 0 means all.", unit="rows", ge=0, advanced=True)
+    skip_rows: int = setting(0, "Number of rows to skip at the start.", unit="rows", ge=0, advanced=True)
+    max_rows: int = setting(0, "Use at most this many rows after skipping; 0 = all.", unit="rows", ge=0, advanced=True)
 
 
 class MixSpec(SourceSpec):
@@ -148,7 +146,7 @@ class DataSpec(SourceSpec):
 
     mix: list[MixSpec] = setting(
         [],
-        "More sources, each with a weight and the fields of a source: [{source: owner/name, weight: 0.5}].",
+        "Other datasets to mix in, each with a weight and the fields of a source: [{source: owner/name, weight: 0.5}].",
         advanced=True,
     )
     eval_split: str = setting(
@@ -189,10 +187,10 @@ class DataSpec(SourceSpec):
         advanced=True,
         encoder=True,
     )
-    max_length: int = setting(512, "Longer rows are cut at their end.", unit="tokens", ge=8, le=1_048_576, encoder=True)
+    max_length: int = setting(512, "Longer rows are truncated.", unit="tokens", ge=8, le=1_048_576, encoder=True)
     invalid_rows: Literal["ask", "drop", "stop"] = setting(
         "ask",
-        "Rows that cannot be trained on: drop leaves them out, stop trains nothing until they are mended. With ask the "
+        "Rows that cannot be trained on: drop leaves them out, stop trains nothing until they are fixed. With ask the "
         "page asks before a launch, and the terminal leaves out rows without an answer and stops at rows that the chat "
         "template refuses.",
         advanced=True,
@@ -200,13 +198,13 @@ class DataSpec(SourceSpec):
     )
     holdout: float = setting(
         0.1,
-        "Share of the rows kept from training to measure the validation loss; 0 turns it off.",
+        "Fraction of the rows held out to compute the validation loss; 0 = none.",
         ge=0,
         le=0.5,
         step=0.01,
     )
     holdout_rows: int = setting(
-        0, "Hold out so many rows instead of a share; 0 goes by the share.", unit="rows", ge=0, advanced=True
+        0, "Number of rows to hold out, instead of a fraction; 0 uses the fraction.", unit="rows", ge=0, advanced=True
     )
     holdout_column: str | None = setting(
         None,
@@ -225,8 +223,8 @@ ENCODER_SETTINGS = tuple(name for name, field in DataSpec.model_fields.items() i
 class TrainSpec(Section):
     """How the training itself goes."""
 
-    num_train_epochs: float = setting(2, "How often every row is seen.", unit="epochs", gt=0, le=1000, step=0.5)
-    max_steps: int = setting(-1, "Stop after so many optimizer steps; -1 means all epochs.", unit="steps", ge=-1)
+    num_train_epochs: float = setting(2, "Passes over the training data.", unit="epochs", gt=0, le=1000, step=0.5)
+    max_steps: int = setting(-1, "Stop after this many optimizer steps; -1 trains for all epochs.", unit="steps", ge=-1)
     per_device_train_batch_size: int = setting(
         8, "Rows that go through the model at once; more is faster and takes more memory.", unit="rows", ge=1, le=4096
     )
@@ -234,7 +232,7 @@ class TrainSpec(Section):
         8, "Rows at once while the validation loss is measured.", unit="rows", ge=1, le=4096, advanced=True
     )
     gradient_accumulation_steps: int = setting(
-        1, "Batches added up before one optimizer step: a larger effective batch at no memory.", ge=1, le=4096
+        1, "Batches added up before one optimizer step: a larger effective batch at no extra memory.", ge=1, le=4096
     )
     learning_rate: float = setting(
         1.0e-3,
@@ -383,19 +381,15 @@ class TrainSpec(Section):
         link="https://docs.pytorch.org/tutorials/recipes/regional_compilation.html",
     )
     seed: int = setting(0, "The same seed on the same machine gives the same run.", ge=0, le=2**32 - 1)
-    logging_steps: int = setting(
-        1, "Write a point of the training curve every so many steps.", unit="steps", ge=1, advanced=True
-    )
-    eval_steps: int = setting(
-        10, "Measure the validation loss every so many steps; 0 only at the end.", unit="steps", ge=0
-    )
-    save_steps: int = setting(50, "Write a checkpoint every so many steps; 0 only at the end.", unit="steps", ge=0)
+    logging_steps: int = setting(1, "Log the training loss every N steps.", unit="steps", ge=1, advanced=True)
+    eval_steps: int = setting(10, "Compute the validation loss every N steps; 0 = only at the end.", unit="steps", ge=0)
+    save_steps: int = setting(50, "Write a checkpoint every N steps; 0 = only at the end.", unit="steps", ge=0)
     save_minutes: float = setting(
         0.0, "Write a checkpoint also when the last one is so old; 0 goes by steps alone.", unit="minutes", ge=0
     )
     early_stopping_patience: int = setting(
         0,
-        "Stop when the validation loss has not got better in so many measurements; 0 never stops early.",
+        "Stop when the validation loss has not improved for N evaluations; 0 = never stop early.",
         ge=0,
         le=1000,
         advanced=True,
@@ -405,7 +399,7 @@ class TrainSpec(Section):
         "Keep the weights with the lowest validation loss, not the last ones; each new best becomes a checkpoint.",
         advanced=True,
     )
-    save_total_limit: int = setting(2, "Keep only the newest so many checkpoints.", ge=1, le=1000, advanced=True)
+    save_total_limit: int = setting(2, "Number of checkpoints to keep.", ge=1, le=1000, advanced=True)
     sample_prompts: list[str] = setting(
         [],
         "Questions that the model answers at each validation, so that you see it learn; empty takes held-out rows.",
@@ -422,7 +416,7 @@ class TrainSpec(Section):
     )
     sample_tokens: int = setting(
         32,
-        "Longest answer of such a sample; a longer one takes more time.",
+        "Maximum length of such a sample; longer ones take more time.",
         unit="tokens",
         ge=1,
         le=2048,

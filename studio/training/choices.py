@@ -105,7 +105,7 @@ def choose_padding(choices: Choices, recipe: Recipe, model: Any, examples: list[
         choices.say("padding", "none" if wanted == "on" else "kept", "", asked=True)
         return wanted == "on"
     if not why and choices.chosen("attention") != "flash_attention_2":
-        why = "This attention would compute what rows must not see of each other, and mask it."
+        why = "This attention kernel cannot skip cross-row attention, so padding is kept."
     if not why:
         try:
             check_apart(model, examples)
@@ -122,7 +122,7 @@ def choose_loader(choices: Choices, recipe: Recipe, batch: Callable[[], Any], de
     if wanted >= 0:
         return choices.say("loader processes", wanted, "", asked=True)
     if device == "cpu":
-        return choices.say("loader processes", 0, "The cores that would load are those that train.")
+        return choices.say("loader processes", 0, "No spare cores.")
     batch()
     start = time.thread_time()
     batch()
@@ -147,7 +147,7 @@ def choose_checkpointing(
         choices.say(what, "on" if train.gradient_checkpointing else "off", "", asked=True)
         return recipe
     if needed is None or needed <= room:
-        choices.say(what, "off", "The memory is enough without it." if needed else "The memory could not be estimated.")
+        choices.say(what, "off", "Not needed: memory suffices." if needed else "The memory could not be estimated.")
         return recipe
     other = recipe.model_copy(update={"train": train.model_copy(update={"gradient_checkpointing": True})})
     less = again(other) if recipe.method.kind != "prefix_tuning" else None

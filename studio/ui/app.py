@@ -102,8 +102,8 @@ def build(context: AppContext) -> gr.Blocks:
                     evaluation = evaluate_tab.build(context)
             with gr.Column(scale=2, min_width=270, elem_classes="card side"):
                 glance = gr.HTML(elem_id="glance")
-                drop = gr.Button("Leave these rows out", visible=False, size="md", elem_id="drop-rows")
-                launch = gr.Button("Launch training", variant="primary", size="lg", interactive=False, elem_id="launch")
+                drop = gr.Button("Skip these rows", visible=False, size="md", elem_id="drop-rows")
+                launch = gr.Button("Start training", variant="primary", size="lg", interactive=False, elem_id="launch")
                 note = gr.HTML(elem_id="launch-note")  # about the last action; the next one clears it
                 gr.HTML(slot(), elem_id="launch-state")
                 with gr.Accordion("Save or load a recipe", open=False):

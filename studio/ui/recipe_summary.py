@@ -236,7 +236,7 @@ class RecipeSummary:
         examined = checked.examined if checked else None
         asked = self.invalid(recipe, seen, examined) if not problems else None
         folder, model = self._model(recipe, problems)
-        rows = "Rows are counted at the launch."
+        rows = "Rows will be counted when training starts."
         if seen:
             rows = f"{seen.rows:,} rows"
         elif surveying:
@@ -272,7 +272,7 @@ class RecipeSummary:
         except StudioError:  # among the problems
             return None, ""
         refused = any((problem.field or "").startswith("model.") for problem in problems)
-        return folder, "" if folder or refused else "Fetched at the launch, once."
+        return folder, "" if folder or refused else "Will be downloaded once when training starts."
 
     @staticmethod
     def _steps(recipe: Recipe, rows: int | None) -> int | None:
@@ -296,13 +296,11 @@ class RecipeSummary:
         numbers = self.numbers(recipe, folder, seen)
         if numbers is not None:
             share = numbers.trainable_parameters / max(1, numbers.total_parameters)
-            lines.append(("Trained", f"{views.number(numbers.trainable_parameters)} parameters", f"{share:.2%} of all"))
+            lines.append(("Trainable", f"{views.number(numbers.trainable_parameters)} parameters", f"{share:.2%}"))
             machine = self._machine
             total, room = numbers.memory_bytes["total"], machine["total_bytes"]
-            fits = "fits" if total < room else "more than there is"
-            lines.append(
-                ("Memory", f"about {views.size(total)}", f"of {views.size(room)} on {machine['device']}: {fits}")
-            )
+            fits = "fits in" if total < room else "does not fit in"
+            lines.append(("Memory", f"about {views.size(total)}", f"{fits} {views.size(room)} ({machine['device']})"))
             lines.append(_disk_line(numbers.disk_bytes))
         if rows and recipe.train.packing:
             lines.append(("Steps", "known at the launch", "Rows are packed when they are encoded."))
@@ -376,14 +374,14 @@ class RecipeSummary:
             view = self._feed.view(run)
             if view.started and view.step > view.first_step and view.first_step_time:
                 pace = (view.last_time - view.first_step_time) / (view.step - view.first_step)
-                return f"about {views.duration(pace * steps)}, as in {run.id}"
-        return "The time is known after the first steps."
+                return f"about {views.duration(pace * steps)} (based on your last similar run)"
+        return "The time estimate appears after the first steps."
 
 
 def _disk_line(disk_bytes: dict[str, int]) -> tuple[str, str, str]:
     free = shutil.disk_usage(Workspace.current().runs).free
-    fits = "fits" if disk_bytes["total"] < free else "more than is free"
-    return "Disk", f"up to {views.size(disk_bytes['total'])}", f"of {views.size(free)} free: {fits}"
+    fits = "fits in" if disk_bytes["total"] < free else "does not fit in"
+    return "Disk", f"up to {views.size(disk_bytes['total'])}", f"{fits} {views.size(free)} free"
 
 
 def _short(text: str) -> str:

@@ -155,7 +155,7 @@ def glance(
     )
     said = "".join(message("bad", p.what, p.fix) for p in problems)
     said += "".join(message("warn", w.what, w.fix) for w in warnings)
-    state = "✓ Ready to launch."
+    state = "✓ Ready to start."
     if problems:
         state = ""
     elif waiting:

@@ -33,13 +33,13 @@ def compare(run, visit):
     page.get_by_role("tab", name=re.compile("Compare")).click()
     page.wait_for_selector("#prompt textarea:visible")
     page.wait_for_function("id => document.querySelector('#tuned input').value.startsWith(id)", arg=run.id)
-    page.get_by_text("Sampling, the same for all").click()
-    number = page.get_by_label("number input for Longest answer")
+    page.get_by_text("Generation settings").click()
+    number = page.get_by_label("number input for Max new tokens")
     for _ in range(20):
         number.fill("16")
         number.press("Tab")
         page.wait_for_timeout(250)
-        if page.get_by_label("range slider for Longest answer").input_value() == number.input_value() == "16":
+        if page.get_by_label("range slider for Max new tokens").input_value() == number.input_value() == "16":
             return page
     raise AssertionError("the limit was never taken")
 
@@ -129,7 +129,7 @@ def test_a_suite_is_asked_of_both_panes_paused_and_gone_on_with(compare, run, tm
     page = compare
     prompts = tmp_path / "mine.txt"
     prompts.write_text("\n".join(["Say one.", "Say two.", HOSTILE, "Say four.", "Say five."]), encoding="utf-8")
-    page.get_by_text("Ask a whole suite").click()
+    page.get_by_text("Run a prompt suite").click()
     page.wait_for_selector("#suite-state .empty:visible")
     with page.expect_file_chooser() as chooser:
         page.click("#asked-file")
@@ -142,7 +142,7 @@ def test_a_suite_is_asked_of_both_panes_paused_and_gone_on_with(compare, run, tm
     assert page.inner_text("#ask-panes") == "Go on"
     page.click("#ask-panes")
     page.wait_for_function(
-        """() => document.querySelector('#ask-panes').innerText === 'Ask all panes'
+        """() => document.querySelector('#ask-panes').innerText === 'Run suite'
            && document.querySelectorAll('#panes-answers tbody tr').length === 5
            && !document.querySelector('#panes-answers').innerText.includes('not asked')""",
         timeout=90000,

@@ -31,8 +31,8 @@ def test_several_files_are_one_dataset_and_checking_it_names_the_rows(visit):
     page.wait_for_selector("#report .tiles")
     report = page.inner_text("#report")
     assert "32" in report.split("Kept")[1].split("\n")[1]
-    assert "another answer to the same prompt" in report
-    page.locator("#report .finding summary", has_text="what looks like a key or password").click(
+    assert "conflicting answers to one prompt" in report
+    page.locator("#report .finding summary", has_text="possible secrets (keys, passwords)").click(
         position={"x": 8, "y": 12}
     )
     assert "hf_kkk…" in page.inner_text("#report")

@@ -163,9 +163,9 @@ def test_a_double_click_on_launch_starts_one_run(visit):
 
 def longest_answer(page, tokens: int) -> None:
     """Set the limit, once the folded settings are really there: the slider follows the number when it was taken."""
-    page.get_by_text("Sampling, the same for all").click()
-    number = page.get_by_label("number input for Longest answer")
-    slider = page.get_by_label("range slider for Longest answer")
+    page.get_by_text("Generation settings").click()
+    number = page.get_by_label("number input for Max new tokens")
+    slider = page.get_by_label("range slider for Max new tokens")
     for _ in range(20):
         number.fill(str(tokens))
         number.press("Tab")

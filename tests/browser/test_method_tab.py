@@ -62,7 +62,7 @@ def test_a_preset_fills_the_form_and_says_what_it_changed(page):
     assert "Max length: 64 → 4096" in text.replace(" (tokens)", "")
     page.wait_for_function("() => document.querySelector('#train-gradient_accumulation_steps input').value === '8'")
     page.click("#preset-long-context")
-    page.wait_for_function("() => document.querySelector('#preset-changed').innerText.includes('was set so already')")
+    page.wait_for_function("() => document.querySelector('#preset-changed').innerText.includes('Nothing to change')")
 
 
 def test_the_chosen_method_is_the_one_that_is_trained(page):
@@ -80,7 +80,7 @@ def test_with_classes_the_data_tab_has_no_chat_template(visit):
     page = visit()
     open_tab(page, "Model")
     page.click("#model-task input")
-    page.get_by_role("option", name="Put texts into classes").click()
+    page.get_by_role("option", name="Text classification").click()
     open_tab(page, "Data")
     page.wait_for_selector("#data-train_on", state="hidden")
     page.wait_for_selector("#template", state="hidden")

@@ -13,7 +13,7 @@ def run(tiny_recipe):
 
 
 def opened(page):
-    page.locator("#ship").get_by_role("button", name="Ship it").first.click()
+    page.locator("#ship").get_by_role("button", name="Export").first.click()
     page.wait_for_selector("#ship-go", state="visible")
     return page
 

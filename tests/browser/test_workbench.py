@@ -147,6 +147,6 @@ def test_a_format_that_has_a_part_without_a_column_can_be_left_so(visit):
     rows = [{"instruction": f"Add {n}.", "input": "1 and 2", "output": "3"} for n in range(4)]
     upload(page, {"name": "alpaca.jsonl", "buffer": "\n".join(map(json.dumps, rows)).encode()})
     page.wait_for_function("() => document.querySelector('#rows').innerText.includes('1 and 2')")
-    page.get_by_label("input is in").click()
+    page.get_by_label("Input column").click()
     page.get_by_role("option", name="(none)").click()
     page.wait_for_function("() => !document.querySelector('#rows').innerText.includes('1 and 2')")

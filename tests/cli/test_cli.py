@@ -255,7 +255,7 @@ def test_a_second_ctrl_c_leaves_the_run_to_itself(recipe, monkeypatch):
     assert result.exit_code == main.DETACHED
     assert run.stopping
     assert run.status == "running"
-    assert "goes on by itself" in result.stderr
+    assert "continues in the background" in result.stderr
 
 
 def test_preview_shows_the_very_tokens_and_labels_of_the_trainer(recipe, tiny_tokenizer):
@@ -396,4 +396,4 @@ def test_check_looks_at_every_row_and_says_what_it_found(recipe, tmp_path):
     report = json.loads(call(*arguments, "--json").stdout)
     assert (report["rows"], report["kept"]) == (3, 2)
     assert {f["kind"]: f["count"] for f in report["findings"]} == {"dropped": 1, "contradiction": 1}
-    assert "another answer to the same prompt" in call(*arguments).stdout
+    assert "conflicting answers to one prompt" in call(*arguments).stdout

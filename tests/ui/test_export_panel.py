@@ -1,4 +1,4 @@
-"""Ship it, on the page: every state, and nothing of a run's own markup."""
+"""Export, on the page: every state, and nothing of a run's own markup."""
 
 import pytest
 from lessons import lesson, write_rows

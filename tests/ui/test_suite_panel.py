@@ -91,14 +91,14 @@ def test_it_says_how_far_it_is_pauses_and_goes_on(context, panel, monkeypatch, w
     asking.thread.join()
     shown = updates(context, panel)
     assert "Paused: 0 of 3 prompts" in shown[panel.state]
-    assert shown[panel.ask]["value"] == "Go on" and shown[panel.pause]["visible"] is False
+    assert shown[panel.ask]["value"] == "Continue" and shown[panel.pause]["visible"] is False
     assert shown[panel.answers].count("not asked") == 5
 
     again = context.suites["page"] = Asking(NAMES, "general")
     again.start(context)
     again.thread.join()
     shown = updates(context, panel)
-    assert "Paused" not in shown[panel.state] and shown[panel.ask]["value"] == "Ask all panes"
+    assert "Paused" not in shown[panel.state] and shown[panel.ask]["value"] == "Run suite"
 
 
 @pytest.mark.parametrize(

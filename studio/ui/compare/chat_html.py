@@ -101,13 +101,10 @@ def draw(
 
 def _hint(head: Head) -> str:
     if head.label == "Tuned":
-        return "Choose a model above, or launch a training first."
+        return "Choose a model above, or start a training run first."
     if head.kind == "blind":
         return "Its answer appears here."
-    return (
-        "Its answers appear here. The model is chosen above: a base, a run, a checkpoint (RUN@STEP), or adapter:NAME "
-        "with the folder or Hub id of any PEFT adapter."
-    )
+    return "Ask something below to see the answer."
 
 
 def _round(turns: list[dict], at: int) -> int:

@@ -17,7 +17,7 @@ FIELDS = {
     "top_k": (0, 200, 0, 1, "Top-k", "Tokens that are kept; 0 keeps all."),
     "min_p": (0, 0.95, 0.0, 0.01, "Min-p", "Kept if at least this share as likely as the likeliest; 0 keeps all."),
     "repetition_penalty": (1, 2, 1.0, 0.05, "Repetition penalty", "1 is none."),
-    "max_new_tokens": (16, 2048, 256, 16, "Longest answer", "In tokens."),
+    "max_new_tokens": (16, 2048, 256, 16, "Max new tokens", "A longer answer is cut."),
 }
 SEED = ("Seed", "The same seed gives the same answer.")
 
@@ -39,14 +39,14 @@ class Settings:
     @classmethod
     def build(cls) -> Settings:
         """The fields, folded."""
-        with gr.Accordion("Sampling, the same for all", open=False), gr.Row(elem_classes="fields"):
+        with gr.Accordion("Generation settings", open=False), gr.Row(elem_classes="fields"):
             shared: dict[str, gr.components.Component] = {
                 name: gr.Slider(low, high, value, step=step, label=label, info=info, interactive=True)
                 for name, (low, high, value, step, label, info) in FIELDS.items()
             }
             shared["seed"] = gr.Number(0, precision=0, label=SEED[0], info=SEED[1], interactive=True)
         own, groups = [], []
-        with gr.Accordion("Sampling and system message of single panes", open=False, elem_id="own-settings"):
+        with gr.Accordion("Per-model overrides", open=False, elem_id="own-settings"):
             gr.HTML('<p class="note">An empty field is as for all.</p>')
             with gr.Row(equal_height=False):
                 for number in range(MOST):

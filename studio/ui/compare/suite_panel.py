@@ -92,7 +92,7 @@ class SuitePanel:
 
 
 def build() -> SuitePanel:
-    with gr.Accordion("Ask a whole suite", open=False, elem_classes="accordion-card", elem_id="ask-suite"):
+    with gr.Accordion("Run a prompt suite", open=False, elem_classes="accordion-card", elem_id="ask-suite"):
         with gr.Row(elem_classes="bottom"):
             suite = gr.Dropdown(
                 builtin_suites(),
@@ -105,9 +105,9 @@ def build() -> SuitePanel:
                 elem_id="asked-suite",
             )
             upload = gr.UploadButton(
-                "Add a file", file_types=list(ENDINGS), min_width=110, scale=0, elem_id="asked-file"
+                "Upload suite", file_types=list(ENDINGS), min_width=110, scale=0, elem_id="asked-file"
             )
-            ask = gr.Button("Ask all panes", min_width=130, scale=0, elem_id="ask-panes")
+            ask = gr.Button("Run suite", min_width=130, scale=0, elem_id="ask-panes")
             pause = gr.Button("Pause", min_width=90, scale=0, visible=False, elem_id="pause-suite")
         state = gr.HTML(_nothing(), elem_id="suite-state")
         script = (ASSETS / "suite.js").read_text(encoding="utf-8")
@@ -138,7 +138,7 @@ def show(context: AppContext, panel: SuitePanel, session: str) -> dict[Any, Any]
         )
     going = asking.going
     updates: dict[Any, Any] = {
-        panel.ask: gr.update(interactive=not going, value="Go on" if asking.paused else "Ask all panes"),
+        panel.ask: gr.update(interactive=not going, value="Continue" if asking.paused else "Run suite"),
         panel.pause: gr.update(visible=going, interactive=not asking.pausing.is_set()),
         panel.timer: gr.Timer(active=going),
     }
@@ -157,7 +157,7 @@ def show(context: AppContext, panel: SuitePanel, session: str) -> dict[Any, Any]
     said = ""
     if asking.paused:
         said = views.message(
-            "calm", f"Paused: {answered:,} of {total:,} prompts have every answer.", "Go on asks the rest."
+            "calm", f"Paused: {answered:,} of {total:,} prompts have every answer.", "Continue asks the rest."
         )
     suites = [{"name": done.suite.name, "answers": rows(done)}]
     return {

@@ -114,7 +114,7 @@ def build(choices: Sequence[tuple[str, str]] = (), in_memory: Callable[[], str] 
             )
             blind = gr.Checkbox(False, label="Blind", info="Names are hidden until you vote.", elem_id="blind")
             tags = gr.Textbox(
-                label="Tags of the prompt",
+                label="Prompt tags",
                 placeholder="code, billing",
                 visible=False,
                 min_width=150,
@@ -139,7 +139,7 @@ def build(choices: Sequence[tuple[str, str]] = (), in_memory: Callable[[], str] 
             )
             system = gr.Textbox(
                 label="System message",
-                placeholder="Put before every conversation. Empty: the template's own, if it has one.",
+                placeholder="Optional. Leave empty to use the template's default.",
                 lines=2,
                 max_lines=8,
                 scale=2,
@@ -150,7 +150,7 @@ def build(choices: Sequence[tuple[str, str]] = (), in_memory: Callable[[], str] 
         with gr.Row(elem_classes="compare-actions"):
             send = gr.Button("Send to all", variant="primary", min_width=110, scale=0, elem_id="send")
             again = gr.Button("Regenerate", min_width=110, scale=0, elem_id="again")
-            example = gr.Button("Prompt from the data", min_width=190, scale=0, elem_id="example")
+            example = gr.Button("Example from dataset", min_width=190, scale=0, elem_id="example")
             clear = gr.Button("Clear", min_width=80, scale=0, elem_id="clear")
             stop = gr.Button("Stop all", variant="stop", visible=False, min_width=90, scale=0, elem_id="stop-answers")
         notice = gr.HTML(elem_id="compare-notice")
@@ -174,7 +174,7 @@ def models(context: AppContext) -> list[tuple[str, str]]:
     names = unique_names(context.index.names(2.0), [run.id for run, _ in found])
     steps = [(run, step) for run, _ in found[:_LISTED_RUNS] if writes_text(run) for step in checkpoint_steps(run)]
     return [
-        ("Base of the tuned model", "base"),
+        ("Its base model", "base"),
         *tuned(context),
         *((f"{names[run.id]} · step {step:,}", f"{run.id}@{step}") for run, step in steps),
         (f"Base · {NAME}", f"base:{NAME}"),

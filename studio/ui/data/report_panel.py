@@ -41,7 +41,7 @@ class ReportPanel:
 def build() -> ReportPanel:
     with gr.Column(elem_classes="card"):
         with gr.Row(elem_classes="middle"):
-            gr.HTML("<h3>The whole dataset</h3>")
+            gr.HTML("<h3>Dataset check</h3>")
             start = gr.Button("Check all rows", min_width=140, scale=0, elem_id="check-rows")
             stop = gr.Button("Cancel", variant="stop", visible=False, min_width=100, scale=0, elem_id="check-cancel")
         script = (ASSETS / "report.js").read_text(encoding="utf-8")
@@ -50,8 +50,8 @@ def build() -> ReportPanel:
         with gr.Column(visible=False) as cleaning:
             without = gr.CheckboxGroup(
                 [],
-                label="Make a cleaned copy without",
-                info="Rows that cannot be trained on are always left out. Of duplicates the first one stays.",
+                label="Create a cleaned copy, removing:",
+                info="Invalid rows are always left out. The first of each set of duplicates is kept.",
                 elem_id="clean-without",
                 interactive=True,
             )
@@ -156,12 +156,12 @@ def html(report: Report) -> str:
         [
             ("Rows", f"{report.rows:,}"),
             ("Kept", f"{report.kept:,}"),
-            ("Tokens an epoch", f"{report.tokens:,}"),
-            ("Carry loss", f"{share:.1%}"),
+            ("Tokens per epoch", f"{report.tokens:,}"),
+            ("Tokens in loss", f"{share:.1%}"),
             ("Longest row", f"{report.longest:,} tokens"),
             ("Held out", f"{report.held_out:,} rows"),
             (f"Padding in batches of {report.batch_size}", f"{report.padding:.1%}"),
-            ("Filled if packed", f"{report.packing:.1%}"),
+            ("Packing efficiency", f"{report.packing:.1%}"),
         ],
         4,
     )

@@ -29,10 +29,10 @@ def html(rows: list[tuple[Conversation, Encoded | str]], where: str = "") -> str
     cards = "".join(_row(c, e, is_open=i == 0) for i, (c, e) in enumerate(rows))
     name = f"face-{secrets.token_hex(4)}"  # several of these may be on the page
     bar = (
-        '<div class="facebar"><span><span class="swatch">coloured</span> tokens carry the loss</span>'
+        '<div class="facebar"><span><span class="swatch">highlighted</span> = trained on</span>'
         f'<span class="grow note">{escape(where)}</span>'
         f'<label><input type="radio" name="{name}" checked> Rendered text</label>'
-        f'<label><input type="radio" name="{name}" class="face-tokens"> Token edges</label></div>'
+        f'<label><input type="radio" name="{name}" class="face-tokens"> Show tokens</label></div>'
     )
     return f'<div class="faces">{bar}<div class="rows">{cards}</div></div>'
 
@@ -72,7 +72,7 @@ def _row(conversation: Conversation, encoded: Encoded | str, is_open: bool) -> s
     places = _places(conversation, encoded)
     body = (
         f"<div><h4>Conversation</h4>{_bubbles(conversation)}</div>"
-        f"<div><h4>What the model is given</h4>{flags}{_TOKENS}{_tokens(encoded, places)}</div>"
+        f"<div><h4>Model input (templated)</h4>{flags}{_TOKENS}{_tokens(encoded, places)}</div>"
         f'<p class="readout note">{_HINT}</p></div>'
     )
     return f'<details{opened}><summary>{head}</summary><div class="row-body">{body}</div></details>'

@@ -46,7 +46,7 @@ class RowsPanel:
 
 def build() -> RowsPanel:
     with gr.Column(elem_classes="card", elem_id="rows-card"):
-        gr.HTML("<h3>The rows as the trainer will see them</h3>")
+        gr.HTML("<h3>Preview: exactly what is trained</h3>")
         with gr.Row(elem_classes="bottom browse"):
             options: dict[str, Any] = {"interactive": True}
             first = gr.Number(
@@ -140,7 +140,7 @@ def show(context: AppContext, wanted: Wanted, dropdowns: int, session: str = "")
     columns = [
         gr.update(
             visible=True,
-            label=f"{part} is in",
+            label=f"{part.capitalize()} column",
             choices=[("(none)", ""), *seen.columns],
             value=seen.mapping.columns.get(part) or "",
         )

@@ -75,7 +75,7 @@ def build(form: Form) -> DataTab:
             "data.columns", gr.Textbox(json.dumps(form.recipe.data.columns), visible="hidden", elem_id="data-columns")
         )
         template = template_panel.build(form)
-        with gr.Accordion("Which rows, and which of them are held out", open=False):
+        with gr.Accordion("Row selection and validation split", open=False):
             with gr.Row():
                 for name in ("split", "eval_split", "skip_rows", "max_rows"):
                     form.add(f"data.{name}")

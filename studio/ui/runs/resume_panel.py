@@ -71,7 +71,7 @@ def build(resume: gr.Button) -> ResumePanel:
     with gr.Accordion("Continue training", open=False, visible=False, elem_id="continue-card") as card:
         with gr.Row():
             amount = gr.Number(
-                1, label="Continue for", info="How much longer the run goes on.", minimum=0, elem_id="continue-amount"
+                1, label="Continue for", info="How much longer to train.", minimum=0, elem_id="continue-amount"
             )
             unit = gr.Radio([_EPOCHS, _STEPS], value=_EPOCHS, label="Unit", info="Epochs are passes over the rows.")
             schedule = gr.Radio(
@@ -192,7 +192,7 @@ def _asked(panel: ResumePanel, run_id: str | None, error: ChangedSince, settings
     title = (
         "This cannot change in the middle of a run" if refused else "The run is not what its checkpoint was made from"
     )
-    fix = error.fix if refused else "Put it back as it was, or go on with these changes."
+    fix = error.fix if refused else "Put it back as it was, or continue with these changes."
     tokens = {change.field: change.token for change in error.changes}
     verb = "Resume" if settings is None else "Continue"
     return {

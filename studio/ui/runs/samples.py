@@ -1,4 +1,4 @@
-"""Samples as it learns: what the model answered at each measurement, beside the base, with a slider over the steps."""
+"""Sample answers during training, beside the base model's, with a slider over the steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def html(view: RunSnapshot) -> str:
     )
     body = "".join(_prompt(number, told, outputs, last) for number, told in sorted(prompts.items()))
     return (
-        f'<div class="card sampled" data-outputs="{carried}"><div class="sampled-head"><h3>Samples as it learns</h3>'
+        f'<div class="card sampled" data-outputs="{carried}"><div class="sampled-head">'
+        "<h3>Sample answers during training</h3>"
         f"{slider if len(steps) > 1 else ''}</div>{body}</div>"
     )
 

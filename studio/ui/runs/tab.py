@@ -71,7 +71,7 @@ def build(context: AppContext) -> RunsTab:
                     elem_id="others",
                 )
         with gr.Row(elem_classes="run-actions"):
-            stop = gr.Button("Stop and keep", variant="stop", visible=False, elem_id="stop")
+            stop = gr.Button("Stop and save", variant="stop", visible=False, elem_id="stop")
             buttons = run_actions.build_buttons()
             resume = gr.Button("Resume", visible=False, min_width=100, elem_id="resume")
             compare = gr.Button(

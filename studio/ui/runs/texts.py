@@ -57,7 +57,7 @@ def state(run: Run, status: str, look: RunMetrics, waits: bool = False) -> str:
             f"Stopped at step {view.step} of {view.max_steps}{took}.",
             f"Its model can be compared. {resume_text(run)}",
         )
-    return views.message("good", f"Finished{took}.", "Talk to it beside its base." if writes_text(run) else "")
+    return views.message("good", f"Finished{took}.", "Chat with it next to its base model." if writes_text(run) else "")
 
 
 def damaged(run: Run, reason: str) -> str:
@@ -116,7 +116,7 @@ def confusion(run: Run, view: RunSnapshot) -> str:
 
 def _confusion_table(found: dict, ended: dict) -> str:
     names, counts, columns = found["labels"], found["counts"], found["labels"]
-    told = "Rows are what is true, columns what the model says"
+    told = "Rows: true class; columns: predicted class"
     if found["multi_label"]:
         columns = ["found", "missed", "said wrongly", "rightly not said"]
         counts = [[hit, missed, wrong, rest] for (rest, wrong), (missed, hit) in counts]
@@ -166,7 +166,7 @@ def chosen(view: RunSnapshot) -> str:
         f"<tr><th>{cell(one['what'])}</th><td><b>{cell(one['chosen'])}</b></td><td>{cell(one['why'])}</td></tr>"
         for one in told
     )
-    return f'<details class="card chosen"><summary>How it computes</summary><table>{lines}</table></details>'
+    return f'<details class="card chosen"><summary>Performance choices</summary><table>{lines}</table></details>'
 
 
 def writes_text(run: Run) -> bool:
