@@ -9,6 +9,7 @@ import time
 
 import httpx
 import pytest
+from safetensors.numpy import save_file
 from tiny import make_tiny_chat_model, set_config
 
 from studio.models import remote_code
@@ -67,8 +68,18 @@ def model(home):
     return make_tiny_chat_model(home / "model")
 
 
+def damage(name: str, recipe: str, events: str) -> None:
+    """A run folder in the workspace that nobody can read."""
+    folder = Workspace.current().runs / name
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(recipe)
+    (folder / "events.jsonl").write_text(events)
+
+
 @pytest.fixture(scope="module")
 def studio(home, model):
+    damage("20260101-000000-000-recipe-aaaa", "name: [", '{"kind": "finished", "step": 1}\n')
+    damage("20260101-000001-000-event-aaaa", "name: event\n", '{"kind": "step", "step": "abc"}\n')
     rows = home / "rows.jsonl"
     rows.write_text("".join(json.dumps({"question": f"{n}?", "answer": f"{n}."}) + "\n" for n in range(20)))
     Recipe.parse({"model": {"id": str(model)}, "data": {"source": str(rows)}}).save(Workspace.current().draft)
@@ -96,6 +107,8 @@ def inputs(home, model) -> dict[str, dict]:
     settings = json.loads((own / "tokenizer_config.json").read_text())
     settings |= {"auto_map": {"AutoTokenizer": [None, "own.Own"]}, "tokenizer_class": "Own"}
     (own / "tokenizer_config.json").write_text(json.dumps(settings))
+    empty = shutil.copytree(model, home / "empty")
+    save_file({}, empty / "model.safetensors")
     wide, cell = home / "wide.csv", home / "cell.parquet"
     wide.write_text(",".join(f"c{n}" for n in range(150_000)) + "\n1\n")
     pq.write_table(pa.table({"text": ["a" * (300 << 20)]}), cell, compression="zstd")
@@ -108,6 +121,7 @@ def inputs(home, model) -> dict[str, dict]:
     return {
         "code of a model": {"model-id": str(own), "model-trust_remote_code": True},
         "layers": {"model-id": str(large)},
+        "no tensors": {"model-id": str(empty)},
         "backtracking": {"method-lora-target_modules": "(([a-z._0-9])+)+[A-Z]$"},
         "mixture of aliases": {"data-mix": bomb},
         "nested mixture": {"data-mix": "[" * 50_000},
@@ -138,7 +152,7 @@ def test_security_must_hold_6_a_second_browser_is_answered_while_one_sends_hosti
     def watch() -> None:
         while not ended.is_set():
             name, begun = current[0], time.monotonic()
-            answer = second.send("edited")
+            answer = second.send("edited", **{"train-seed": len(times)})  # never the same question again
             times.append(time.monotonic() - begun)
             assert answer.status_code == 200
             if name:
