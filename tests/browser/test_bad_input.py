@@ -62,7 +62,7 @@ def test_rows_without_an_assistant_turn_are_counted_and_block_the_launch(upload)
 
 
 def test_unknown_columns_are_listed_with_the_way_to_choose_them(upload):
-    page = upload("odd.jsonl", rows({"foo": "a", "bar": "b"}), "not known")
+    page = upload("odd.jsonl", rows({"foo": "a", "bar": "b"}), "Unrecognised format")
     assert "foo, bar" in page.inner_text("#found")
 
 

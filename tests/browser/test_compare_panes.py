@@ -139,7 +139,7 @@ def test_a_suite_is_asked_of_both_panes_paused_and_gone_on_with(compare, run, tm
     page.wait_for_selector("#pause-suite:visible")
     page.click("#pause-suite")
     page.wait_for_function("() => document.querySelector('#suite-state').innerText.includes('Paused')", timeout=60000)
-    assert page.inner_text("#ask-panes") == "Go on"
+    assert page.inner_text("#ask-panes") == "Continue"
     page.click("#ask-panes")
     page.wait_for_function(
         """() => document.querySelector('#ask-panes').innerText === 'Run suite'
