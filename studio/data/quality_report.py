@@ -48,7 +48,7 @@ KINDS = {
     **FLAGS,
 }
 """For each kind of finding: how serious it is (``bad``, ``warn``, ``note``), what it is, and what to do."""
-INVALID = ("refused", "dropped")  # they stand in the way of a launch until they are fixed or dropped
+INVALID = ("refused", "dropped")  # they block a launch until they are fixed or skipped
 
 
 @dataclass

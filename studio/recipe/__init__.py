@@ -1,4 +1,4 @@
-"""The recipe: every setting of a training, once, as one typed object behind the form, the file and the command line.
+"""The recipe: all settings of a training run as one typed object, used by the form, the file and the command line.
 
 ``sections`` and ``methods`` declare the settings, ``recipe`` reads, checks and writes them.
 """

@@ -46,7 +46,7 @@ def test_page_15_a_run_that_was_cancelled_before_its_first_checkpoint_offers_no_
     assert not is_resumable(run, "stopped")
     assert resume_panel.updates(panel, run, "stopped")[panel.resume]["visible"] is False
     look = AppContext(Launcher()).feed.look(run)
-    assert "Resume goes on" not in texts.state(run, "stopped", look)
+    assert "It has no checkpoint to resume from" in texts.state(run, "stopped", look)
 
 
 def test_page_15_a_paused_run_says_from_where_it_goes_on_and_after_its_checkpoints_are_gone_that_it_cannot(

@@ -30,14 +30,14 @@ class ThreadCount(TrainerCallback):
     def __init__(self, trainer: Any, watch: LoadWatch):
         self._trainer, self._watch = trainer, watch
         self._threads = torch.get_num_threads()
-        self._same: dict[int, bool] = {}  # whether so many threads give the same gradients
+        self._same: dict[int, bool] = {}  # by number of threads: whether the gradients are the same
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         wanted = self._watch.free_processors or self._threads
         if wanted >= self._threads:
             return
         if wanted not in self._same:
-            self._same[wanted] = depends_on_no_threads(self._trainer.model.dtype) and self._is_same(wanted)
+            self._same[wanted] = is_thread_count_invariant(self._trainer.model.dtype) and self._is_same(wanted)
         if self._same[wanted]:
             torch.set_num_threads(wanted)
 
@@ -69,7 +69,7 @@ class ThreadCount(TrainerCallback):
         return digests
 
 
-def depends_on_no_threads(dtype: torch.dtype) -> bool:
+def is_thread_count_invariant(dtype: torch.dtype) -> bool:
     """Return whether matrix products of this number format give the same bits with any number of threads."""
     strict = os.environ.get(MKL_MODE, "").upper().endswith(",STRICT")
     return strict or dtype in (torch.bfloat16, torch.float16)

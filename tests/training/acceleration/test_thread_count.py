@@ -8,7 +8,7 @@ from lessons import curve, done, lesson, write_rows
 
 from studio.thread_waiting import MKL_MODE, LoadWatch
 from studio.training import worker
-from studio.training.acceleration.thread_count import ThreadCount, depends_on_no_threads
+from studio.training.acceleration.thread_count import ThreadCount, is_thread_count_invariant
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -90,11 +90,11 @@ def test_trying_leaves_gradients_and_random_numbers_alone(two_threads):
 
 def test_products_depend_on_threads_unless_mkl_is_strict_or_they_are_in_half_precision(monkeypatch):
     monkeypatch.delenv(MKL_MODE, raising=False)
-    assert not depends_on_no_threads(torch.float32) and depends_on_no_threads(torch.bfloat16)
+    assert not is_thread_count_invariant(torch.float32) and is_thread_count_invariant(torch.bfloat16)
     monkeypatch.setenv(MKL_MODE, "AVX2")
-    assert not depends_on_no_threads(torch.float32)
+    assert not is_thread_count_invariant(torch.float32)
     monkeypatch.setenv(MKL_MODE, "AVX2,STRICT")
-    assert depends_on_no_threads(torch.float32)
+    assert is_thread_count_invariant(torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
